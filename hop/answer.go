@@ -1,0 +1,196 @@
+package hop
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/textproto"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Options are what Answer must know of the node and the request.
+type Options struct {
+	WriteTimeout  time.Duration // longest wait for the client to take bytes; 0 = none
+	StreamTimeout time.Duration // longest silence, both ways, of an upgraded connection; 0 = none
+	Tunnel        bool          // AcceptTunnel said so: after a 101 the stream itself is the connection
+	Wrote         func(n int)   // told of body bytes as they are written; may be nil
+}
+
+// CopyError is a failure while the response was under way.
+type CopyError struct {
+	FromClient bool // the client's side failed (it left, or took too long); else the side the response came from
+	Err        error
+}
+
+func (e *CopyError) Error() string {
+	if e.FromClient {
+		return "write to client: " + e.Err.Error()
+	}
+	return "read response: " + e.Err.Error()
+}
+func (e *CopyError) Unwrap() error { return e.Err }
+
+// Early is an EarlyFunc that writes to w, safe against a late call. Stop must
+// be called before w is used for the final response.
+type Early struct {
+	mu   sync.Mutex // guards w
+	w    http.ResponseWriter
+	http bool // the client speaks HTTP/1.1 or later and knows 1xx (RFC 9110 §15.2)
+}
+
+// NewEarly passes informational responses to w, the writer that answers r.
+func NewEarly(w http.ResponseWriter, r *http.Request) *Early {
+	return &Early{w: w, http: r.ProtoAtLeast(1, 1)}
+}
+
+// Send is the EarlyFunc. 100 is not passed on: the server sends its own when
+// the body is first read.
+func (e *Early) Send(status int, h http.Header) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.w == nil || !e.http || status == http.StatusContinue || status == http.StatusSwitchingProtocols {
+		return
+	}
+	RemoveHopByHop(h)
+	RemoveOwn(h)
+	out := e.w.Header()
+	for name, values := range h {
+		out[name] = values
+	}
+	e.w.WriteHeader(status)
+	for name := range h {
+		delete(out, name)
+	}
+}
+
+// Stop ends the passing on.
+func (e *Early) Stop() {
+	e.mu.Lock()
+	e.w = nil
+	e.mu.Unlock()
+}
+
+// Answer passes res on as the response to r: the header, the body as it comes,
+// the trailers. It closes res.Body. What it returns is nil or a *CopyError;
+// after one the header is out and the caller must abort the connection
+// (panic(http.ErrAbortHandler)), so that the client can tell a cut body from a
+// whole one.
+//
+// The caller may have set fields of its own in w.Header(): they stay unless the
+// response has the same.
+func Answer(w http.ResponseWriter, r *http.Request, res *http.Response, opt Options) error {
+	defer res.Body.Close()
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		return answerUpgrade(w, r, res, opt)
+	}
+	trailers := announceTrailers(w, res)
+	copyHeader(w, res)
+	w.WriteHeader(res.StatusCode)
+	if err := copyBody(w, res, opt); err != nil {
+		return err
+	}
+	writeTrailers(w, res, trailers)
+	return nil
+}
+
+// copyHeader moves the end-to-end fields of res to w.
+func copyHeader(w http.ResponseWriter, res *http.Response) {
+	RemoveHopByHop(res.Header)
+	header := w.Header()
+	for name, values := range res.Header {
+		header[name] = values
+	}
+	if _, typed := header["Content-Type"]; !typed {
+		header["Content-Type"] = nil // net/http's server would guess one
+	}
+}
+
+// announceTrailers names the trailers that are known before the body (RFC 9110
+// §6.6.2) and gives their number.
+func announceTrailers(w http.ResponseWriter, res *http.Response) int {
+	if len(res.Trailer) == 0 {
+		return 0
+	}
+	names := make([]string, 0, len(res.Trailer))
+	for name := range res.Trailer {
+		names = append(names, name)
+	}
+	defer w.Header().Set("Trailer", strings.Join(names, ", "))
+	return len(names)
+}
+
+// writeTrailers sends the trailers: those that were announced by their name,
+// others (HTTP/2 lets a sender surprise us) by net/http's prefix.
+func writeTrailers(w http.ResponseWriter, res *http.Response, announced int) {
+	if len(res.Trailer) == 0 {
+		return
+	}
+	prefix := ""
+	if len(res.Trailer) != announced {
+		prefix = http.TrailerPrefix
+	}
+	_ = http.NewResponseController(w).Flush() // a body of no bytes must still go out chunked
+	for name, values := range res.Trailer {
+		w.Header()[prefix+textproto.CanonicalMIMEHeaderKey(name)] = values
+	}
+}
+
+// buffers hold one piece of a body. 32 KiB is what io.Copy and net/http use; a
+// TLS record and an HTTP/2 frame are 16 KiB.
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// copyBody writes res.Body to w as it comes: what is read is flushed at once
+// when more may take its time, that is, when the read did not fill the buffer.
+func copyBody(w http.ResponseWriter, res *http.Response, opt Options) error {
+	buffer := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buffer)
+	control := http.NewResponseController(w)
+	var written int64
+	for first := true; ; first = false {
+		n, err := res.Body.Read(buffer[:])
+		if n > 0 {
+			if !first && opt.WriteTimeout > 0 {
+				_ = control.SetWriteDeadline(time.Now().Add(opt.WriteTimeout))
+			}
+			m, failed := w.Write(buffer[:n])
+			written += int64(m)
+			if opt.Wrote != nil {
+				opt.Wrote(m)
+			}
+			if failed != nil {
+				return &CopyError{FromClient: true, Err: failed}
+			}
+		}
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return &CopyError{Err: err}
+		case n < len(buffer) && written != res.ContentLength:
+			if failed := control.Flush(); failed != nil {
+				return &CopyError{FromClient: true, Err: failed}
+			}
+		}
+	}
+}
+
+// answerUpgrade passes a 101 on and joins the client's connection with
+// res.Body until both directions ended.
+func answerUpgrade(w http.ResponseWriter, r *http.Request, res *http.Response, opt Options) error {
+	origin, ok := res.Body.(io.ReadWriteCloser)
+	if !ok {
+		return &CopyError{Err: fmt.Errorf("a 101 whose body can't be written (%T)", res.Body)}
+	}
+	if opt.Tunnel {
+		client := acceptTunnel(w, r, res)
+		return join(r.Context(), client, origin, opt)
+	}
+	client, err := hijack(w, res)
+	if err != nil {
+		return &CopyError{FromClient: true, Err: err}
+	}
+	defer client.Close()
+	return join(r.Context(), client, origin, opt)
+}

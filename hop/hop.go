@@ -1,0 +1,86 @@
+// Package hop is what every node that forwards HTTP must do with a message it
+// passes on (RFC 9110 §7.6), and nothing else.
+//
+// The path of a request through a node:
+//
+//  1. Outgoing turns the server's request into the one to send on: hop-by-hop
+//     fields gone, the target byte for byte, an upgrade kept on purpose,
+//  2. the node's http.RoundTripper carries it (the link, the relay, the
+//     origin); a 1xx on the way back goes through the function that WithEarly
+//     put in the context,
+//  3. Answer passes the response on: header, body as it comes, trailers; or,
+//     after a 101, joins the two connections.
+//
+// Between nodes an upgraded connection travels as one HTTP/2 stream: OpenTunnel
+// wraps the sending side, AcceptTunnel and Answer the receiving side (tunnel.go).
+//
+// It refuses to decide anything: no routing, no limits of its own, no log. It
+// never passes on a body that was cut short as if it were whole: Answer
+// returns an error, and the caller aborts the connection.
+package hop
+
+import (
+	"net/http"
+	"net/textproto"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// Prefix begins the names of the fields that nodes say to each other. A client's
+// or an origin's own are dropped at the door.
+const Prefix = "Causeway-"
+
+// hopByHop are the fields that concern one connection only: RFC 9110 §7.6.1,
+// and the older ones that proxies still meet.
+var hopByHop = []string{
+	"Connection",
+	"Proxy-Connection", // RFC 9110 §7.6.1, non-standard but sent by clients
+	"Keep-Alive",
+	"Proxy-Authenticate",
+	"Proxy-Authorization",
+	"Te",
+	"Trailer",
+	"Transfer-Encoding",
+	"Upgrade",
+}
+
+// RemoveHopByHop deletes what Connection names and the connection's own fields
+// from h (RFC 9110 §7.6.1).
+func RemoveHopByHop(h http.Header) {
+	for _, value := range h["Connection"] {
+		for name := range strings.SplitSeq(value, ",") {
+			if name = textproto.TrimString(name); name != "" {
+				h.Del(name)
+			}
+		}
+	}
+	for _, name := range hopByHop {
+		delete(h, name)
+	}
+}
+
+// RemoveOwn deletes the fields that nodes say to each other from h: nobody else
+// may say them.
+func RemoveOwn(h http.Header) {
+	for name := range h {
+		if strings.HasPrefix(name, Prefix) {
+			delete(h, name)
+		}
+	}
+}
+
+// UpgradeOf is the protocol a message asks or agrees to switch to (RFC 9110
+// §7.8), "" for none.
+func UpgradeOf(h http.Header) string {
+	if !httpguts.HeaderValuesContainsToken(h["Connection"], "Upgrade") {
+		return ""
+	}
+	return h.Get("Upgrade")
+}
+
+// setUpgrade writes the two fields of a switch to protocol.
+func setUpgrade(h http.Header, protocol string) {
+	h.Set("Connection", "Upgrade")
+	h.Set("Upgrade", protocol)
+}

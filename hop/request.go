@@ -1,0 +1,84 @@
+package hop
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// Outgoing makes the request to send on from r, a request of an http.Server.
+// It takes over r's header and body: the caller must not change them any more.
+// scheme and authority say where it goes; the path and the query are those of
+// r's request line, byte for byte.
+func Outgoing(ctx context.Context, r *http.Request, scheme, authority string) *http.Request {
+	out := r.WithContext(ctx)
+	upgrade := UpgradeOf(r.Header)
+	trailers := httpguts.HeaderValuesContainsToken(r.Header["Te"], "trailers")
+	RemoveHopByHop(out.Header)
+	if trailers {
+		out.Header.Set("Te", "trailers") // RFC 9110 §10.1.4: says that trailers may be sent back
+	}
+	if upgrade != "" {
+		setUpgrade(out.Header, upgrade)
+	}
+	if _, named := out.Header["User-Agent"]; !named {
+		out.Header["User-Agent"] = nil // net/http's client would add its own
+	}
+	out.URL = TargetURL(r.RequestURI, r.URL, scheme, authority)
+	out.Host = authority
+	out.RequestURI = ""
+	out.Close = false
+	if r.ContentLength == 0 {
+		out.Body = nil // so that a transport may send it again on a fresh connection
+	}
+	return out
+}
+
+// TargetURL is a URL whose RequestURI is path and query of requestURI, the
+// request line's target as received (origin-form or absolute-form, RFC 9112
+// §3.2), whatever characters it holds. parsed is what net/http made of it.
+func TargetURL(requestURI string, parsed *url.URL, scheme, authority string) *url.URL {
+	target := &url.URL{
+		Scheme: scheme, Host: authority,
+		Path: parsed.Path, RawPath: parsed.RawPath,
+		RawQuery: parsed.RawQuery, ForceQuery: parsed.ForceQuery,
+	}
+	path, query, found := strings.Cut(requestURI, "?")
+	switch {
+	case strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "//"):
+		if found {
+			target.RawQuery, target.ForceQuery = query, query == ""
+		}
+		if target.EscapedPath() != path {
+			target.Opaque = path // net/url would escape it its own way
+		}
+	case parsed.Path == "" && !strings.HasPrefix(path, "*"):
+		target.Path = "/" // absolute-form without a path, RFC 9112 §3.2.1
+	}
+	return target
+}
+
+// earlyKey is the context key of WithEarly's function.
+type earlyKey struct{}
+
+// EarlyFunc passes an informational response (1xx but 101) on to the client.
+// It takes h over. It may be called until the final response is there.
+type EarlyFunc func(status int, h http.Header)
+
+// WithEarly gives the round trips made with the context a way to pass 1xx
+// responses on.
+func WithEarly(ctx context.Context, early EarlyFunc) context.Context {
+	return context.WithValue(ctx, earlyKey{}, early)
+}
+
+// EarlyOf is the function that WithEarly put into ctx, or one that drops the
+// response.
+func EarlyOf(ctx context.Context) EarlyFunc {
+	if early, ok := ctx.Value(earlyKey{}).(EarlyFunc); ok {
+		return early
+	}
+	return func(int, http.Header) {}
+}
