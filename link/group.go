@@ -1,0 +1,110 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"causeway/outcome"
+)
+
+// Member is one relay of a Group.
+type Member struct {
+	Prefer    int // the smaller, the sooner
+	Transport *Transport
+}
+
+// Group chooses among an edge's relays: the smallest Prefer that has an open
+// connection, by turns among equals.
+type Group struct {
+	members  []Member // by Prefer
+	patience time.Duration
+	turn     atomic.Uint32
+}
+
+// NewGroup makes a Group. patience is how long a request may wait for a first
+// connection when no relay has one, as it is just after the start.
+func NewGroup(members []Member, patience time.Duration) *Group {
+	members = slices.Clone(members)
+	slices.SortStableFunc(members, func(a, b Member) int { return a.Prefer - b.Prefer })
+	return &Group{members: members, patience: patience}
+}
+
+// Up reports whether any relay can be reached.
+func (g *Group) Up() bool {
+	return slices.ContainsFunc(g.members, func(m Member) bool { return m.Transport.Up() > 0 })
+}
+
+// RoundTrip sends req over the best relay. A request that never left, or one
+// that may be repeated (idempotent, RFC 9110 §9.2.2, and without a body), moves
+// to another connection once when the link fails under it.
+func (g *Group) RoundTrip(req *http.Request) (*http.Response, error) {
+	tries := 2
+	for {
+		transport := g.pick(req.Context())
+		if transport == nil {
+			if err := req.Context().Err(); err != nil {
+				return nil, context.Cause(req.Context())
+			}
+			return nil, outcome.Errorf(outcome.LinkDown, "choose a relay: none of %d has an open connection", len(g.members))
+		}
+		res, err := transport.RoundTrip(req)
+		tries--
+		if err == nil || tries == 0 || req.Context().Err() != nil {
+			return res, err
+		}
+		if !errors.Is(err, errNotSent) && (outcome.KindOf(err) != outcome.LinkCut || !repeatable(req)) {
+			return nil, err
+		}
+	}
+}
+
+// repeatable reports whether req may be sent twice.
+func repeatable(req *http.Request) bool {
+	switch req.Method {
+	case "GET", "HEAD", "OPTIONS", "TRACE":
+		return req.Body == nil || req.Body == http.NoBody
+	}
+	return false
+}
+
+// pick gives the transport to use, waiting for a connection to come up when
+// none is; nil when patience or ctx ended first.
+func (g *Group) pick(ctx context.Context) *Transport {
+	if transport := g.best(); transport != nil {
+		return transport
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.patience)
+	defer cancel()
+	for {
+		// Links come up rarely and requests wait rarely: a short poll is
+		// simpler than waking every waiter, and costs nothing otherwise.
+		wait(ctx, 5*time.Millisecond)
+		if transport := g.best(); transport != nil {
+			return transport
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+// best gives the next transport, by turns, of the smallest Prefer that is up.
+func (g *Group) best() *Transport {
+	var up []*Transport
+	prefer := 0
+	for _, member := range g.members {
+		if member.Transport.Up() == 0 || (len(up) > 0 && member.Prefer != prefer) {
+			continue
+		}
+		prefer = member.Prefer
+		up = append(up, member.Transport)
+	}
+	if len(up) == 0 {
+		return nil
+	}
+	return up[int(g.turn.Add(1))%len(up)]
+}

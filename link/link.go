@@ -1,0 +1,132 @@
+// Package link carries requests between nodes of one owner: mutual TLS 1.3 on
+// TCP, HTTP/2 on it, several warm connections between each edge and relay.
+//
+// The path through it:
+//
+//  1. Transport.Run opens the connections to one relay at start and keeps them
+//     open: a request never waits for a handshake, it pays one round trip,
+//  2. Group.RoundTrip picks a relay (the smallest prefer that is up, then by
+//     turns), Transport.RoundTrip the connection with the fewest requests,
+//  3. the relay's http.Server, made by NewServer, takes the stream,
+//  4. a failure there comes back as its kind (WriteError) and is an
+//     *outcome.Error at this end again; a body cut on one side is a reset
+//     stream on the other.
+//
+// It refuses peers whose certificate the private CA did not sign for a node
+// that the file names, and anything but HTTP/2 with the ALPN name "h2". It
+// knows nothing of sites, and does not hide what it is.
+package link
+
+import (
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"causeway/hop"
+	"causeway/outcome"
+)
+
+const (
+	// streams is the most requests on one connection; net/http's default of
+	// 250 would make a fifth client of a page with 60 assets wait.
+	streams = 2000
+
+	// streamWindow and connectionWindow are the bytes that may be under way
+	// unread: bandwidth × delay of a 150 Mbit/s line of 200 ms (3.75 MB) for
+	// one stream, and twice that for a connection.
+	streamWindow     = 4 << 20
+	connectionWindow = 8 << 20
+
+	// pingAfter and pingTimeout find a dead connection: a ping after so long a
+	// silence, and the end when no answer comes.
+	pingAfter   = 10 * time.Second
+	pingTimeout = 5 * time.Second
+
+	// headerBytes is the most a request's header may take on the link; the
+	// edge's own limit is smaller and is the one that answers the client.
+	headerBytes = 1 << 20
+
+	// relayField names the relay that answered, set by Transport for the edge.
+	relayField = hop.Prefix + "Relay"
+	// errorField carries the outcome.Kind of a relay's failure.
+	errorField = hop.Prefix + "Error"
+)
+
+// NewServer is the relay's end: serve it with ServeTLS(listener, "", "").
+// peers is the TLS configuration that admits the file's edges and no one else.
+func NewServer(handler http.Handler, peers *tls.Config, logger *slog.Logger) *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	return &http.Server{
+		Handler:           handler,
+		TLSConfig:         peers,
+		Protocols:         protocols,
+		HTTP2:             http2Config(),
+		MaxHeaderBytes:    headerBytes,
+		ReadHeaderTimeout: 15 * time.Second,
+		ErrorLog:          log.New(refusals{logger}, "", 0),
+	}
+}
+
+// http2Config is the same at both ends.
+func http2Config() *http.HTTP2Config {
+	return &http.HTTP2Config{
+		MaxConcurrentStreams:          streams,
+		MaxReceiveBufferPerStream:     streamWindow,
+		MaxReceiveBufferPerConnection: connectionWindow,
+		SendPingTimeout:               pingAfter,
+		PingTimeout:                   pingTimeout,
+	}
+}
+
+// refusals turns the server's own log lines into records: a refused peer is a
+// warning that names its address and why.
+type refusals struct{ logger *slog.Logger }
+
+func (r refusals) Write(line []byte) (int, error) {
+	text := string(bytes.TrimSpace(line))
+	if rest, ok := strings.CutPrefix(text, "http: TLS handshake error from "); ok {
+		peer, reason, _ := strings.Cut(rest, ": ")
+		r.logger.Warn("link refused a peer", "peer", peer, "reason", reason)
+	} else {
+		r.logger.Debug("link", "event", text)
+	}
+	return len(line), nil
+}
+
+// WriteError answers a request of the link with a failure: the other end's
+// Transport returns it as an *outcome.Error of the same kind. Nothing may have
+// been written yet.
+func WriteError(w http.ResponseWriter, err error) {
+	kind := outcome.KindOf(err)
+	w.Header().Set(errorField, string(kind))
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(outcome.EntryOf(kind).Status)
+	_, _ = io.WriteString(w, err.Error())
+}
+
+// readError gives the failure that a relay reported in res, nil when it is an
+// ordinary answer. It closes the body of a failure.
+func readError(relay string, res *http.Response) error {
+	kind := res.Header.Get(errorField)
+	if kind == "" {
+		return nil
+	}
+	defer res.Body.Close()
+	message, _ := io.ReadAll(io.LimitReader(res.Body, 4<<10)) // a cause is a line or two
+	return &outcome.Error{Kind: outcome.Kind(kind), Err: fmt.Errorf("relay %s: %s", relay, message)}
+}
+
+// RelayOf is the name of the relay that a response came from, "" when it did
+// not cross a link. It takes the field off the header.
+func RelayOf(res *http.Response) string {
+	relay := res.Header.Get(relayField)
+	delete(res.Header, relayField)
+	return relay
+}
