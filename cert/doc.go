@@ -1,0 +1,22 @@
+// Package cert holds the certificates Causeway shows and the ones it trusts:
+// site certificates from files, a small authority of its own, and the mutual
+// TLS identity of a node on the link.
+//
+// The path of a certificate:
+//
+//  1. files.go: a [Store] is built from PEM files once and never changes; a
+//     reload builds another. Its GetCertificate finds a certificate by the
+//     server name of the hello: exact, then the one-label wildcard, then (no
+//     name sent) the local address.
+//  2. authority.go: an [Authority] is a private CA in a folder. It signs leaf
+//     certificates for the demo's and publish's sites and for nodes.
+//  3. write.go: how key and certificate files come to be, whole or not at all.
+//  4. linktls.go: a [LinkIdentity] turns a node's folder (ca.pem, NAME.pem,
+//     NAME.key) into the two tls.Configs of the link, and follows the files
+//     when they change.
+//
+// It refuses: a certificate without subject alternative names, a key that is
+// not the certificate's, to overwrite an authority, a link peer whose
+// certificate another authority signed or that names no allowed node, and any
+// link below TLS 1.3 or without "h2".
+package cert
