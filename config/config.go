@@ -1,0 +1,343 @@
+// Package config reads causeway.yaml: a strict file becomes one typed,
+// validated, immutable Config, or every error of the file at once.
+//
+// The path through it:
+//
+//  1. Load reads the file (at most 1 MiB); Parse turns it into YAML nodes
+//     and refuses what is not one plain document.
+//  2. decode.go walks the nodes and the structs of this file side by side:
+//     unknown and duplicate keys, wrong types, missing keys, values out of
+//     range, defaults. It remembers where everything stood.
+//  3. The rules of sites.go, routes.go and nodes.go look at the whole:
+//     hosts that loop or clash, routes never reached, links to nowhere.
+//  4. Errors are sorted by their place and returned together, each as
+//     `file:line:column: path: what is wrong; the mend`.
+//  5. Config.CheckFiles looks at the files named by the part of one node.
+//
+// It refuses to guess: no key is ignored, no value is corrected, nothing is
+// taken from the environment. It opens no socket and resolves no name.
+//
+// The comments on the fields below are the manual: docs/CONFIG.md and
+// schema.json are made from them.
+package config
+
+import (
+	"log/slog"
+	"time"
+
+	"causeway/rewrite"
+)
+
+// Config is the whole file, defaulted and normalised, with absolute paths.
+// It is made by Load or Parse and never changed afterwards, so that any number
+// of goroutines may share it.
+type Config struct {
+	// Path of the file, as given to Load or Parse.
+	Path string `yaml:"-"`
+
+	// Where a file without `nodes` listens: one process is then both edge and
+	// relay. Left out, it listens on `:80`, `:443` and, for the admin
+	// endpoint, `127.0.0.1:9900`. A member left out of a written `listen`
+	// stays off. A file with `nodes` has a `listen` in each node instead.
+	Listen *Listen `yaml:"listen,omitempty"`
+
+	// The sites published, at least one.
+	Sites []*Site `yaml:"sites" example:"[{name: shop, hosts: {example.cn: https://example.com}}]"`
+
+	// Folder of the private certificates with which nodes know each other:
+	// `ca.pem`, and `NAME.pem` and `NAME.key` of each node, made by
+	// `causeway link-ca --dir pki NAME…`. A node needs `ca.pem` and its own
+	// two files. Required in a file with `nodes`.
+	PKI string `yaml:"pki,omitempty" kind:"path" example:"pki"`
+
+	// The processes of the crossing. Every node reads the same file and takes
+	// its part by name (`--node NAME`). Left out, one process is both edge and
+	// relay.
+	Nodes []*Node `yaml:"nodes,omitempty"`
+
+	// Which edge uses which relay. Left out, every edge uses every relay with
+	// the same preference. An edge goes to the relays of its smallest
+	// `prefer` first and to the next when those fail.
+	Links []*Link `yaml:"links,omitempty"`
+
+	// What a connection or a request may take. The defaults carry a large
+	// site; a value of 0 turns a limit off only where the key says so.
+	Limits Limits `yaml:"limits,omitempty"`
+
+	// What is written about requests and about the program itself.
+	Log Log `yaml:"log,omitempty"`
+
+	places places    // where each value stood in the file
+	index  hostIndex // public hosts, for Lookup
+}
+
+// Listen is where a node accepts connections. Addresses are `:port` (every
+// address of the machine) or `host:port`. A member left out stays off.
+type Listen struct {
+	// Plain HTTP from clients. What is answered there is said by the `http`
+	// of each site.
+	HTTP string `yaml:"http,omitempty" kind:"listen" example:":80"`
+
+	// HTTPS from clients: HTTP/1.1 and HTTP/2 over TLS 1.2 or later.
+	HTTPS string `yaml:"https,omitempty" kind:"listen" example:":443"`
+
+	// Links from edges, for a relay only. Other nodes alone are let in, by
+	// their certificates from `pki`.
+	Link string `yaml:"link,omitempty" kind:"listen" example:":7443"`
+
+	// Health, readiness and metrics (`/healthz`, `/readyz`, `/metrics`). There
+	// is no password on it, so its host must be written out: `:9900` is
+	// refused, `127.0.0.1:9900` and, for those who mean it, `0.0.0.0:9900`
+	// are taken.
+	Admin string `yaml:"admin,omitempty" kind:"admin" example:"127.0.0.1:9900"`
+}
+
+// Site is one web service: the public hosts under which visitors see it and
+// the origin hosts it lives on.
+type Site struct {
+	// Name of the site in logs and metrics: letters, digits, `-`, `_` and
+	// `.`, at most 63 of them. Unique in the file.
+	Name string `yaml:"name" example:"shop"`
+
+	// Public host: origin base URL. The public host is what visitors type; it
+	// may be an international name, carry a port (`localhost:8443`) or begin
+	// with `*.`, which stands for one or more labels and then needs the same
+	// in the origin. An exact host goes before a wildcard, a longer wildcard
+	// before a shorter one. In what the origin answers its hosts become the
+	// public ones; in what the client sends, the other way round. So no two
+	// public hosts of a site may have one origin host, and no public host of
+	// the file may be an origin host of the file.
+	//
+	// The origin is `http://` or `https://`, a host and perhaps a port. A host
+	// that is dialled in a way of its own is written
+	// `example.cn: {to: https://example.com, connect: ["203.0.113.10:443"]}`.
+	Hosts []Host `yaml:"hosts" example:"{example.cn: https://example.com}"`
+
+	// How the origin is reached, for all hosts of the site. Left out, origin
+	// hosts are looked up in the DNS and trusted by the system's authorities.
+	Origin Origin `yaml:"origin,omitempty"`
+
+	// How an edge takes a connection. `terminate`: the edge ends TLS with the
+	// certificate of `tls`, and sees and rewrites HTTP.
+	Entry Entry `yaml:"entry,omitempty" enum:"terminate" default:"terminate"`
+
+	// The certificate for the public hosts. Left out, the site is plain HTTP,
+	// and `http: serve` must say so.
+	TLS *TLS `yaml:"tls,omitempty" example:"{cert: example.cn.pem, key: example.cn.key}"`
+
+	// What plain HTTP answers. `redirect`: 301, or 308 when the request is
+	// neither GET nor HEAD, to the same address under https. `serve`: the site
+	// itself, without encryption. `off`: nothing, 421. Default: `redirect` for
+	// a site with `tls`; a site without must have `serve` written.
+	HTTP HTTPMode `yaml:"http,omitempty" enum:"redirect|serve|off"`
+
+	// Paths with a rule of their own. The first that matches, in the order of
+	// the file, counts; other paths go to the origin host of the public host.
+	Routes []Route `yaml:"routes,omitempty"`
+
+	// What is added to answers.
+	Headers Headers `yaml:"headers,omitempty"`
+
+	// Map between the public and the origin hosts of the site.
+	Map *rewrite.Map `yaml:"-"`
+}
+
+// Host is one public host and the origin behind it.
+type Host struct {
+	// Public base: scheme https when the site has tls, else http.
+	Public rewrite.Base `yaml:"-"`
+
+	// The origin base URL: `https://example.com`, `http://10.0.1.5:3000`.
+	To rewrite.Base `yaml:"to" example:"https://example.com"`
+
+	// Where to dial for this host, in place of the `origin.connect` of the
+	// site: `host:port`, the port by default that of the origin URL.
+	Connect []string `yaml:"connect,omitempty" kind:"connect" example:"[\"203.0.113.10:443\"]"`
+
+	written string // the key in the file, for messages
+}
+
+// Origin is how the origin of a site is reached.
+type Origin struct {
+	// Addresses to dial in place of what the DNS says of the origin host, in
+	// turn; one that fails is left out for a while. `host:port`, the port by
+	// default that of the origin URL. The certificate is still checked against
+	// the origin host.
+	Connect []string `yaml:"connect,omitempty" kind:"connect" example:"[\"203.0.113.10:443\"]"`
+
+	// What to trust.
+	TLS OriginTLS `yaml:"tls,omitempty"`
+}
+
+// OriginTLS is what is trusted at the origin of a site. There is no way to
+// turn verification off.
+type OriginTLS struct {
+	// A PEM file of the authorities that may sign the origin's certificate, in
+	// place of the system's. Read by relays.
+	CA string `yaml:"ca,omitempty" kind:"path" example:"ca.pem"`
+}
+
+// TLS is the certificate of a site.
+type TLS struct {
+	// A PEM file: the certificate for every public host of the site, then the
+	// intermediate ones. Read by edges.
+	Cert string `yaml:"cert" kind:"path" example:"example.cn.pem"`
+
+	// A PEM file: the private key of the certificate. Read by edges.
+	Key string `yaml:"key" kind:"path" example:"example.cn.key"`
+}
+
+// Entry is how an edge takes a connection.
+type Entry string
+
+// Terminate ends TLS at the edge: the one entry of this version.
+const Terminate Entry = "terminate"
+
+// HTTPMode is what a site answers on plain HTTP.
+type HTTPMode string
+
+// The values of HTTPMode.
+const (
+	HTTPRedirect HTTPMode = "redirect" // to https, keeping path and query
+	HTTPServe    HTTPMode = "serve"    // the site itself
+	HTTPOff      HTTPMode = "off"      // nothing
+)
+
+// Route is a path rule inside a site. It has an `origin`, and perhaps `stay`.
+type Route struct {
+	// The path, compared after percent-decoding: exact (`/api/login`), or
+	// everything that begins with it when it ends in `*` (`/api/*`).
+	Path string `yaml:"path" example:"/api/entries*"`
+
+	// The methods the rule is for, in capitals. Left out, all. GET includes
+	// HEAD.
+	Methods []string `yaml:"methods,omitempty" kind:"method" example:"[POST]"`
+
+	// `cn`: requests of this route are answered inside China, by an edge of
+	// region `cn`, and never cross. Needs an `origin` that is in China.
+	Stay string `yaml:"stay,omitempty" enum:"cn"`
+
+	// Base URL of the origin for this route alone. It is dialled as it is
+	// written; with `stay`, by the edge.
+	Origin *rewrite.Base `yaml:"origin,omitempty" example:"http://10.0.1.5:3000"`
+}
+
+// Headers is what a site adds to answers.
+type Headers struct {
+	// Add `X-Request-Id`, the id under which the request is in the log.
+	RequestID bool `yaml:"request_id,omitempty" default:"false"`
+
+	// Add `Server-Timing`, the time each leg of the crossing took. Browsers
+	// show it in their developer tools.
+	ServerTiming bool `yaml:"server_timing,omitempty" default:"false"`
+}
+
+// Role is the part a node plays.
+type Role string
+
+// The values of Role. RoleBoth is the one node of a file without nodes and
+// cannot be written.
+const (
+	RoleEdge  Role = "edge"
+	RoleRelay Role = "relay"
+	RoleBoth  Role = "both"
+)
+
+// Node is one process of the crossing.
+type Node struct {
+	// Name of the node, the NAME of `--node NAME` and of its certificate in
+	// `pki`: small letters, digits and `-`, at most 63. Unique in the file.
+	Name string `yaml:"name" example:"shanghai-1"`
+
+	// `edge`: the side clients reach. `relay`: the side that reaches origins.
+	Role Role `yaml:"role" enum:"edge|relay" example:"edge"`
+
+	// Where it stands: `cn` for mainland China; anything short elsewhere
+	// (`us`, `hk`). A `stay: cn` route needs an edge of region `cn`.
+	Region string `yaml:"region,omitempty" example:"cn"`
+
+	// Where it listens: an edge on `http` or `https` or both, a relay on
+	// `link`.
+	Listen Listen `yaml:"listen" example:"{http: \":80\", https: \":443\"}"`
+
+	// Where edges reach this relay, `host:port`. For a relay only.
+	Address string `yaml:"address,omitempty" kind:"address" example:"10.1.0.5:7443"`
+}
+
+// IsEdge says whether clients reach this node.
+func (n *Node) IsEdge() bool { return n.Role == RoleEdge || n.Role == RoleBoth }
+
+// IsRelay says whether this node reaches origins.
+func (n *Node) IsRelay() bool { return n.Role == RoleRelay || n.Role == RoleBoth }
+
+// Link is one edge using one relay.
+type Link struct {
+	// Name of the edge.
+	From string `yaml:"from" example:"shanghai-1"`
+
+	// Name of the relay.
+	To string `yaml:"to" example:"virginia-1"`
+
+	// The smaller, the sooner this relay is used. Relays with the same number
+	// share the requests.
+	Prefer int `yaml:"prefer,omitempty" default:"1" min:"1" max:"1000"`
+}
+
+// Limits is what a connection or a request may take. Sizes are bytes, or
+// written `64KiB`, `10MB`; times are written `500ms`, `15s`, `1h`.
+type Limits struct {
+	// Largest header of a request, in all, and of an answer.
+	HeaderBytes Size `yaml:"header_bytes,omitempty" default:"64KiB" min:"4KiB" max:"16MiB"`
+
+	// Longest wait for the whole header of a request, and for a TLS handshake.
+	HeaderTimeout time.Duration `yaml:"header_timeout,omitempty" default:"15s" min:"100ms" max:"1h"`
+
+	// How long a client's connection without a request is kept open.
+	IdleTimeout time.Duration `yaml:"idle_timeout,omitempty" default:"75s" min:"100ms" max:"24h"`
+
+	// Largest body of a request. 0: no limit.
+	BodyBytes Size `yaml:"body_bytes,omitempty" default:"10GiB" min:"0" max:"1PiB"`
+
+	// Longest wait between two pieces of a request body.
+	BodyTimeout time.Duration `yaml:"body_timeout,omitempty" default:"60s" min:"100ms" max:"24h"`
+
+	// Lowest mean speed of a request body, in bytes a second, counted from the
+	// first `body_timeout` on. 0: no limit.
+	BodyRate Size `yaml:"body_rate,omitempty" default:"240B" min:"0" max:"1GiB"`
+
+	// Longest wait for a client to take bytes of an answer.
+	SendTimeout time.Duration `yaml:"send_timeout,omitempty" default:"60s" min:"100ms" max:"24h"`
+
+	// Longest wait for a connection to an origin or a relay, TLS included.
+	ConnectTimeout time.Duration `yaml:"connect_timeout,omitempty" default:"10s" min:"100ms" max:"10m"`
+
+	// Longest wait for the header of the origin's answer, once the request is
+	// sent.
+	OriginTimeout time.Duration `yaml:"origin_timeout,omitempty" default:"60s" min:"100ms" max:"24h"`
+
+	// Longest wait between two pieces of an origin's answer.
+	OriginIdleTimeout time.Duration `yaml:"origin_idle_timeout,omitempty" default:"60s" min:"100ms" max:"24h"`
+
+	// `send_timeout` and `origin_idle_timeout` for what stays open by nature:
+	// WebSockets and other upgraded connections, and event streams.
+	StreamTimeout time.Duration `yaml:"stream_timeout,omitempty" default:"1h" min:"1s" max:"720h"`
+
+	// Most connections of clients at a time, for each listener.
+	Connections int `yaml:"connections,omitempty" default:"16384" min:"1" max:"16777216"`
+
+	// How long requests may take to finish when the program is told to stop.
+	DrainTimeout time.Duration `yaml:"drain_timeout,omitempty" default:"30s" min:"0s" max:"24h"`
+
+	// Warm connections of an edge to each of its relays.
+	LinkConnections int `yaml:"link_connections,omitempty" default:"4" min:"1" max:"256"`
+}
+
+// Log is what is written to standard output and standard error.
+type Log struct {
+	// Write a JSON line for every request to standard output.
+	Access bool `yaml:"access,omitempty" default:"true"`
+
+	// The least important message of the program that is still written to
+	// standard error.
+	Level slog.Level `yaml:"level,omitempty" enum:"debug|info|warn|error" default:"info"`
+}

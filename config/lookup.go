@@ -1,0 +1,123 @@
+package config
+
+import (
+	"net/netip"
+	"strings"
+
+	"causeway/rewrite"
+)
+
+// hostIndex finds sites by public host. A lookup costs one map access a label
+// and allocates nothing when the name is in small letters already.
+type hostIndex struct {
+	exact, wild         map[string]entry   // by authority; wild without "*."
+	exactName, wildName map[string][]entry // by host whatever the port
+}
+
+// entry is a public host and its site.
+type entry struct {
+	site *Site
+	host *Host
+}
+
+func newHostIndex(sites []*Site) hostIndex {
+	x := hostIndex{map[string]entry{}, map[string]entry{}, map[string][]entry{}, map[string][]entry{}}
+	for _, s := range sites {
+		for i := range s.Hosts {
+			e := entry{s, &s.Hosts[i]}
+			authority := e.host.Public.Authority()
+			if suffix, ok := strings.CutPrefix(authority, "*."); ok {
+				x.wild[suffix] = e
+				name := e.host.Public.Host[2:]
+				x.wildName[name] = append(x.wildName[name], e)
+				continue
+			}
+			x.exact[authority] = e
+			x.exactName[e.host.Public.Host] = append(x.exactName[e.host.Public.Host], e)
+		}
+	}
+	return x
+}
+
+// Lookup is the site of a Host header (`example.cn`, `localhost:8443`): exact
+// before wildcard, the longest wildcard first, whatever the case. A port 80 or
+// 443 counts as none.
+func (c *Config) Lookup(authority string) (*Site, bool) {
+	key, ok := authorityKey(authority)
+	if !ok {
+		return nil, false
+	}
+	if e, ok := c.index.exact[key]; ok {
+		return e.site, true
+	}
+	for rest, ok := afterDot(key); ok; rest, ok = afterDot(rest) {
+		if e, found := c.index.wild[rest]; found {
+			return e.site, true
+		}
+	}
+	return nil, false
+}
+
+// LookupName is the site and the public host of a host name (a TLS server
+// name) whatever the port: exact before wildcard, the longest wildcard first.
+// False when there is none, or when it is the port that tells two sites apart.
+// Of two public hosts of one site that differ by port, the first in the file.
+func (c *Config) LookupName(host string) (*Site, Host, bool) {
+	name := hostKey(host)
+	if entries, ok := c.index.exactName[name]; ok {
+		return oneSite(entries)
+	}
+	for rest, ok := afterDot(name); ok; rest, ok = afterDot(rest) {
+		if entries, found := c.index.wildName[rest]; found {
+			return oneSite(entries)
+		}
+	}
+	return nil, Host{}, false
+}
+
+func oneSite(entries []entry) (*Site, Host, bool) {
+	for _, e := range entries[1:] {
+		if e.site != entries[0].site {
+			return nil, Host{}, false
+		}
+	}
+	return entries[0].site, *entries[0].host, true
+}
+
+// afterDot is what follows the first label.
+func afterDot(name string) (string, bool) {
+	if strings.HasPrefix(name, "[") || strings.HasPrefix(name, ".") {
+		return "", false
+	}
+	_, rest, ok := strings.Cut(name, ".")
+	return rest, ok
+}
+
+// authorityKey is an authority as the index has it: small letters, no final
+// dot, no port 80 or 443, IPv6 in its canonical form.
+func authorityKey(authority string) (string, bool) {
+	host, port, hasPort, ok := splitAuthority(authority)
+	if !ok || host == "" {
+		return "", false
+	}
+	if !hasPort || port == "" || port == "80" || port == "443" {
+		port = ""
+	}
+	host = hostKey(host)
+	if port == "" && !strings.Contains(host, ":") {
+		return host, true
+	}
+	return rewrite.Base{Host: host, Port: port}.Authority(), true
+}
+
+// hostKey is a host name as the index has it.
+func hostKey(host string) string {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if strings.Contains(host, ":") {
+		host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+		if addr, err := netip.ParseAddr(host); err == nil {
+			return addr.Unmap().String()
+		}
+	}
+	return host
+}

@@ -1,0 +1,255 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// defaultListen is what a file without nodes and listen listens on.
+var defaultListen = Listen{HTTP: ":80", HTTPS: ":443", Admin: "127.0.0.1:9900"}
+
+func nodePath(i int) string { return "nodes[" + strconv.Itoa(i) + "]" }
+
+// checkNodes looks at the nodes, or makes the one node of a file without.
+func (c *Config) checkNodes(r *report) {
+	if _, written := r.places["nodes"]; !written {
+		c.oneNode(r)
+		return
+	}
+	if !r.good("nodes") {
+		return
+	}
+	if c.Listen != nil {
+		r.key("listen", "move it into the nodes", "a file with nodes has a listen in each node")
+	}
+	if c.PKI == "" && r.good("pki") {
+		r.key("nodes", "make one with: causeway link-ca --dir pki NAME…, and add pki: pki", "nodes need a pki to know each other by")
+	}
+	names := map[string]int{}
+	edges, relays := 0, 0
+	for i, n := range c.Nodes {
+		at := nodePath(i)
+		if n.Name != "" {
+			checkNodeName(r, at+".name", n.Name, names, i)
+		}
+		checkRegion(r, at+".region", n.Region)
+		checkClashes(r, at+".listen", &n.Listen)
+		switch {
+		case !r.good(at+".role") || n.Role == "":
+			edges, relays = edges+1, relays+1 // it may be either
+		case n.IsEdge():
+			edges++
+			checkEdge(r, at, n)
+		case n.IsRelay():
+			relays++
+			checkRelay(r, at, n)
+		}
+	}
+	if edges == 0 {
+		r.key("nodes", "add {name: shanghai-1, role: edge, region: cn, listen: {http: \":80\", https: \":443\"}}, or leave nodes out for one process", "there is no edge among the nodes")
+	}
+	if relays == 0 {
+		r.key("nodes", "add {name: virginia-1, role: relay, listen: {link: \":7443\"}, address: \"10.1.0.5:7443\"}, or leave nodes out for one process", "there is no relay among the nodes")
+	}
+}
+
+// oneNode makes the node of a file without nodes: edge and relay in one.
+func (c *Config) oneNode(r *report) {
+	if c.Listen == nil {
+		listen := defaultListen
+		c.Listen = &listen
+	}
+	c.Nodes = []*Node{{Role: RoleBoth, Listen: *c.Listen}}
+	if _, written := r.places["links"]; written {
+		r.key("links", "take the links out, or write the nodes", "links are between nodes, and the file has none")
+		c.Links = nil
+	}
+	if !r.good("listen") {
+		return
+	}
+	if c.Listen.Link != "" {
+		r.key("listen.link", "take it out, or write the nodes", "a file without nodes has no links to listen for")
+	}
+	if c.Listen.HTTP == "" && c.Listen.HTTPS == "" && r.good("listen.http") && r.good("listen.https") {
+		r.value("listen", "add http: \":80\" or https: \":443\"", "nothing listens for clients")
+	}
+	checkClashes(r, "listen", c.Listen)
+}
+
+func checkNodeName(r *report, at, name string, names map[string]int, i int) {
+	if !hostLabel(name) || strings.Contains(name, "_") {
+		r.value(at, "write small letters, digits and - only, at most 63", "%q cannot name a node", name)
+		return
+	}
+	if first, ok := names[name]; ok {
+		r.value(at, "give each node a name of its own", "%s has the name %q too", nodePath(first), name)
+		return
+	}
+	names[name] = i
+}
+
+func checkRegion(r *report, at, region string) {
+	if region != "" && r.good(at) && !hostLabel(region) {
+		r.value(at, "write small letters, digits and - only, such as cn", "%q cannot name a region", region)
+	}
+}
+
+// checkEdge looks at what only an edge has.
+func checkEdge(r *report, at string, n *Node) {
+	if n.Address != "" {
+		r.key(at+".address", "take it out", "an edge has no address: it dials the relays")
+	}
+	if !r.good(at + ".listen") {
+		return
+	}
+	if n.Listen.Link != "" {
+		r.key(at+".listen.link", "take it out", "an edge does not listen for links: it dials the relays")
+	}
+	if n.Listen.HTTP == "" && n.Listen.HTTPS == "" && r.good(at+".listen.http") && r.good(at+".listen.https") {
+		r.value(at+".listen", "add http: \":80\" or https: \":443\"", "an edge needs http or https to listen on")
+	}
+}
+
+// checkRelay looks at what only a relay has.
+func checkRelay(r *report, at string, n *Node) {
+	if n.Address == "" && r.good(at+".address") {
+		r.key(at, "add address: \"10.1.0.5:7443\"", "a relay needs the address where edges reach it")
+	}
+	if !r.good(at + ".listen") {
+		return
+	}
+	for _, client := range []struct{ name, address string }{{"http", n.Listen.HTTP}, {"https", n.Listen.HTTPS}} {
+		if client.address != "" {
+			r.key(at+".listen."+client.name, "take it out", "a relay does not listen for clients")
+		}
+	}
+	if n.Listen.Link == "" && r.good(at+".listen.link") {
+		r.value(at+".listen", "add link: \":7443\"", "a relay needs link to listen on")
+	}
+}
+
+// checkClashes refuses two listeners of a node on one address.
+func checkClashes(r *report, at string, listen *Listen) {
+	type listener struct{ name, address string }
+	var before []listener
+	for _, l := range []listener{{"http", listen.HTTP}, {"https", listen.HTTPS}, {"link", listen.Link}, {"admin", listen.Admin}} {
+		if l.address == "" || !r.good(at+"."+l.name) {
+			continue
+		}
+		for _, other := range before {
+			if clash(l.address, other.address) {
+				r.value(at+"."+l.name, "give each a port of its own", "%s listens on %s already", other.name, other.address)
+				break
+			}
+		}
+		before = append(before, l)
+	}
+}
+
+// clash says whether two addresses cannot both be listened on.
+func clash(a, b string) bool {
+	hostA, portA, _ := net.SplitHostPort(a)
+	hostB, portB, _ := net.SplitHostPort(b)
+	return portA == portB && portA != "0" && (hostA == hostB || everyAddress(hostA) || everyAddress(hostB))
+}
+
+func everyAddress(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "" || err == nil && addr.IsUnspecified()
+}
+
+// checkLinks looks at the links, or makes them: every edge to every relay.
+func (c *Config) checkLinks(r *report) {
+	if _, written := r.places["links"]; !written {
+		c.everyLink()
+		return
+	}
+	nodes, known := map[string]*Node{}, r.good("nodes")
+	for i, n := range c.Nodes {
+		nodes[n.Name] = n
+		known = known && r.good(nodePath(i)+".name") && r.good(nodePath(i)+".role") && n.Role != RoleBoth
+	}
+	if !known || !r.good("links") {
+		return
+	}
+	first, linked := map[[2]string]int{}, map[string]bool{}
+	for i, l := range c.Links {
+		at := fmt.Sprintf("links[%d]", i)
+		from := checkEnd(r, at+".from", l.From, nodes, RoleEdge)
+		to := checkEnd(r, at+".to", l.To, nodes, RoleRelay)
+		linked[l.From] = true
+		if !from || !to {
+			continue
+		}
+		ends := [2]string{l.From, l.To}
+		if before, ok := first[ends]; ok {
+			r.value(at, "keep one of them", "links[%d] links %s and %s already", before, l.From, l.To)
+			continue
+		}
+		first[ends] = i
+	}
+	for i, n := range c.Nodes {
+		if n.IsEdge() && n.Name != "" && !linked[n.Name] {
+			r.value(nodePath(i)+".name", "add {from: "+n.Name+", to: a relay} to links, or leave links out for every edge to every relay", "the edge %s has no link", n.Name)
+		}
+	}
+}
+
+// checkEnd looks at one end of a link.
+func checkEnd(r *report, at, name string, nodes map[string]*Node, role Role) bool {
+	if name == "" || !r.good(at) {
+		return false
+	}
+	n, ok := nodes[name]
+	if !ok {
+		var known []string
+		for other, n := range nodes {
+			if n.Role == role {
+				known = append(known, other)
+			}
+		}
+		mend := "add it to nodes"
+		if near := nearest(name, known); near != "" {
+			mend = "did you mean " + near + "?"
+		}
+		r.value(at, mend, "there is no node %q", name)
+		return false
+	}
+	if n.Role != role {
+		r.value(at, "a link goes from an edge to a relay", "%s is not an %s", name, role)
+		return false
+	}
+	return true
+}
+
+// everyLink links every edge to every relay.
+func (c *Config) everyLink() {
+	for _, from := range c.Nodes {
+		for _, to := range c.Nodes {
+			if from.Role == RoleEdge && to.Role == RoleRelay {
+				c.Links = append(c.Links, &Link{From: from.Name, To: to.Name, Prefer: 1})
+			}
+		}
+	}
+}
+
+// Node is the node called name. "" is the only node of a file without nodes.
+func (c *Config) Node(name string) (*Node, error) {
+	var names []string
+	for _, n := range c.Nodes {
+		if n.Name == name {
+			return n, nil
+		}
+		names = append(names, n.Name)
+	}
+	switch {
+	case c.Nodes[0].Role == RoleBoth:
+		return nil, fmt.Errorf("%s has no nodes, so none is called %q: leave --node out", c.Path, name)
+	case name == "":
+		return nil, fmt.Errorf("%s has several nodes: say which with --node, one of %s", c.Path, strings.Join(names, ", "))
+	}
+	return nil, fmt.Errorf("%s has no node %q: it has %s", c.Path, name, strings.Join(names, ", "))
+}

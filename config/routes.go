@@ -1,0 +1,152 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// checkRoutes looks at the routes of a site, at path.
+func (c *Config) checkRoutes(r *report, path string, s *Site) {
+	for i := range s.Routes {
+		route := &s.Routes[i]
+		at := fmt.Sprintf("%s[%d]", path, i)
+		checkRoutePath(r, at+".path", route.Path)
+		checkMethodsOnce(r, at+".methods", route.Methods)
+		if route.Origin != nil && isWild(route.Origin.Host) {
+			r.value(at+".origin", "write one host", "the origin of a route cannot be a wildcard")
+		}
+		c.checkStay(r, at, route)
+		checkReached(r, path, s.Routes, i)
+	}
+}
+
+func checkRoutePath(r *report, at, path string) {
+	if !r.good(at) || path == "" {
+		return
+	}
+	switch star := strings.IndexByte(path, '*'); {
+	case path[0] != '/':
+		r.value(at, "write /"+strings.TrimPrefix(path, "./"), "%q does not begin with /", path)
+	case star >= 0 && star < len(path)-1:
+		r.value(at, "keep one * at the end, such as "+path[:star+1], "a * can only be the last character of a path")
+	case strings.ContainsAny(path, "?#"):
+		r.value(at, "write the path alone", "a path has no query or fragment")
+	}
+}
+
+func checkMethodsOnce(r *report, at string, methods []string) {
+	for i, method := range methods {
+		if method != "" && slices.Contains(methods[:i], method) {
+			r.value(fmt.Sprintf("%s[%d]", at, i), "keep one of them", "%s is written twice", method)
+		}
+	}
+	if methods != nil && len(methods) == 0 && r.good(at) {
+		r.value(at, "name the methods, or leave methods out for all", "a route for no method does nothing")
+	}
+}
+
+// checkStay refuses a route that does nothing, and a stay that would leave.
+func (c *Config) checkStay(r *report, at string, route *Route) {
+	if !r.good(at+".origin") || !r.good(at+".stay") {
+		return
+	}
+	switch {
+	case route.Origin == nil && route.Stay == "":
+		r.value(at, "add origin: http://10.0.1.5:3000, or take the route out", "a route without origin and stay does nothing")
+	case route.Stay == "":
+	case route.Origin == nil:
+		r.value(at+".stay", "add origin: http://10.0.1.5:3000, a server in China", "stay: cn needs an origin in this route")
+	default:
+		c.checkStayOrigin(r, at, route)
+		c.checkStayEdge(r, at+".stay")
+	}
+}
+
+// checkStayOrigin refuses an origin that other requests cross the border for.
+func (c *Config) checkStayOrigin(r *report, at string, route *Route) {
+	for i, s := range c.Sites {
+		for _, h := range s.Hosts {
+			to := h.To.Host
+			if to != "" && (to == route.Origin.Host || inside(route.Origin.Host, to)) {
+				r.value(at+".origin", "write a server in China", "%s is an overseas origin host (%s), so the request would leave China",
+					route.Origin.Host, hostPath(fmt.Sprintf("sites[%d].hosts", i), h.written))
+				return
+			}
+		}
+	}
+}
+
+// checkStayEdge refuses stay: cn in a file without an edge in China.
+func (c *Config) checkStayEdge(r *report, at string) {
+	for i, n := range c.Nodes {
+		if n.Role == RoleBoth || n.IsEdge() && n.Region == "cn" || !r.good(nodePath(i)+".role") || !r.good(nodePath(i)+".region") {
+			return
+		}
+	}
+	if r.good("nodes") {
+		r.value(at, "add region: cn to the edge that stands in China", "stay: cn needs an edge of region cn, and there is none")
+	}
+}
+
+// checkReached refuses a route whose every request an earlier one takes.
+func checkReached(r *report, path string, routes []Route, i int) {
+	later := &routes[i]
+	at := fmt.Sprintf("%s[%d]", path, i)
+	if later.Path == "" || !r.good(at+".path") || !r.good(at+".methods") {
+		return
+	}
+	for j := range routes[:i] {
+		earlier := &routes[j]
+		if earlier.Path == "" || !r.good(fmt.Sprintf("%s[%d].path", path, j)) {
+			continue
+		}
+		if earlier.takesPath(later.Path) && earlier.takesMethods(later.Methods) {
+			r.value(at, "put it before that one, or take it out", "routes[%d] (%s) takes every request of this route first", j, earlier.Path)
+			return
+		}
+	}
+}
+
+// takesPath says whether the route matches every path that the other path,
+// perhaps a prefix with *, matches.
+func (route *Route) takesPath(other string) bool {
+	prefix, open := strings.CutSuffix(route.Path, "*")
+	if !open {
+		return other == route.Path
+	}
+	return strings.HasPrefix(strings.TrimSuffix(other, "*"), prefix)
+}
+
+// takesMethods says whether the route matches every one of the methods; none
+// stands for all.
+func (route *Route) takesMethods(others []string) bool {
+	if len(route.Methods) == 0 {
+		return true
+	}
+	for _, method := range others {
+		if !route.takesMethod(method) {
+			return false
+		}
+	}
+	return len(others) > 0
+}
+
+// takesMethod says whether the route is for the method. GET includes HEAD.
+func (route *Route) takesMethod(method string) bool {
+	return len(route.Methods) == 0 || slices.Contains(route.Methods, method) ||
+		method == "HEAD" && slices.Contains(route.Methods, "GET")
+}
+
+// Route is the rule for a request: the first in the order of the file that
+// matches, or nil. path is the decoded URL path (http.Request.URL.Path).
+func (s *Site) Route(method, path string) *Route {
+	for i := range s.Routes {
+		route := &s.Routes[i]
+		prefix, open := strings.CutSuffix(route.Path, "*")
+		if (path == prefix || open && strings.HasPrefix(path, prefix)) && route.takesMethod(method) {
+			return route
+		}
+	}
+	return nil
+}
