@@ -213,8 +213,10 @@ func TestLinkRotates(t *testing.T) {
 	elsewhere := t.TempDir()
 	issue(t, a, elsewhere, "virginia-1")
 	for _, ext := range []string{".key", ".pem"} {
-		if serial() != second || serial() != second {
-			t.Error("a half replaced certificate is in use")
+		for range 2 {
+			if serial() != second {
+				t.Error("a half replaced certificate is in use")
+			}
 		}
 		name := "virginia-1" + ext
 		if err := os.Rename(filepath.Join(elsewhere, name), filepath.Join(dir, name)); err != nil {
