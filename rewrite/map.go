@@ -65,7 +65,7 @@ func NewMap(pairs []Pair) (*Map, error) {
 			return nil, &PairError{i, other, "public host " + p.Public.Authority() + " is an origin host too"}
 		}
 	}
-	m.toPublic, m.toOrigin = newReplacer(m.pairs, false), newReplacer(m.pairs, true)
+	m.toPublic, m.toOrigin = newReplacers(m.pairs)
 	m.version = hashPairs(m.pairs)
 	return m, nil
 }

@@ -1,0 +1,211 @@
+package rewrite
+
+// Stream exchanges URLs in a text that comes in chunks. Its output is the same however the text
+// is cut, and it holds back only what may be the start of a match: at most maxHeld bytes. It
+// keeps a copy of the last maxSeen bytes it has let go, for a match may depend on what stands
+// before it. Nothing is allocated; the whole state is its 2 KiB.
+//
+//  1. Append puts a small chunk behind what is kept and runs over both.
+//  2. Of a large chunk only the first maxSeam bytes go there; the rest is read where it lies.
+//  3. keep stores what the next chunk needs.
+//
+// A Stream is for one goroutine. The zero value is ready after Reset.
+type Stream struct {
+	replacer *Replacer
+	kept     [maxSeen + maxHeld + maxSeam]byte
+	seen     int // kept[:seen] has been let go
+	held     int // kept[seen:held] is held back
+}
+
+const (
+	// maxHeld: a scheme, its colon, two slashes with backslashes, a host, and the colon and five
+	// digits of a port with the unit behind them.
+	maxHeld = 5 + maxUnit + 2*(maxBackslash+2*maxUnit) + maxHost + 2*maxUnit + 5 + maxUnit
+	// maxSeen: what leadBefore reads before a host: two slashes, a colon, a scheme, one unit more;
+	// and the host as far as hostStart goes.
+	maxSeen = 2*(maxBackslash+maxUnit) + maxUnit + 5 + maxUnit + 1
+	// maxSeam leaves, after the longest hold, maxSeen bytes of the chunk behind the seam.
+	maxSeam = maxHeld + maxSeen
+)
+
+// NewStream is a stream at its start.
+func (r *Replacer) NewStream() *Stream { return &Stream{replacer: r} }
+
+// Reset makes s a stream of r at its start.
+func (s *Stream) Reset(r *Replacer) { s.replacer, s.seen, s.held = r, 0, 0 }
+
+// Held is how many bytes s holds back.
+func (s *Stream) Held() int { return s.held - s.seen }
+
+// Append appends to dst what is certain once src has come; after the final chunk all of it.
+func (s *Stream) Append(dst, src []byte, final bool) []byte {
+	if len(src) <= maxSeam {
+		s.held += copy(s.kept[s.held:], src)
+		var done int
+		dst, done, _ = s.replacer.run(dst, s.kept[:s.held], s.seen, final)
+		s.keep(s.kept[:s.held], done)
+		return dst
+	}
+	start := 0
+	if s.held > 0 {
+		before := s.held
+		n := copy(s.kept[before:], src[:maxSeam])
+		dst, start, _ = s.replacer.run(dst, s.kept[:before+n], s.seen, false)
+		start -= before
+	}
+	dst, done, _ := s.replacer.run(dst, src, start, final)
+	s.keep(src, done)
+	return dst
+}
+
+// keep stores b from maxSeen before done.
+func (s *Stream) keep(b []byte, done int) {
+	s.seen = min(done, maxSeen)
+	s.held = copy(s.kept[:], b[done-s.seen:])
+}
+
+// run appends b[start:] to dst with its URLs exchanged, up to done: the end when b is final, else
+// where something starts that may become a match. b[:start] is what came before.
+func (r *Replacer) run(dst, b []byte, start int, final bool) (out []byte, done, replaced int) {
+	limit := len(b)
+	if !final {
+		limit = undecided(b, start)
+	}
+	done = start
+	for i := r.search.next(b, start); i < len(b); i = r.search.next(b, i+r.search.stride) {
+		for _, g := range r.search.grams(b, i) {
+			from, end, ok := g.stands(b, i)
+			if !ok || from < done || from >= limit {
+				continue
+			}
+			m, ok := r.verify(b, from, end)
+			if !ok || m.start() < done {
+				continue
+			}
+			dst = r.append(append(dst, b[done:m.start()]...), b, &m)
+			done = m.end
+			replaced++
+			break
+		}
+	}
+	if done < limit {
+		dst = append(dst, b[done:limit]...)
+		done = limit
+	}
+	return dst, done, replaced
+}
+
+// undecided is where, at the end of b, something starts that may become a match.
+func undecided(b []byte, start int) int {
+	for i := max(start, len(b)-maxHeld); i < len(b); i++ {
+		switch b[i] {
+		case '/', '\\', '%', '&', 'h', 'H', 'w', 'W':
+			if startsMatch(b, i) {
+				return i
+			}
+		}
+	}
+	return len(b)
+}
+
+// match is one URL to exchange.
+type match struct {
+	lead
+	tailing
+	rule     *rule
+	host     int // the whole host starts here
+	labels   int // and this many bytes of it are the wildcard's
+	exchange bool
+	secure   bool // the scheme to write is the one with TLS
+}
+
+// start is where the exchange begins.
+func (m *match) start() int {
+	if m.exchange {
+		return m.schemeStart
+	}
+	return m.host
+}
+
+// verify says whether the literal at b[from:end] ends the host of a URL that has a rule.
+func (r *Replacer) verify(b []byte, from, end int) (m match, ok bool) {
+	m.tailing = hostEnd(b, end)
+	if !m.tailing.ok {
+		return m, false
+	}
+	m.host = from
+	if b[from] != '[' {
+		if m.host, ok = hostStart(b, from); !ok || end-m.host > maxHost {
+			return m, false
+		}
+	}
+	if m.lead, ok = leadBefore(b, m.host); !ok {
+		return m, false
+	}
+	var space [maxHost]byte
+	host := space[:end-m.host]
+	for i, c := range b[m.host:end] {
+		host[i] = lower(c)
+	}
+	if host[0] == '[' {
+		host = host[1 : len(host)-1]
+	}
+	scheme, port := m.scheme, ""
+	if m.tailing.colon > 0 {
+		port = string(b[m.digits:m.end])
+	}
+	m.rule, m.labels = r.find(host, scheme, port)
+	if m.rule == nil {
+		return m, false
+	}
+	m.chooseScheme()
+	return m, true
+}
+
+// chooseScheme: a URL with the scheme of its side gets the scheme of the other, and whatever
+// leads to an explicit port gets the one scheme that is served there.
+func (m *match) chooseScheme() {
+	if m.scheme == "" {
+		return
+	}
+	to, secure := m.rule.to, m.scheme == "https" || m.scheme == "wss"
+	own := secure == (m.rule.from.Scheme == "https")
+	m.secure = to.Scheme == "https"
+	m.exchange = m.secure != secure && (own || to.Port != "")
+}
+
+// append appends the URL's new scheme, host and port in the spelling of the old.
+func (r *Replacer) append(dst, b []byte, m *match) []byte {
+	if m.exchange {
+		dst = append(dst, webScheme(m.scheme[0] == 'w', m.secure)...)
+		dst = append(dst, b[m.lead.colon:m.host]...)
+	}
+	if m.labels > 0 {
+		dst = append(append(dst, b[m.host:m.host+m.labels]...), '.')
+	}
+	dst = append(dst, m.rule.tail...)
+	if m.rule.to.Port == "" {
+		return dst
+	}
+	switch {
+	case m.tailing.colon > 0:
+		dst = append(dst, b[m.tailing.colon:m.digits]...)
+	case m.lead.colon < m.slashes:
+		dst = append(dst, b[m.lead.colon:m.slashes]...)
+	default:
+		dst = appendColon(dst, b[m.bare:m.host], m.spelling)
+	}
+	return append(dst, m.rule.to.Port...)
+}
+
+func webScheme(socket, secure bool) string {
+	switch {
+	case socket && secure:
+		return "wss"
+	case socket:
+		return "ws"
+	case secure:
+		return "https"
+	}
+	return "http"
+}
