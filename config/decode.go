@@ -22,9 +22,9 @@ import (
 const (
 	// maxBytes of a file. A thousand sites are about 300 KB.
 	maxBytes = 1 << 20
-	// maxValues read from a file, aliases counted every time they are used. A
-	// file of 1 MiB without aliases has fewer.
-	maxValues = 1 << 19
+	// maxValues read from a file, aliases counted every time they are used: a
+	// public host takes two, so a file of 1 MiB has about 50,000 without.
+	maxValues = 1 << 17
 	// maxErrors reported at once: more are one mistake made often.
 	maxErrors = 500
 )
@@ -69,7 +69,9 @@ func Parse(path string, data []byte) (*Config, error) {
 	if root := d.document(data); root != nil {
 		d.value(root, reflect.ValueOf(c).Elem(), "", "")
 		c.places = d.places
-		c.check(&d.report)
+		if d.values <= maxValues {
+			c.check(&d.report)
+		}
 	}
 	if len(d.errs) > 0 {
 		errs := d.errs.sorted()
@@ -165,8 +167,14 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, tag reflect.StructTag, pa
 	d.values++
 	if d.values > maxValues {
 		if d.values == maxValues+1 {
-			d.value2big(n)
+			d.tooMany(n)
 		}
+		return
+	}
+	if v.Kind() == reflect.Pointer { // never nil once its key is in the file
+		v.Set(reflect.New(v.Type().Elem()))
+		d.values--
+		d.value(n, v.Elem(), tag, path)
 		return
 	}
 	n = resolve(n)
@@ -174,7 +182,7 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, tag reflect.StructTag, pa
 	at.line, at.column = n.Line, n.Column
 	d.places[path] = at
 	if isNull(n) {
-		d.report.value(path, "write "+wanted(v.Type(), tag)+", or take the key out", "has no value")
+		d.report.value(path, "write "+wanted(v.Type(), tag)+orNothing(tag), "has no value")
 		return
 	}
 	switch p := v.Addr().Interface().(type) {
@@ -198,10 +206,6 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, tag reflect.StructTag, pa
 		return
 	}
 	switch v.Kind() {
-	case reflect.Pointer:
-		v.Set(reflect.New(v.Type().Elem()))
-		d.values--
-		d.value(n, v.Elem(), tag, path)
 	case reflect.Struct:
 		d.mapping(n, v, path)
 	case reflect.Slice:
@@ -225,8 +229,8 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, tag reflect.StructTag, pa
 	}
 }
 
-// value2big reports a file that grows without end through its aliases.
-func (d *decoder) value2big(n *yaml.Node) {
+// tooMany reports a file that grows without end through its aliases.
+func (d *decoder) tooMany(n *yaml.Node) {
 	d.add("", n.Line, n.Column, "use fewer aliases", "the file holds more than %d values once its aliases are followed", maxValues)
 }
 
@@ -302,6 +306,10 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, tag reflect.StructTag, pat
 		return
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
+	if v.Type().Elem().Kind() == reflect.String { // the tags of the list are for its items
+		example := strings.Trim(tag.Get("example"), "[]")
+		tag = reflect.StructTag(fmt.Sprintf("kind:%q example:%q", tag.Get("kind"), example))
+	}
 	for i, item := range n.Content {
 		d.value(item, v.Index(i), tag, path+"["+strconv.Itoa(i)+"]")
 	}
@@ -362,7 +370,7 @@ func (d *decoder) text(n *yaml.Node, t reflect.Type, tag reflect.StructTag, path
 		return
 	}
 	if n.Value == "" {
-		d.report.value(path, "write "+wanted(t, tag)+", or take the key out", "is empty")
+		d.report.value(path, "write "+wanted(t, tag)+orNothing(tag), "is empty")
 		return
 	}
 	if wrong := set(n.Value); wrong != nil {
@@ -377,13 +385,21 @@ func (d *decoder) notOneOf(word string, list []string, path string) {
 		return
 	}
 	mend := "write " + orList(list)
-	if near := nearest(word, list); near != "" && len(list) > 1 {
+	if meant := otherWords[word]; slices.Contains(list, meant) {
+		mend = "write " + meant
+	} else if near := nearest(word, list); near != "" && len(list) > 1 {
 		mend = "did you mean " + near + "?"
 		if strings.EqualFold(near, word) {
 			mend = "write " + near
 		}
 	}
 	d.report.value(path, mend, "%q is not %s", word, orList(list))
+}
+
+// otherWords that people use for those of the file.
+var otherWords = map[string]string{
+	"secure": "redirect", "easy": "serve", "none": "off", "false": "off", "no": "off",
+	"warning": "warn", "CN": "cn", "china": "cn", "China": "cn",
 }
 
 // kind reads the kinds of text that have a form of their own.
@@ -434,7 +450,7 @@ func (d *decoder) size(n *yaml.Node, p *Size, tag reflect.StructTag, path string
 		d.mistyped(n, reflect.TypeFor[Size](), tag, path)
 		return
 	}
-	v, err := ParseSize(n.Value)
+	v, err := parseSize(n.Value)
 	if err != nil {
 		d.report.value(path, "write a whole number of bytes, or one with a unit, such as 64KiB or 10MB", "%q is not a size", n.Value)
 		return
@@ -527,7 +543,7 @@ func setDefaults(v reflect.Value, tag reflect.StructTag) {
 }
 
 func mustDuration(s string) time.Duration { return must(time.ParseDuration(s)) }
-func mustSize(s string) Size              { return must(ParseSize(s)) }
+func mustSize(s string) Size              { return must(parseSize(s)) }
 func mustInt(s string) int64              { return must(strconv.ParseInt(s, 10, 64)) }
 
 // must is for the tags of this package, which a test reads.
@@ -645,7 +661,7 @@ func wanted(t reflect.Type, tag reflect.StructTag) string {
 	if enum := tag.Get("enum"); enum != "" {
 		return orList(strings.Split(enum, "|"))
 	}
-	if value := tag.Get("default"); value != "" {
+	if value := tag.Get("default"); value != "" && t.Kind() != reflect.Bool {
 		return "a value such as " + value
 	}
 	if t.Kind() == reflect.Pointer {
@@ -655,6 +671,14 @@ func wanted(t reflect.Type, tag reflect.StructTag) string {
 		return "{" + names(fieldsOf(t)) + "}"
 	}
 	return typeName(t)
+}
+
+// orNothing ends a mend for what may be left out.
+func orNothing(tag reflect.StructTag) string {
+	if key, ok := tag.Lookup("yaml"); ok && !strings.HasSuffix(key, ",omitempty") {
+		return ""
+	}
+	return ", or take it out"
 }
 
 // nearest is the word of list that s was probably meant to be, or "".

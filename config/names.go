@@ -33,7 +33,7 @@ func parseHost(s string) (string, *fault) {
 	if err != nil {
 		return "", &fault{strconv.Quote(s) + " is not a host name", "write letters, digits and hyphens between dots, such as example.com"}
 	}
-	if wild && !strings.Contains(name, ".") {
+	if wild && !strings.Contains(name, ".") && !localDomains[name] {
 		return "", &fault{strconv.Quote(s) + " takes in a whole top-level domain", "write at least *.example.com"}
 	}
 	if wild {
@@ -41,6 +41,10 @@ func parseHost(s string) (string, *fault) {
 	}
 	return name, nil
 }
+
+// localDomains have one label and no registry above them (RFC 6761, RFC 9476
+// and the ICANN resolution 2024.07.29.06).
+var localDomains = map[string]bool{"localhost": true, "test": true, "internal": true, "alt": true}
 
 // asciiName is name in A-labels, checked by the Lookup profile of RFC 5891
 // section 5. Names that are ASCII already are checked label by label instead:

@@ -26,7 +26,8 @@ func (c *Config) checkNodes(r *report) {
 		r.key("listen", "move it into the nodes", "a file with nodes has a listen in each node")
 	}
 	if c.PKI == "" && r.good("pki") {
-		r.key("nodes", "make one with: causeway link-ca --dir pki NAME…, and add pki: pki", "nodes need a pki to know each other by")
+		at := r.places["nodes"]
+		r.add("pki", at.keyLine, at.keyColumn, "make one with: causeway link-ca --dir pki NAME…, and add pki: pki", "nodes need a pki to know each other by")
 	}
 	names := map[string]int{}
 	edges, relays := 0, 0
@@ -175,12 +176,17 @@ func (c *Config) checkLinks(r *report) {
 	if !known || !r.good("links") {
 		return
 	}
-	first, linked := map[[2]string]int{}, map[string]bool{}
+	first, linked, whole := map[[2]string]int{}, map[string]bool{}, true
 	for i, l := range c.Links {
 		at := fmt.Sprintf("links[%d]", i)
+		if !r.good(at) {
+			whole = false
+			continue
+		}
 		from := checkEnd(r, at+".from", l.From, nodes, RoleEdge)
 		to := checkEnd(r, at+".to", l.To, nodes, RoleRelay)
 		linked[l.From] = true
+		whole = whole && r.good(at) && r.good(at+".from")
 		if !from || !to {
 			continue
 		}
@@ -192,7 +198,7 @@ func (c *Config) checkLinks(r *report) {
 		first[ends] = i
 	}
 	for i, n := range c.Nodes {
-		if n.IsEdge() && n.Name != "" && !linked[n.Name] {
+		if whole && n.IsEdge() && n.Name != "" && !linked[n.Name] {
 			r.value(nodePath(i)+".name", "add {from: "+n.Name+", to: a relay} to links, or leave links out for every edge to every relay", "the edge %s has no link", n.Name)
 		}
 	}
@@ -219,7 +225,7 @@ func checkEnd(r *report, at, name string, nodes map[string]*Node, role Role) boo
 		return false
 	}
 	if n.Role != role {
-		r.value(at, "a link goes from an edge to a relay", "%s is not an %s", name, role)
+		r.value(at, "a link goes from an edge to a relay", "%s is the name of %s", name, map[Role]string{RoleEdge: "an edge", RoleRelay: "a relay"}[n.Role])
 		return false
 	}
 	return true

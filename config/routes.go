@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 )
@@ -68,7 +69,12 @@ func (c *Config) checkStayOrigin(r *report, at string, route *Route) {
 	for i, s := range c.Sites {
 		for _, h := range s.Hosts {
 			to := h.To.Host
-			if to != "" && (to == route.Origin.Host || inside(route.Origin.Host, to)) {
+			abroad := to != "" && (to == route.Origin.Host || inside(route.Origin.Host, to))
+			for _, address := range h.Connect {
+				dialled, _, _ := net.SplitHostPort(address)
+				abroad = abroad || dialled == route.Origin.Host
+			}
+			if abroad {
 				r.value(at+".origin", "write a server in China", "%s is an overseas origin host (%s), so the request would leave China",
 					route.Origin.Host, hostPath(fmt.Sprintf("sites[%d].hosts", i), h.written))
 				return

@@ -81,13 +81,16 @@ func (c *Config) checkHTTP(r *report, path string, s *Site) {
 
 // checkListeners refuses a site that no edge listens for.
 func (c *Config) checkListeners(r *report, path string, s *Site) {
+	if !r.good("nodes") {
+		return
+	}
 	https, plain := false, false
 	for i, n := range c.Nodes {
-		at := nodePath(i)
-		if n.Name == "" && n.Role == RoleBoth {
-			at = "listen"
+		listen := nodePath(i) + ".listen"
+		if n.Role == RoleBoth {
+			listen = "listen"
 		}
-		if !r.good(at) || !r.good(at+".role") || !r.good(at+".listen") || !r.good(at+".http") || !r.good(at+".https") {
+		if !r.good(nodePath(i)) || !r.good(nodePath(i)+".role") || !r.good(listen) || !r.good(listen+".http") || !r.good(listen+".https") {
 			return
 		}
 		https = https || n.IsEdge() && n.Listen.HTTPS != ""

@@ -22,9 +22,9 @@ var sizeUnits = []struct {
 
 var errSize = errors.New("not a size")
 
-// ParseSize reads `65536`, `64KiB` or `10MB`. A size below zero, with a
+// parseSize reads `65536`, `64KiB` or `10MB`. A size below zero, with a
 // fraction or over 2^63-1 is refused.
-func ParseSize(s string) (Size, error) {
+func parseSize(s string) (Size, error) {
 	number, unit := s, int64(1)
 	for _, u := range sizeUnits {
 		if rest, ok := strings.CutSuffix(s, u.name); ok {
