@@ -88,7 +88,7 @@ func Answer(w http.ResponseWriter, r *http.Request, res *http.Response, opt Opti
 	trailers := announceTrailers(w, res)
 	copyHeader(w, res)
 	w.WriteHeader(res.StatusCode)
-	if err := copyBody(w, res, opt); err != nil {
+	if err := copyBody(w, r, res, opt); err != nil {
 		return err
 	}
 	writeTrailers(w, res, trailers)
@@ -143,15 +143,17 @@ var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
 // copyBody writes res.Body to w as it comes: what is read is flushed at once
 // when more may take its time, that is, when the read did not fill the buffer.
-func copyBody(w http.ResponseWriter, res *http.Response, opt Options) error {
+func copyBody(w http.ResponseWriter, r *http.Request, res *http.Response, opt Options) error {
 	buffer := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buffer)
 	control := http.NewResponseController(w)
 	var written int64
-	for first := true; ; first = false {
+	// A stream of HTTP/2 pays for a deadline, and one piece rarely blocks: the
+	// connection's WriteByteTimeout minds that.
+	for timed := r.ProtoMajor == 1; ; timed = true {
 		n, err := res.Body.Read(buffer[:])
 		if n > 0 {
-			if !first && opt.WriteTimeout > 0 {
+			if timed && opt.WriteTimeout > 0 {
 				_ = control.SetWriteDeadline(time.Now().Add(opt.WriteTimeout))
 			}
 			m, failed := w.Write(buffer[:n])

@@ -22,7 +22,9 @@ package hop
 import (
 	"net/http"
 	"net/textproto"
+	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/net/http/httpguts"
 )
@@ -83,4 +85,32 @@ func UpgradeOf(h http.Header) string {
 func setUpgrade(h http.Header, protocol string) {
 	h.Set("Connection", "Upgrade")
 	h.Set("Upgrade", protocol)
+}
+
+// legsField carries what the relay measured: two numbers of microseconds.
+const legsField = Prefix + "Legs"
+
+// SetLegs notes on a response how long the relay waited for a connection to
+// the origin, and for the origin's header, since the request came to it.
+func SetLegs(h http.Header, connect, origin time.Duration) {
+	buffer := make([]byte, 0, 24)
+	buffer = strconv.AppendInt(buffer, connect.Microseconds(), 10)
+	buffer = append(buffer, ' ')
+	buffer = strconv.AppendInt(buffer, origin.Microseconds(), 10)
+	h[legsField] = []string{string(buffer)}
+}
+
+// TakeLegs reads what SetLegs noted and takes it off; zeros when there is
+// nothing.
+func TakeLegs(h http.Header) (connect, origin time.Duration) {
+	first, second, _ := strings.Cut(h.Get(legsField), " ")
+	delete(h, legsField)
+	microseconds := func(text string) time.Duration {
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return 0
+		}
+		return time.Duration(n) * time.Microsecond
+	}
+	return microseconds(first), microseconds(second)
 }

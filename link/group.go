@@ -38,6 +38,18 @@ func (g *Group) Up() bool {
 	return slices.ContainsFunc(g.members, func(m Member) bool { return m.Transport.Up() > 0 })
 }
 
+// Connections is the number of open connections by relay; nil for a nil Group.
+func (g *Group) Connections() map[string]int {
+	if g == nil {
+		return nil
+	}
+	open := make(map[string]int, len(g.members))
+	for _, member := range g.members {
+		open[member.Transport.peer.Name] += member.Transport.Up()
+	}
+	return open
+}
+
 // RoundTrip sends req over the best relay. A request that never left, or one
 // that may be repeated (idempotent, RFC 9110 §9.2.2, and without a body), moves
 // to another connection once when the link fails under it.

@@ -64,7 +64,7 @@ func NewServer(handler http.Handler, peers *tls.Config, logger *slog.Logger) *ht
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	return &http.Server{
-		Handler:           handler,
+		Handler:           greeting(handler),
 		TLSConfig:         peers,
 		Protocols:         protocols,
 		HTTP2:             http2Config(),
@@ -72,6 +72,27 @@ func NewServer(handler http.Handler, peers *tls.Config, logger *slog.Logger) *ht
 		ReadHeaderTimeout: 15 * time.Second,
 		ErrorLog:          log.New(refusals{logger}, "", 0),
 	}
+}
+
+// helloField is in the first request of every connection and in its answer: the
+// version of the link that each end speaks. An end that reads a greater number
+// than its own goes on with its own.
+const (
+	helloField   = hop.Prefix + "Hello"
+	helloVersion = "1"
+)
+
+// greeting answers the hello of a new connection: under TLS 1.3 it is only this
+// answer that tells a dialler that it was let in (RFC 8446 §4.4.2.4).
+func greeting(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get(helloField) == "" {
+			next.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set(helloField, helloVersion)
+		w.WriteHeader(http.StatusNoContent)
+	})
 }
 
 // http2Config is the same at both ends.

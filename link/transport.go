@@ -128,7 +128,29 @@ func (t *Transport) dial(ctx context.Context) (*http.ClientConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial relay %s: %w", t.peer.Name, err)
 	}
+	if err := t.greet(ctx, conn); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("greet relay %s: %w", t.peer.Name, err)
+	}
 	return conn, nil
+}
+
+// greet sends the hello of a new connection and waits for the answer.
+func (t *Transport) greet(ctx context.Context, conn *http.ClientConn) error {
+	hello, err := http.NewRequestWithContext(ctx, http.MethodHead, "https://"+t.peer.Name+"/", nil)
+	if err != nil {
+		return err
+	}
+	hello.Header.Set(helloField, helloVersion)
+	res, err := conn.RoundTrip(hello)
+	if err != nil {
+		return err
+	}
+	res.Body.Close()
+	if res.Header.Get(helloField) == "" {
+		return errors.New("the peer does not speak the link's protocol")
+	}
+	return nil
 }
 
 // hold keeps conn in its slot until it takes no more requests, then leaves it

@@ -1,0 +1,81 @@
+// Package admin is what an operator's tools reach on the admin address:
+//
+//	GET  /healthz  200 while the process answers
+//	GET  /readyz   200 when the node can do its part, else 503 and why
+//	GET  /metrics  Prometheus
+//	POST /reload   reads the file again; 200, or 422 and the errors
+//
+// It refuses requests by a host name (only an address or localhost: a web page
+// must not reach it through a name of its own, "DNS rebinding") and a POST
+// without the Causeway-Admin field (a web page can't send one unasked). It has
+// no password: listen on a loopback or private address.
+package admin
+
+import (
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Field must be in every request that changes something.
+const Field = "Causeway-Admin"
+
+// Node is what the admin address shows and steers.
+type Node interface {
+	Ready() error  // nil when the node can do its part
+	Reload() error // reads the file again; an error means that nothing changed
+}
+
+// NewServer serves node and the metrics of registry.
+func NewServer(node Node, registry *prometheus.Registry, logger *slog.Logger) *http.Server {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, node.Ready(), http.StatusServiceUnavailable) })
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get(Field) == "" {
+			http.Error(w, "the request must carry the field "+Field, http.StatusForbidden)
+			return
+		}
+		answer(w, node.Reload(), http.StatusUnprocessableEntity)
+	})
+	return &http.Server{
+		Handler:           onlyByAddress(mux),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      time.Minute,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+}
+
+// answer says ok, or the error with a status.
+func answer(w http.ResponseWriter, err error, status int) {
+	if err != nil {
+		http.Error(w, err.Error(), status)
+		return
+	}
+	_, _ = io.WriteString(w, "ok\n")
+}
+
+// onlyByAddress lets requests in whose Host is an address or localhost.
+func onlyByAddress(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.Host)
+		if err != nil {
+			host = r.Host
+		}
+		if _, err := netip.ParseAddr(host); err != nil && host != "localhost" {
+			http.Error(w, "ask by address", http.StatusMisdirectedRequest)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,251 @@
+// Package daemon builds a node's roles from the file, runs them, and changes
+// them when the file changes.
+//
+// The path through it:
+//
+//  1. New reads the file and checks the files of the node's part,
+//  2. Run opens every listener, then the roles serve (roles.go, servers.go),
+//  3. Reload makes everything new beside the old, and only then swaps: requests
+//     that come see the new file, those under way finish; on any error the old
+//     goes on and a gauge says so,
+//  4. when Run's context ends the node drains: not ready, no new connections,
+//     requests finish within limits.drain_timeout, then the rest is cut.
+//
+// It refuses to run half a node: a listener or file that fails, fails all.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"causeway/admin"
+	"causeway/config"
+	"causeway/edge"
+	"causeway/link"
+	"causeway/outcome"
+	"causeway/relay"
+)
+
+// Options say what to run. Load is required.
+type Options struct {
+	Load func() (*config.Config, error) // reads the file; called again at each Reload
+	Node string                         // the part to take; "" = the only node
+
+	Access io.Writer    // where access log lines go; nil = standard output
+	Log    *slog.Logger // nil = slog.Default
+
+	// How links are dialled and listened for; nil = TCP.
+	DialLink   func(ctx context.Context, address string) (net.Conn, error)
+	ListenLink func(address string) (net.Listener, error)
+}
+
+// Daemon is one running node.
+type Daemon struct {
+	options  Options
+	log      *slog.Logger
+	access   *switchedSink
+	sink     outcome.Sinks
+	registry *prometheus.Registry
+	metrics  metrics
+
+	base     context.Context // ends at the end of the drain: what is left is cut
+	cut      context.CancelFunc
+	draining atomic.Bool
+	group    atomic.Pointer[link.Group] // nil on a node without links
+	tasks    sync.WaitGroup             // servers and links; Run waits for them
+	failed   chan error                 // a server stopped by itself
+
+	mu      sync.Mutex // guards the rest: one change at a time
+	config  *config.Config
+	node    *config.Node
+	edge    *edge.Server
+	relay   *relay.Server // the relay's role, or the edge's own for what stays
+	links   map[linkKey]*runningLink
+	servers map[serverKey]*runningServer
+}
+
+// New reads the file and prepares the node. Nothing listens yet.
+func New(options Options) (*Daemon, error) {
+	if options.Log == nil {
+		options.Log = slog.Default()
+	}
+	if options.Access == nil {
+		options.Access = os.Stdout
+	}
+	if options.DialLink == nil {
+		options.DialLink = func(ctx context.Context, address string) (net.Conn, error) {
+			var dialer net.Dialer
+			return dialer.DialContext(ctx, "tcp", address)
+		}
+	}
+	if options.ListenLink == nil {
+		options.ListenLink = func(address string) (net.Listener, error) { return net.Listen("tcp", address) }
+	}
+	d := &Daemon{
+		options:  options,
+		log:      options.Log,
+		access:   &switchedSink{to: outcome.NewAccessLog(options.Access)},
+		registry: prometheus.NewRegistry(),
+		failed:   make(chan error, 1),
+		links:    make(map[linkKey]*runningLink),
+		servers:  make(map[serverKey]*runningServer),
+	}
+	d.base, d.cut = context.WithCancel(context.Background())
+	d.metrics = newMetrics(d.registry, func() map[string]int { return d.group.Load().Connections() })
+	d.sink = outcome.Sinks{d.access, outcome.NewMetrics(d.registry)}
+	var err error
+	d.config, d.node, err = d.read()
+	return d, err
+}
+
+// read loads the file and checks what the node's part needs.
+func (d *Daemon) read() (*config.Config, *config.Node, error) {
+	cfg, err := d.options.Load()
+	if err != nil {
+		return nil, nil, err
+	}
+	node, err := cfg.Node(d.options.Node)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := cfg.CheckFiles(node); err != nil {
+		return nil, nil, err
+	}
+	return cfg, node, nil
+}
+
+// Run serves until ctx ends, then drains. ready, when not nil, is called once
+// everything listens. An error means that the node could not start, or that a
+// listener broke.
+func (d *Daemon) Run(ctx context.Context, ready func()) error {
+	tuneGC()
+	d.mu.Lock()
+	err := d.change(d.config, d.node)
+	d.mu.Unlock()
+	if err != nil {
+		d.drain()
+		return err
+	}
+	d.metrics.reloaded(nil)
+	d.log.Info("serving", "node", d.node.Name, "role", string(d.node.Role), "file", d.config.Path)
+	if ready != nil {
+		ready()
+	}
+	select {
+	case <-ctx.Done():
+	case err = <-d.failed:
+	}
+	d.drain()
+	return err
+}
+
+// tuneGC trades memory for processor time: the live heap of a proxy is small.
+// At 400 the collector took 20–25 % less of the processor; GOGC says otherwise.
+func tuneGC() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
+}
+
+// Reload reads the file again and swaps it in. On an error nothing changed.
+func (d *Daemon) Reload() error {
+	if d.draining.Load() {
+		return errors.New("reload: the node is stopping")
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err := d.reload()
+	d.metrics.reloaded(err)
+	if err != nil {
+		d.log.Error("reload failed; the old file stays", "err", err)
+		return err
+	}
+	d.log.Info("reloaded", "file", d.config.Path)
+	return nil
+}
+
+func (d *Daemon) reload() error {
+	cfg, node, err := d.read()
+	if err != nil {
+		return err
+	}
+	if node.Role != d.node.Role {
+		return fmt.Errorf("reload: node %s was %s and is %s now: restart it", node.Name, d.node.Role, node.Role)
+	}
+	return d.change(cfg, node)
+}
+
+// Ready reports whether the node can do its part.
+func (d *Daemon) Ready() error {
+	if d.draining.Load() {
+		return errors.New("the node is stopping")
+	}
+	if group := d.group.Load(); group != nil && !group.Up() {
+		return errors.New("no relay can be reached")
+	}
+	return nil
+}
+
+// drain ends the node: requests under way finish within the limit, the rest is
+// cut.
+func (d *Daemon) drain() {
+	d.draining.Store(true)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	limit, cancel := context.WithTimeout(context.Background(), d.config.Limits.DrainTimeout)
+	defer cancel()
+	var waiting sync.WaitGroup
+	for key, server := range d.servers {
+		if key.kind != kindAdmin {
+			waiting.Go(func() { server.stop(limit) })
+		}
+	}
+	waiting.Wait()
+	if d.edge != nil {
+		d.edge.Wait(limit) // upgraded connections, which http.Server does not know any more
+	}
+	d.cut()
+	for _, running := range d.links {
+		running.stop()
+	}
+	if d.relay != nil {
+		d.relay.Close()
+	}
+	for key, server := range d.servers {
+		if key.kind == kindAdmin {
+			server.stop(limit)
+		}
+	}
+	d.tasks.Wait()
+	d.log.Info("stopped", "node", d.node.Name)
+}
+
+// switchedSink is the access log, which the file can turn off.
+type switchedSink struct {
+	off atomic.Bool
+	to  outcome.Sink
+}
+
+func (s *switchedSink) Emit(rec *outcome.Record) {
+	if !s.off.Load() {
+		s.to.Emit(rec)
+	}
+}
+
+// interface checks
+var (
+	_ admin.Node        = (*Daemon)(nil)
+	_ http.RoundTripper = (*link.Group)(nil)
+	_ http.RoundTripper = (*relay.Server)(nil)
+)

@@ -1,0 +1,190 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+
+	"causeway/admin"
+	"causeway/cert"
+	"causeway/config"
+	"causeway/edge"
+	"causeway/link"
+	"causeway/relay"
+)
+
+// linkKey is all that a link is made of: another key is another link.
+type linkKey struct {
+	relay, address, pki string
+	settings            string
+}
+
+// runningLink is a transport and the end of its Run.
+type runningLink struct {
+	transport *link.Transport
+	stop      context.CancelFunc
+}
+
+// change makes the node serve cfg: everything that can fail first, then the
+// swap, then the end of what is no longer needed. d.mu is held.
+func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
+	identity, err := d.identity(cfg, node)
+	if err != nil {
+		return err
+	}
+	certificates, err := certificates(cfg, node)
+	if err != nil {
+		return err
+	}
+	sockets, err := d.openSockets(cfg, node)
+	if err != nil {
+		return err
+	}
+	if err := d.changeRelay(cfg, node); err != nil {
+		sockets.closeNew()
+		return err
+	}
+	// Nothing below fails.
+	d.access.off.Store(!cfg.Log.Access)
+	var obsolete []*runningLink
+	if node.IsEdge() {
+		var crossing edge.Crossing
+		crossing, obsolete = d.crossing(cfg, node, identity)
+		crossing.Certificate = certificates.GetCertificate
+		if d.edge == nil {
+			d.edge = edge.New(crossing, edge.Options{Node: node.Name, Sink: d.sink, Log: d.log})
+		} else {
+			d.edge.Swap(crossing)
+		}
+	}
+	d.config, d.node = cfg, node
+	d.serve(sockets, cfg, node, identity)
+	for _, running := range obsolete {
+		running.stop()
+	}
+	return nil
+}
+
+// identity is the node's private certificate, nil where nothing crosses
+// between nodes.
+func (d *Daemon) identity(cfg *config.Config, node *config.Node) (*cert.LinkIdentity, error) {
+	if cfg.PKI == "" || node.Role == config.RoleBoth {
+		return nil, nil
+	}
+	return cert.LinkTLS(cfg.PKI, node.Name)
+}
+
+// certificates loads the sites' certificates, on an edge.
+func certificates(cfg *config.Config, node *config.Node) (*cert.Store, error) {
+	var files []cert.Files
+	for _, site := range cfg.Sites {
+		if node.IsEdge() && site.TLS != nil {
+			files = append(files, cert.Files{Cert: site.TLS.Cert, Key: site.TLS.Key})
+		}
+	}
+	return cert.Load(files)
+}
+
+// changeRelay makes or swaps the role that reaches origins: on a relay, in one
+// process, and on an edge for what stays.
+func (d *Daemon) changeRelay(cfg *config.Config, node *config.Node) error {
+	if d.relay != nil {
+		return d.relay.Swap(cfg)
+	}
+	if !node.IsRelay() && !stays(cfg) {
+		return nil
+	}
+	made, err := relay.New(cfg, relay.Options{Node: node.Name, Local: node.IsEdge(), Sink: d.sink, Log: d.log})
+	d.relay = made
+	return err
+}
+
+// stays reports whether any route must be fetched on this side.
+func stays(cfg *config.Config) bool {
+	return slices.ContainsFunc(cfg.Sites, func(site *config.Site) bool {
+		return slices.ContainsFunc(site.Routes, func(route config.Route) bool { return route.Stay != "" })
+	})
+}
+
+// crossing is the edge's view of cfg, with the links it needs running, and the
+// links it needs no more.
+func (d *Daemon) crossing(cfg *config.Config, node *config.Node, identity *cert.LinkIdentity) (edge.Crossing, []*runningLink) {
+	crossing := edge.Crossing{Config: cfg}
+	if d.relay != nil {
+		crossing.Stay = d.relay
+	}
+	if node.IsRelay() {
+		crossing.Over = d.relay
+		return crossing, nil
+	}
+	needed := make(map[linkKey]*runningLink)
+	var members []link.Member
+	for _, l := range cfg.Links {
+		if l.From != node.Name {
+			continue
+		}
+		to, err := cfg.Node(l.To)
+		if err != nil {
+			continue // config has checked that it exists
+		}
+		key := linkKey{
+			relay: to.Name, address: to.Address, pki: cfg.PKI,
+			settings: fmt.Sprint(cfg.Limits.LinkConnections, cfg.Limits.ConnectTimeout, cfg.Limits.DrainTimeout),
+		}
+		running := d.links[key]
+		if running == nil {
+			running = d.startLink(cfg, to, identity)
+		}
+		delete(d.links, key)
+		needed[key] = running
+		members = append(members, link.Member{Prefer: l.Prefer, Transport: running.transport})
+	}
+	var obsolete []*runningLink
+	for _, running := range d.links {
+		obsolete = append(obsolete, running)
+	}
+	d.links = needed
+	group := link.NewGroup(members, cfg.Limits.ConnectTimeout)
+	d.group.Store(group)
+	crossing.Over = group
+	return crossing, obsolete
+}
+
+// startLink opens the warm connections to a relay; they come up on their own.
+func (d *Daemon) startLink(cfg *config.Config, to *config.Node, identity *cert.LinkIdentity) *runningLink {
+	ctx, stop := context.WithCancel(context.Background())
+	address := to.Address
+	running := &runningLink{stop: stop, transport: link.NewTransport(link.Peer{
+		Name:           to.Name,
+		Connections:    cfg.Limits.LinkConnections,
+		ConnectTimeout: cfg.Limits.ConnectTimeout,
+		DrainTimeout:   cfg.Limits.DrainTimeout,
+		TLS:            identity.Client(to.Name),
+		Dial:           func(ctx context.Context) (net.Conn, error) { return d.options.DialLink(ctx, address) },
+		Log:            d.log,
+	})}
+	d.tasks.Go(func() { _ = running.transport.Run(ctx) })
+	return running
+}
+
+// server makes the http.Server of a socket.
+func (d *Daemon) server(kind serverKind, cfg *config.Config, node *config.Node, identity *cert.LinkIdentity) *http.Server {
+	switch kind {
+	case kindHTTP:
+		return d.edge.HTTP(cfg.Limits)
+	case kindHTTPS:
+		return d.edge.HTTPS(cfg.Limits)
+	case kindLink:
+		var edges []string
+		for _, l := range cfg.Links {
+			if l.To == node.Name {
+				edges = append(edges, l.From)
+			}
+		}
+		return link.NewServer(d.relay, identity.Server(edges), d.log)
+	default:
+		return admin.NewServer(d, d.registry, d.log)
+	}
+}

@@ -1,0 +1,82 @@
+package edge
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"causeway/config"
+	"causeway/outcome"
+)
+
+// limitedBody is a client's request body: at most so many bytes, each piece in
+// time, and not too slowly on the whole.
+type limitedBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+	limits  config.Limits
+	start   time.Time
+	n       *int64 // bytes so far, the record's
+
+	mu  sync.Mutex // guards err: the crossing may read on while the answer is there
+	err error      // io.EOF or what ended it
+}
+
+// limitBody wraps the body of the request that w answers; n counts its bytes.
+func limitBody(body io.ReadCloser, w http.ResponseWriter, limits config.Limits, n *int64) *limitedBody {
+	return &limitedBody{ReadCloser: body, control: http.NewResponseController(w), limits: limits, start: time.Now(), n: n}
+}
+
+func (b *limitedBody) Read(p []byte) (int, error) {
+	_ = b.control.SetReadDeadline(time.Now().Add(b.limits.BodyTimeout))
+	n, err := b.ReadCloser.Read(p)
+	*b.n += int64(n)
+	if err == nil {
+		err = b.check()
+	} else if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = outcome.Errorf(outcome.ClientSlow, "read the request body: nothing for limits.body_timeout, %v", b.limits.BodyTimeout)
+	} else if err != io.EOF {
+		err = outcome.Errorf(outcome.ClientGone, "read the request body: %w", err)
+	}
+	if err != nil {
+		if err == io.EOF {
+			_ = b.control.SetReadDeadline(time.Time{}) // the server's own deadlines take over
+		}
+		b.mu.Lock()
+		b.err = err
+		b.mu.Unlock()
+	}
+	return n, err
+}
+
+// check holds what came so far against the limits.
+func (b *limitedBody) check() error {
+	if limit := int64(b.limits.BodyBytes); limit > 0 && *b.n > limit {
+		return outcome.Errorf(outcome.BodyTooBig, "read the request body: over limits.body_bytes, %d", limit)
+	}
+	elapsed := time.Since(b.start)
+	if rate := int64(b.limits.BodyRate); rate > 0 && elapsed > b.limits.BodyTimeout && float64(*b.n) < elapsed.Seconds()*float64(rate) {
+		return outcome.Errorf(outcome.ClientSlow, "read the request body: %d bytes in %v is under limits.body_rate, %d bytes a second", *b.n, elapsed.Round(time.Second), rate)
+	}
+	return nil
+}
+
+// failed is what ended the body before its end, nil when nothing did.
+func (b *limitedBody) failed() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err == io.EOF {
+		return nil
+	}
+	return b.err
+}
+
+// unread reports whether the body was not read to its end.
+func (b *limitedBody) unread() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err == nil
+}

@@ -1,0 +1,330 @@
+// Package edge is the side of the crossing that clients reach.
+//
+// The path of a request through it (edge.go, the steps in this order):
+//
+//  1. ServeHTTP takes the snapshot, opens the record,
+//  2. admit finds the site by the Host and refuses what is not ours: another
+//     host (421), CONNECT, a loop; on a plain listener it redirects (plain.go),
+//  3. outgoing says who the client is (forwarded.go) and bounds the body
+//     (body.go),
+//  4. cross hands the request to the crossing, an http.RoundTripper: the link
+//     to the relays, or the relay itself in one process; a route that stays is
+//     fetched by this node,
+//  5. answer passes the response on as it comes,
+//  6. the record is emitted once.
+//
+// It refuses to be a proxy: only hosts of the file are served, whatever form
+// the request takes. It believes nothing a client says of itself: forwarding
+// fields and fields of the nodes are dropped and made anew.
+package edge
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"causeway/config"
+	"causeway/hop"
+	"causeway/link"
+	"causeway/outcome"
+)
+
+// Crossing is what a snapshot of the file gives an edge. It is not changed
+// after it was handed over.
+type Crossing struct {
+	Config *config.Config
+	// Certificate chooses a site's certificate by the hello; nil, nil for a
+	// name that is not ours, which crypto/tls answers with unrecognized_name.
+	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	// Over carries a request to the other side.
+	Over http.RoundTripper
+	// Stay fetches for the routes that must not cross; nil when there are none.
+	Stay http.RoundTripper
+}
+
+// Options are what a Server needs besides the file.
+type Options struct {
+	Node string // the node's name, for records
+	Sink outcome.Sink
+	Log  *slog.Logger
+}
+
+// Server answers clients. Serve it with the http.Servers that HTTP and HTTPS
+// make.
+type Server struct {
+	options Options
+	now     atomic.Pointer[Crossing] // replaced whole by Swap
+	serving sync.WaitGroup           // requests under way, upgraded connections among them
+}
+
+// New makes a Server.
+func New(crossing Crossing, options Options) *Server {
+	s := &Server{options: options}
+	s.Swap(crossing)
+	return s
+}
+
+// Swap makes new requests see another file; those under way finish as they
+// began.
+func (s *Server) Swap(crossing Crossing) { s.now.Store(&crossing) }
+
+// Wait returns when no request is under way any more, or when ctx ends. The
+// listeners must be closed.
+func (s *Server) Wait(ctx context.Context) {
+	done := make(chan struct{})
+	go func() { s.serving.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// HTTPS is the server of a TLS listener: serve it with ServeTLS(ln, "", "").
+func (s *Server) HTTPS(limits config.Limits) *http.Server {
+	server := s.server(limits, true)
+	server.TLSConfig = &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2", "http/1.1"},
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return s.now.Load().Certificate(hello)
+		},
+	}
+	return server
+}
+
+// HTTP is the server of a plain listener.
+func (s *Server) HTTP(limits config.Limits) *http.Server { return s.server(limits, false) }
+
+func (s *Server) server(limits config.Limits, secure bool) *http.Server {
+	return &http.Server{
+		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, secure) }),
+		ReadHeaderTimeout: limits.HeaderTimeout,
+		IdleTimeout:       limits.IdleTimeout,
+		MaxHeaderBytes:    int(limits.HeaderBytes),
+		HTTP2:             &http.HTTP2Config{WriteByteTimeout: limits.SendTimeout},
+		// What ends here is a stranger's broken handshake or request.
+		ErrorLog: log.New(debugLines{s.options.Log}, "", 0),
+	}
+}
+
+// debugLines takes what net/http has to say about connections.
+type debugLines struct{ logger *slog.Logger }
+
+func (d debugLines) Write(line []byte) (int, error) {
+	d.logger.Debug("connection", "event", strings.TrimSpace(string(line)))
+	return len(line), nil
+}
+
+// exchange is one request and its answer.
+type exchange struct {
+	*Crossing
+	server *Server
+	w      http.ResponseWriter
+	r      *http.Request
+	rec    outcome.Record
+	site   *config.Site
+	body   *limitedBody // nil for a request without one
+}
+
+// serve is the whole path of a request.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, secure bool) {
+	s.serving.Add(1)
+	defer s.serving.Done()
+	x := &exchange{Crossing: s.now.Load(), server: s, w: w, r: r}
+	x.open(secure)
+	aborted := false
+	if x.admit(secure) {
+		if res, err := x.cross(); err != nil {
+			x.refuse(err)
+		} else {
+			aborted = x.answer(res) != nil
+		}
+	}
+	x.rec.Total = time.Since(x.rec.Start)
+	s.options.Sink.Emit(&x.rec)
+	if aborted {
+		panic(http.ErrAbortHandler) // the client must see that the body is cut
+	}
+}
+
+// open begins the record.
+func (x *exchange) open(secure bool) {
+	x.rec = outcome.Record{
+		Start: time.Now(), Node: x.server.options.Node, Role: "edge", Cache: "none",
+		RequestID: outcome.NewRequestID(), Client: clientOf(x.r),
+		Method: x.r.Method, Scheme: "http", Host: x.r.Host, Path: x.r.URL.Path, Proto: x.r.Proto,
+	}
+	if secure {
+		x.rec.Scheme = "https"
+	}
+}
+
+// clientOf is the address the connection came from. The port is left out, and
+// an IPv4 address in IPv6 clothes is an IPv4 address.
+func clientOf(r *http.Request) string {
+	addr, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return addr.Addr().Unmap().WithZone("").String()
+}
+
+// admit finds the site and says whether the request goes on; otherwise it has
+// been answered.
+func (x *exchange) admit(secure bool) bool {
+	if x.r.Method == http.MethodConnect {
+		x.w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+		return x.refuse(outcome.Errorf(outcome.Refused, "CONNECT to %q: this is no proxy", x.r.Host))
+	}
+	if !secure {
+		if goOn := x.admitPlain(); !goOn {
+			return false
+		}
+	} else {
+		site, ok := x.Config.Lookup(x.r.Host)
+		if !ok {
+			return x.refuse(outcome.Errorf(outcome.HostUnknown, "find a site for host %q: none in %s", x.r.Host, x.Config.Path))
+		}
+		if !x.sameSite(site) {
+			return x.refuse(outcome.Errorf(outcome.HostUnknown, "host %q on a connection made for %q", x.r.Host, x.r.TLS.ServerName))
+		}
+		if site.TLS == nil {
+			return x.refuse(outcome.Errorf(outcome.HostUnknown, "host %q is served on plain HTTP alone", x.r.Host))
+		}
+		x.site = site
+	}
+	x.rec.Site = x.site.Name
+	if looped(x.r.Header, x.site.Map.Version()) {
+		return x.refuse(outcome.Errorf(outcome.Loop, "the request passed here before: the origin of site %s leads back to it", x.site.Name))
+	}
+	if limit := int64(x.Config.Limits.BodyBytes); limit > 0 && x.r.ContentLength > limit {
+		return x.refuse(outcome.Errorf(outcome.BodyTooBig, "a body of %d bytes is over limits.body_bytes, %d", x.r.ContentLength, limit))
+	}
+	return true
+}
+
+// sameSite reports whether the connection was made for the site that the
+// request asks for: a client that reuses a connection because the certificates
+// look alike gets 421 and makes another (RFC 9110 §15.5.20).
+func (x *exchange) sameSite(site *config.Site) bool {
+	if x.r.TLS == nil || x.r.TLS.ServerName == "" {
+		return true
+	}
+	of, _, ok := x.Config.LookupName(x.r.TLS.ServerName)
+	return !ok || of == site
+}
+
+// refuse answers with the page of err's kind and notes it. It gives false, for
+// admit.
+func (x *exchange) refuse(err error) bool {
+	if x.body != nil && x.body.failed() != nil {
+		err = x.body.failed()
+	}
+	x.rec.Fail(err)
+	if x.rec.Kind == outcome.ClientGone {
+		return false // nobody is there to read it
+	}
+	if x.rec.Kind == outcome.ClientSlow || x.rec.Kind == outcome.BodyTooBig {
+		x.w.Header().Set("Connection", "close") // the rest of the body is not waited for
+	}
+	outcome.WritePage(x.w, x.r.Method, x.rec.Kind, x.rec.RequestID)
+	return false
+}
+
+// cross sends the request to the other side and gives the answer.
+func (x *exchange) cross() (*http.Response, error) {
+	early := hop.NewEarly(x.w, x.r)
+	defer early.Stop()
+	out := x.outgoing(hop.WithEarly(x.r.Context(), early.Send))
+	way := x.Over
+	if route := x.site.Route(x.r.Method, x.r.URL.Path); route != nil && route.Stay != "" {
+		way = x.Stay
+	}
+	if way == nil {
+		return nil, outcome.Errorf(outcome.Internal, "no way for %s of site %s", x.r.URL.Path, x.site.Name)
+	}
+	res, err := way.RoundTrip(out)
+	if err != nil {
+		return nil, err
+	}
+	x.rec.Answered = time.Since(x.rec.Start)
+	x.rec.Relay = link.RelayOf(res)
+	x.rec.Connect, x.rec.Origin = hop.TakeLegs(res.Header)
+	return res, nil
+}
+
+// outgoing is the request as it crosses: to the public host still, with what is
+// known of the client.
+func (x *exchange) outgoing(ctx context.Context) *http.Request {
+	r := x.r
+	hop.RemoveOwn(r.Header)
+	forwarded(r.Header, x.rec.Client, r.Host, x.rec.Scheme)
+	r.Header["X-Request-Id"] = []string{x.rec.RequestID}
+	r.Header.Add("Cdn-Loop", loopID(x.site.Map.Version()))
+	if r.Body != nil && r.Body != http.NoBody {
+		x.body = limitBody(r.Body, x.w, x.Config.Limits, &x.rec.BytesIn)
+		r.Body = x.body
+	}
+	return hop.Outgoing(ctx, r, x.rec.Scheme, r.Host)
+}
+
+// answer passes the response on. An error means that the client got a part of
+// it only.
+func (x *exchange) answer(res *http.Response) error {
+	x.rec.Status = res.StatusCode
+	own := x.w.Header()
+	if x.site.Headers.RequestID {
+		res.Header["X-Request-Id"] = []string{x.rec.RequestID}
+	}
+	if x.site.Headers.ServerTiming {
+		res.Header.Add("Server-Timing", serverTiming(&x.rec))
+	}
+	limits := &x.Config.Limits
+	if x.body != nil && x.body.unread() && x.r.ProtoMajor == 1 {
+		own.Set("Connection", "close") // an early answer: the rest of the body is not waited for
+	}
+	err := hop.Answer(x.w, x.r, res, hop.Options{
+		WriteTimeout:  limits.SendTimeout,
+		StreamTimeout: limits.StreamTimeout,
+		Wrote:         func(n int) { x.rec.BytesOut += int64(n) },
+	})
+	if err != nil {
+		x.rec.Abort(named(err))
+	}
+	return err
+}
+
+// named gives a failure while the answer was under way its kind.
+func named(err error) error {
+	var failed *hop.CopyError
+	if errors.As(err, &failed) && failed.FromClient {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return &outcome.Error{Kind: outcome.ClientSlow, Err: err}
+		}
+		return &outcome.Error{Kind: outcome.ClientGone, Err: err}
+	}
+	if outcome.KindOf(err) == outcome.Internal {
+		return &outcome.Error{Kind: outcome.LinkCut, Err: err}
+	}
+	return err
+}
+
+// serverTiming is the field of that name (W3C Server Timing): milliseconds of
+// each leg.
+func serverTiming(rec *outcome.Record) string {
+	metric := func(name string, d time.Duration) string {
+		return name + ";dur=" + strconv.FormatFloat(float64(d.Microseconds())/1000, 'f', -1, 64)
+	}
+	return metric("connect", rec.Connect) + ", " + metric("origin", rec.Origin) + ", " +
+		metric("link", rec.Answered-rec.Origin)
+}

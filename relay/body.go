@@ -1,0 +1,185 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"causeway/outcome"
+)
+
+// watched is the origin's body: it ends the request when no byte came for a
+// while, and names its failures.
+type watched struct {
+	io.ReadCloser
+	idle   time.Duration
+	timer  *time.Timer
+	cancel context.CancelCauseFunc
+	slow   error
+}
+
+// newWatched wraps body, which waits at most idle for each piece. cancel ends
+// the request; it is called with nil when the body is closed.
+func newWatched(body io.ReadCloser, idle time.Duration, cancel context.CancelCauseFunc) *watched {
+	return &watched{
+		ReadCloser: body, idle: idle, cancel: cancel,
+		slow: outcome.Errorf(outcome.OriginSlow, "read from origin: no byte for %v", idle),
+	}
+}
+
+func (b *watched) Read(p []byte) (int, error) {
+	if b.timer == nil {
+		b.timer = time.AfterFunc(b.idle, func() { b.cancel(b.slow) })
+	} else {
+		b.timer.Reset(b.idle)
+	}
+	n, err := b.ReadCloser.Read(p)
+	late := !b.timer.Stop()
+	switch {
+	case err == nil || err == io.EOF:
+		return n, err
+	case late:
+		return n, b.slow
+	case errors.Is(err, context.Canceled):
+		return n, outcome.Errorf(outcome.ClientGone, "read from origin: %w", err)
+	}
+	return n, outcome.Errorf(outcome.OriginCut, "read from origin: %w", err)
+}
+
+func (b *watched) Close() error {
+	if b.timer != nil {
+		b.timer.Stop()
+	}
+	defer b.cancel(nil)
+	return b.ReadCloser.Close()
+}
+
+// mapped is the body after rewriting: an error that nobody named is one of
+// decoding it.
+type mapped struct{ io.ReadCloser }
+
+func (b *mapped) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == nil || err == io.EOF {
+		return n, err
+	}
+	var known *outcome.Error
+	if !errors.As(err, &known) {
+		err = outcome.Errorf(outcome.Unprocessed, "decode the origin's body: %w", err)
+	}
+	return n, err
+}
+
+// switched is the body of a 101, with the half-close of the connection under it.
+func (f *fetch) switched(body io.ReadCloser, cancel context.CancelCauseFunc) io.ReadCloser {
+	stream, ok := body.(io.ReadWriteCloser)
+	if !ok {
+		cancel(nil)
+		return body
+	}
+	s := &switchedConn{ReadWriteCloser: stream, cancel: cancel}
+	if conn := f.conn.Load(); conn != nil {
+		s.conn = *conn
+	}
+	return s
+}
+
+type switchedConn struct {
+	io.ReadWriteCloser
+	conn   net.Conn
+	cancel context.CancelCauseFunc
+}
+
+// CloseWrite tells the origin that nothing more will be sent.
+func (s *switchedConn) CloseWrite() error {
+	if half, ok := s.conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+func (s *switchedConn) Close() error {
+	defer s.cancel(nil)
+	return s.ReadWriteCloser.Close()
+}
+
+// replayLimit is how much of a request body is kept so that it can be sent
+// again on a fresh connection when the kept-alive one turned out to be closed:
+// a form or an API call, not an upload.
+const replayLimit = 64 << 10
+
+// replayable is a request body whose beginning is kept. Each attempt reads
+// through a reader of its own.
+type replayable struct {
+	mu   sync.Mutex // guards all below, and the reading of src
+	src  io.ReadCloser
+	kept []byte
+	over bool // more than replayLimit was read: it can't be sent again
+	err  error
+}
+
+func (b *replayable) reader() io.ReadCloser { return &replayReader{body: b} }
+
+// again is http.Request.GetBody.
+func (b *replayable) again() (io.ReadCloser, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over {
+		return nil, fmt.Errorf("send the body again: over %d bytes were sent already", replayLimit)
+	}
+	return b.reader(), nil
+}
+
+// replayReader is one attempt at sending the body.
+type replayReader struct {
+	body   *replayable
+	offset int
+}
+
+func (r *replayReader) Read(p []byte) (int, error) {
+	b := r.body
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if r.offset < len(b.kept) {
+		n := copy(p, b.kept[r.offset:])
+		r.offset += n
+		return n, nil
+	}
+	if b.err != nil {
+		return 0, b.err
+	}
+	n, err := b.src.Read(p)
+	b.err = err
+	if !b.over && len(b.kept)+n <= replayLimit {
+		b.kept = append(b.kept, p[:n]...)
+		r.offset += n
+	} else if n > 0 {
+		b.over, b.kept, r.offset = true, nil, 0
+	}
+	return n, err
+}
+
+// Close leaves the body itself to the server that owns it.
+func (r *replayReader) Close() error { return nil }
+
+// isEventStream reports whether an answer is made of server-sent events.
+func isEventStream(h http.Header) bool {
+	mediaType, _, _ := mime.ParseMediaType(h.Get("Content-Type"))
+	return mediaType == "text/event-stream"
+}
+
+// isCut reports whether err says that the origin closed the connection before
+// its answer's header was whole.
+func isCut(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed) ||
+		strings.Contains(err.Error(), "server closed idle connection") // net/http's errServerClosedIdle is not exported
+}

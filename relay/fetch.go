@@ -1,0 +1,201 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"causeway/config"
+	"causeway/hop"
+	"causeway/outcome"
+	"causeway/rewrite"
+)
+
+// RoundTrip fetches what req, a request to a public host, asks for, and gives
+// the response with every name of the origin turned into its public one. The
+// caller owns req.Header no longer. Failures are *outcome.Error.
+func (s *Server) RoundTrip(req *http.Request) (*http.Response, error) {
+	now := s.state.Load()
+	site, ok := now.config.Lookup(req.Host)
+	if !ok {
+		return nil, outcome.Errorf(outcome.HostUnknown, "find a site for host %q: none in %s", req.Host, now.config.Path)
+	}
+	f := &fetch{site: site, origin: now.sites[site], limits: &now.config.Limits, start: time.Now()}
+	if err := f.aim(req, s.options.Local); err != nil {
+		return nil, err
+	}
+	return f.run(req)
+}
+
+// fetch is one request on its way to the origin and back.
+type fetch struct {
+	site   *config.Site
+	origin *origin
+	limits *config.Limits
+	start  time.Time
+
+	target rewrite.Base // where it goes
+	names  *rewrite.Map // what is mapped
+	accept string       // the client's Accept-Encoding
+
+	connected time.Duration            // written by the trace before the round trip returns
+	conn      atomic.Pointer[net.Conn] // the origin connection in use
+}
+
+// aim decides where the request goes: the origin of its route, or the one that
+// its public host is mapped to.
+func (f *fetch) aim(req *http.Request, local bool) error {
+	f.names = f.site.Map
+	route := f.site.Route(req.Method, req.URL.Path)
+	if route == nil || route.Origin == nil {
+		target, ok := f.site.Map.OriginOf(req.Host)
+		if !ok {
+			return outcome.Errorf(outcome.HostUnknown, "find the origin of host %q: not in site %s", req.Host, f.site.Name)
+		}
+		f.target = target
+		return nil
+	}
+	if route.Stay != "" && !local {
+		return outcome.Errorf(outcome.Refused, "fetch %s: route %s of site %s stays in %s and must not cross", req.URL.Path, route.Path, f.site.Name, route.Stay)
+	}
+	f.target = *route.Origin
+	if names := f.origin.routeMap(route, req.Host); names != nil {
+		f.names = names
+	}
+	return nil
+}
+
+// run maps the request, sends it, and maps the response.
+func (f *fetch) run(req *http.Request) (*http.Response, error) {
+	out := f.outgoing(req)
+	f.names.Request(out)
+	hop.RemoveOwn(out.Header)
+	early := hop.EarlyOf(req.Context())
+	ctx, cancel := context.WithCancelCause(req.Context())
+	out = out.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) {
+			f.conn.Store(&info.Conn)
+			if !info.Reused {
+				f.connected = time.Since(f.start)
+			}
+		},
+		Got1xxResponse: func(status int, h textproto.MIMEHeader) error {
+			f.names.Header(http.Header(h))
+			early(status, http.Header(h))
+			return nil
+		},
+	}))
+	res, err := f.send(out)
+	if err != nil {
+		err = f.named(ctx, err)
+		cancel(nil)
+		return nil, err
+	}
+	hop.RemoveOwn(res.Header)
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		f.names.Header(res.Header)
+		hop.SetLegs(res.Header, f.connected, time.Since(f.start))
+		res.Body = f.switched(res.Body, cancel)
+		return res, nil
+	}
+	idle := f.limits.OriginIdleTimeout
+	if isEventStream(res.Header) {
+		idle = f.limits.StreamTimeout
+	}
+	res.Body = newWatched(res.Body, idle, cancel)
+	res.Request = out
+	f.names.Response(res, rewrite.Options{AcceptEncoding: f.accept})
+	res.Body = &mapped{res.Body}
+	hop.SetLegs(res.Header, f.connected, time.Since(f.start))
+	return res, nil
+}
+
+// outgoing is the request to the origin, before its names are mapped.
+func (f *fetch) outgoing(req *http.Request) *http.Request {
+	out := *req
+	url := *req.URL
+	url.Scheme, url.Host = f.target.Scheme, f.target.Authority()
+	out.URL, out.Host = &url, url.Host
+	if out.Header == nil {
+		out.Header = make(http.Header)
+	}
+	f.accept = out.Header.Get("Accept-Encoding")
+	if codings := rewrite.Codings(f.accept); codings != "" {
+		out.Header["Accept-Encoding"] = []string{codings}
+	} else {
+		delete(out.Header, "Accept-Encoding")
+	}
+	if out.Body != nil && out.Body != http.NoBody {
+		body := &replayable{src: out.Body}
+		out.Body = body.reader()
+		out.GetBody = body.again
+	}
+	return &out
+}
+
+// send does the round trips: usually one; a second without Range when the
+// origin gave a part of something that is rewritten, whose offsets would be
+// wrong; a second when the origin dropped a request that may be repeated.
+func (f *fetch) send(out *http.Request) (*http.Response, error) {
+	res, err := f.origin.transport.RoundTrip(out)
+	if err != nil && out.Context().Err() == nil {
+		f.blame()
+		if f.kind(err) == outcome.OriginCut && repeatable(out) {
+			res, err = f.origin.transport.RoundTrip(out)
+		}
+	}
+	if err != nil || res.StatusCode != http.StatusPartialContent || !rewrite.Rewritable(res.Header) {
+		return res, err
+	}
+	res.Body.Close()
+	out.Header.Del("Range")
+	out.Header.Del("If-Range")
+	return f.origin.transport.RoundTrip(out)
+}
+
+// blame tells the dialer that the address in use failed.
+func (f *fetch) blame() {
+	if conn := f.conn.Load(); conn != nil {
+		f.origin.dialer.failed((*conn).RemoteAddr().String())
+		f.origin.transport.CloseIdleConnections()
+	}
+}
+
+// repeatable reports whether a request may be sent twice (RFC 9110 §9.2.2).
+func repeatable(req *http.Request) bool {
+	switch req.Method {
+	case "GET", "HEAD", "OPTIONS", "TRACE":
+		return req.Body == nil
+	}
+	return false
+}
+
+// named gives err its kind and its subject.
+func (f *fetch) named(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return outcome.Errorf(outcome.KindOf(cause), "fetch from origin %s: %w", f.target, cause)
+	}
+	return outcome.Errorf(f.kind(err), "fetch from origin %s: %w", f.target, err)
+}
+
+// kind classifies an error of a round trip.
+func (f *fetch) kind(err error) outcome.Kind {
+	var known *outcome.Error
+	if errors.As(err, &known) {
+		return known.Kind
+	}
+	var timeout net.Error
+	if errors.Is(err, os.ErrDeadlineExceeded) || (errors.As(err, &timeout) && timeout.Timeout()) {
+		return outcome.OriginSlow
+	}
+	if isCut(err) {
+		return outcome.OriginCut
+	}
+	return outcome.OriginBad
+}

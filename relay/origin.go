@@ -1,0 +1,126 @@
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"time"
+
+	"causeway/config"
+	"causeway/rewrite"
+)
+
+// keptAlive is how long an idle connection to an origin is kept: below the
+// 60–75 s after which nginx, Apache and the clouds' balancers close theirs.
+const keptAlive = 55 * time.Second
+
+// origin is how one site's origins are reached: shared by all requests of the
+// site, and kept over a reload that does not change it.
+type origin struct {
+	fingerprint string // what the transport is made of
+	transport   *http.Transport
+	dialer      *dialer
+	routes      map[routeHost]*rewrite.Map // immutable
+}
+
+// routeHost is a route at one of its site's public hosts.
+type routeHost struct {
+	route *config.Route
+	host  string
+}
+
+// newOrigin reads the site's CA file and makes its transport.
+func newOrigin(site *config.Site, limits config.Limits, names *resolver) (*origin, error) {
+	roots, pem, err := readRoots(site.Origin.TLS.CA)
+	if err != nil {
+		return nil, fmt.Errorf("site %s: origin.tls.ca: %w", site.Name, err)
+	}
+	o := &origin{routes: routeMaps(site)}
+	targets := make(map[string][]string) // authority with port -> where to dial
+	for _, host := range site.Hosts {
+		targets[hostPort(host.To)] = host.Connect
+	}
+	o.fingerprint = fmt.Sprintf("%v %x %v %v %v", targets, pem, limits.ConnectTimeout, limits.OriginTimeout, limits.HeaderBytes)
+	o.dialer = newDialer(targets, names, limits.ConnectTimeout)
+	verify := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, ClientSessionCache: tls.NewLRUClientSessionCache(64)}
+	o.transport = &http.Transport{
+		Proxy:       nil, // the environment has no say in where an origin is
+		DialContext: o.dialer.dial,
+		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return o.dialer.dialTLS(ctx, addr, verify)
+		},
+		ForceAttemptHTTP2:      true,
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    256,
+		IdleConnTimeout:        keptAlive,
+		ResponseHeaderTimeout:  limits.OriginTimeout,
+		ExpectContinueTimeout:  time.Second, // an origin that does not know 100 gets the body after it (RFC 9110 §10.1.1)
+		MaxResponseHeaderBytes: int64(limits.HeaderBytes),
+		ReadBufferSize:         16 << 10,
+		WriteBufferSize:        16 << 10,
+	}
+	o.dialer.changed = o.transport.CloseIdleConnections
+	return o, nil
+}
+
+// over is o with the connections of same, which dials and trusts alike.
+func (o *origin) over(same *origin) *origin {
+	return &origin{fingerprint: o.fingerprint, transport: same.transport, dialer: same.dialer, routes: o.routes}
+}
+
+// routeMap is the host map for answers of a route's own origin, nil when there
+// is none for this host.
+func (o *origin) routeMap(route *config.Route, host string) *rewrite.Map {
+	return o.routes[routeHost{route, host}]
+}
+
+// routeMaps makes, for each route with an origin of its own and each exact
+// public host, the site's map in which that origin too is the public host.
+func routeMaps(site *config.Site) map[routeHost]*rewrite.Map {
+	maps := make(map[routeHost]*rewrite.Map)
+	for i := range site.Routes {
+		route := &site.Routes[i]
+		if route.Origin == nil {
+			continue
+		}
+		for _, host := range site.Hosts {
+			if m, err := site.Map.With(rewrite.Pair{Public: host.Public, Origin: *route.Origin}); err == nil {
+				maps[routeHost{route, host.Public.Authority()}] = m
+			}
+		}
+	}
+	return maps
+}
+
+// readRoots reads a PEM file of authorities; "" is the system's (nil).
+func readRoots(file string) (*x509.CertPool, []byte, error) {
+	if file == "" {
+		return nil, nil, nil
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, nil, fmt.Errorf("%s holds no certificate", file)
+	}
+	return roots, slices.Clip(pem), nil
+}
+
+// hostPort is the address net/http dials for a base URL.
+func hostPort(b rewrite.Base) string {
+	port := b.Port
+	if port == "" {
+		port = "443"
+		if b.Scheme == "http" {
+			port = "80"
+		}
+	}
+	return net.JoinHostPort(b.Host, port)
+}
