@@ -53,13 +53,15 @@ const manualHead = `# The file
 
 <!-- Made from the comments in config/config.go by ` + "`go test ./config -update`" + `. Edit those. -->
 
-` + "`causeway.yaml`" + ` describes the whole crossing, and every node reads the same file. Nothing in it is optional to understand: an unknown key, a wrong type or a rule broken is one line, all of them at once, and nothing starts.
+` + "`causeway.yaml`" + ` describes the whole crossing, and every node reads the same file. It is read strictly: whatever is wrong is one line with its place and its mend, all of them at once, and nothing starts.
 
     causeway.yaml:12:5: sites[0].tls: the key "key" is missing; write key: example.cn.key
 
 ` + "`causeway check FILE`" + ` prints those lines, ` + "`causeway schema`" + ` a JSON Schema for editors, and [examples](../examples) has files to begin with.
 
 The file is one YAML document of at most 1 MiB. Anchors and aliases may be used, merge keys (` + "`<<`" + `) not. Relative paths are relative to the file. Sizes are bytes or have a unit: ` + "`64KiB`, `10MB`" + `. Times have a unit: ` + "`500ms`, `15s`, `10m`, `1h`" + `.
+
+## At the top
 
 `
 

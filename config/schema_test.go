@@ -172,7 +172,7 @@ func TestSchemaTakes(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"unknown-key", "wrong-type", "missing-key", "no-value", "limits", "origin-urls", "entry",
-		"sites-none", "sites-missing", "hosts-none", "merge-key", "not-mapping"} {
+		"sites-none", "sites-missing", "hosts-none", "not-mapping"} {
 		if v.file("testdata/invalid-"+name+".yaml") == nil {
 			t.Errorf("the schema takes invalid-%s.yaml", name)
 		}
