@@ -1,0 +1,64 @@
+SHELL := /bin/bash
+# The toolchain of go.mod, also where the go command would take another.
+export GOTOOLCHAIN := $(shell sed -n 's/^toolchain //p' go.mod)
+export CGO_ENABLED ?= 0
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X causeway/daemon.version=$(VERSION)
+
+# Debian packages that the tests talk to: real origins, clients, browsers.
+PACKAGES := nginx-light curl chromium python3-doc openssl iproute2 gcc libc6-dev
+# What the benchmarks need besides.
+BENCH_PACKAGES := nginx-light wrk nghttp2-client openssl
+FUZZTIME ?= 5s
+
+.PHONY: build test vet lint unit race fuzz e2e bench dev deps clean
+
+build:
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/causeway ./cmd/causeway
+
+# Everything that must pass, on a fresh Debian with Go: what it needs is
+# installed when root runs it, and listed otherwise.
+test: deps lint race fuzz e2e
+	@echo "make test: all passed"
+
+lint:
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "not gofmt-ed:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	go tool staticcheck ./...
+
+# The quick loop: no race detector, no real peers.
+unit:
+	go test $$(go list ./... | grep -v /e2e)
+
+race:
+	CGO_ENABLED=1 go test -race $$(go list ./... | grep -v /e2e)
+
+# Each fuzz target for a short while; FUZZTIME=10m make fuzz for a long one.
+fuzz:
+	@set -e; for pkg in $$(go list ./...); do \
+	  for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "fuzz $$pkg $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; done; done
+
+# The whole binary against real peers: nginx, curl, Chromium, network namespaces.
+e2e: deps build
+	CAUSEWAY=$(CURDIR)/bin/causeway go test -count=1 -timeout 15m -v ./e2e | grep -Ev '^=== (RUN|PAUSE|CONT|NAME)' ; exit $${PIPESTATUS[0]}
+
+bench: build
+	@$(MAKE) --no-print-directory deps PACKAGES="$(BENCH_PACKAGES)"
+	go test -run '^$$' -bench . -benchmem ./rewrite
+	CAUSEWAY=$(CURDIR)/bin/causeway go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./e2e
+
+dev: build
+	bin/causeway demo --log
+
+deps:
+	@missing=; for p in $(PACKAGES); do \
+	  dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	  else echo "The tests need these Debian packages:$$missing"; echo "  sudo apt-get install$$missing"; exit 1; fi; fi
+
+clean:
+	rm -rf bin

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"causeway/admin"
+	"causeway/config"
+	"causeway/daemon"
+)
+
+func runVerb() *cobra.Command {
+	var file, node string
+	verb := &cobra.Command{
+		Use:   "run [--config FILE] [--node NAME]",
+		Short: "Serve: take a node's part of the file",
+		Long: `Serves the part of the file that --node names. SIGHUP, or causeway reload, reads
+the file again with nothing dropped; a bad file changes nothing. SIGTERM and
+SIGINT drain: no new connections, requests under way finish within
+limits.drain_timeout; a second one ends at once.
+
+Access log lines go to standard output, everything else to standard error.`,
+		Example: "  causeway run\n  causeway run --config /etc/causeway.yaml --node shanghai-1",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			level := new(slog.LevelVar)
+			return serve(daemon.Options{
+				Load: func() (*config.Config, error) {
+					cfg, err := config.Load(file)
+					if err == nil {
+						level.Set(cfg.Log.Level)
+					}
+					return cfg, err
+				},
+				Node: node, Access: cmd.OutOrStdout(), Log: newLog(level),
+			}, nil)
+		},
+	}
+	verb.Flags().StringVar(&file, "config", defaultFile, "the file")
+	verb.Flags().StringVar(&node, "node", "", "the node whose part to take (default: the only node)")
+	return verb
+}
+
+// serve runs a daemon until a signal ends it. ready is called when it listens.
+func serve(options daemon.Options, ready func()) error {
+	d, err := daemon.New(options)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// After the first signal the next one has its usual effect.
+	context.AfterFunc(ctx, stop)
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	go func() {
+		for {
+			select {
+			case <-hangup:
+				_ = d.Reload() // it has logged its error
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return d.Run(ctx, ready)
+}
+
+func reloadVerb() *cobra.Command {
+	var file, node, address string
+	verb := &cobra.Command{
+		Use:   "reload [--config FILE] [--node NAME] [--admin ADDRESS]",
+		Short: "Make a running node read its file again, with nothing dropped",
+		Long: `Asks the node on this machine, at the admin address of the file, to read its
+file again. New requests see the new file, those under way finish. A bad file
+changes nothing, and its errors are printed here.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if address == "" {
+				var err error
+				if address, err = adminAddress(file, node); err != nil {
+					return err
+				}
+			}
+			return reload(cmd.OutOrStdout(), address)
+		},
+	}
+	verb.Flags().StringVar(&file, "config", defaultFile, "the file, for its admin address")
+	verb.Flags().StringVar(&node, "node", "", "the node (default: the only node)")
+	verb.Flags().StringVar(&address, "admin", "", "the admin address, in place of the file's")
+	return verb
+}
+
+// adminAddress finds the admin address of a node in the file.
+func adminAddress(file, name string) (string, error) {
+	cfg, err := config.Load(file)
+	if err != nil {
+		return "", err
+	}
+	node, err := cfg.Node(name)
+	if err != nil {
+		return "", &usageError{err}
+	}
+	if node.Listen.Admin == "" {
+		return "", fmt.Errorf("%s: the node has no listen.admin: send SIGHUP to the process instead", file)
+	}
+	host, port, err := net.SplitHostPort(node.Listen.Admin)
+	if err != nil {
+		return "", err
+	}
+	if host == "0.0.0.0" || host == "::" || host == "" {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+// reload asks the node behind address and passes its answer on.
+func reload(w io.Writer, address string) error {
+	req, err := http.NewRequest(http.MethodPost, "http://"+address+"/reload", nil)
+	if err != nil {
+		return usagef("reload: admin address %q: %w", address, err)
+	}
+	req.Header.Set(admin.Field, "reload")
+	client := &http.Client{Timeout: time.Minute}
+	res, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("reload: is the node running? %w", err)
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	if err != nil {
+		return fmt.Errorf("reload: %w", err)
+	}
+	if res.StatusCode != http.StatusOK {
+		return errors.New(strings.TrimSpace(string(answer)))
+	}
+	fmt.Fprintln(w, "reloaded")
+	return nil
+}

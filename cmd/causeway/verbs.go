@@ -1,0 +1,235 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
+
+	"causeway/cert"
+	"causeway/config"
+	"causeway/daemon"
+)
+
+// newRoot is the command tree.
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "causeway",
+		Short: "Publish a web service that lives on the other side of a border",
+		Long: `Causeway publishes a web service that lives overseas to people in mainland
+China under a Chinese domain, and the other way round: an edge that visitors
+reach, a warm link, a relay that fetches from the origin and turns its names
+into the public ones. One file describes the whole crossing.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          noArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%w\nTry: %s --help", err, cmd.CommandPath())
+	})
+	root.AddCommand(runVerb(), reloadVerb(), checkVerb(), publishVerb(), demoVerb(), linkCAVerb(), schemaVerb(), versionVerb(), manVerb())
+	return root
+}
+
+// noArgs refuses arguments, as a usage error.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("%s: unknown argument %q\nTry: %s --help", cmd.CommandPath(), args[0], cmd.CommandPath())
+	}
+	return nil
+}
+
+// argsBetween takes between least and most arguments.
+func argsBetween(least, most int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < least || len(args) > most {
+			return usagef("%s: give %s\nTry: %s --help", cmd.CommandPath(), what, cmd.CommandPath())
+		}
+		return nil
+	}
+}
+
+// defaultFile is read when no file is named.
+const defaultFile = "causeway.yaml"
+
+func checkVerb() *cobra.Command {
+	var node string
+	var asJSON bool
+	verb := &cobra.Command{
+		Use:   "check [FILE]",
+		Short: "Check the file, and the certificates and keys it names",
+		Long: `Checks FILE (default causeway.yaml) and prints every error at once, each as
+file:line:column: path: what is wrong; the mend. With --node, or in a file
+without nodes, the files that the node's part needs are checked too:
+certificates, keys, authorities.`,
+		Example: "  causeway check causeway.yaml\n  causeway check --node shanghai-1 causeway.yaml",
+		Args:    argsBetween(0, 1, "one file"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			file := defaultFile
+			if len(args) == 1 {
+				file = args[0]
+			}
+			cfg, looked, err := check(file, node)
+			if asJSON {
+				return sayJSON(cmd.OutOrStdout(), err)
+			}
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: fine: %s, %s%s\n", file,
+				count(len(cfg.Sites), "site"), count(len(cfg.Nodes), "node"), looked)
+			return nil
+		},
+	}
+	verb.Flags().StringVar(&node, "node", "", "check the files that this node's part needs")
+	verb.Flags().BoolVar(&asJSON, "json", false, "print the errors as a JSON array")
+	return verb
+}
+
+// check reads the file and, when it is clear whose part to take, the files of
+// that part. looked says which were looked at.
+func check(file, name string) (cfg *config.Config, looked string, err error) {
+	cfg, err = config.Load(file)
+	if err != nil {
+		return nil, "", err
+	}
+	if name == "" && len(cfg.Nodes) > 1 {
+		return cfg, " (certificates and keys: name a node with --node)", nil
+	}
+	node, err := cfg.Node(name)
+	if err != nil {
+		return nil, "", &usageError{err}
+	}
+	return cfg, "", cfg.CheckFiles(node)
+}
+
+// sayJSON prints a file's errors for programs; an empty array is fine.
+func sayJSON(w io.Writer, err error) error {
+	list := config.Errors{}
+	if err != nil {
+		var ok bool
+		if list, ok = err.(config.Errors); !ok {
+			return err
+		}
+	}
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	if failed := encoder.Encode(list); failed != nil {
+		return failed
+	}
+	if err != nil {
+		return errSaid
+	}
+	return nil
+}
+
+// count is "1 site", "2 sites".
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+func linkCAVerb() *cobra.Command {
+	var dir string
+	verb := &cobra.Command{
+		Use:   "link-ca --dir DIR NAME…",
+		Short: "Make the private authority of the link, and a certificate for each node",
+		Long: `Makes DIR/ca.pem and DIR/ca.key when they are not there yet, and DIR/NAME.pem
+and DIR/NAME.key for each NAME, a node of the file. A node needs ca.pem and its
+own two files; ca.key is needed to make more certificates only: keep it apart.
+A NAME that has a certificate gets a new one.`,
+		Example: "  causeway link-ca --dir pki shanghai-1 virginia-1",
+		Args:    argsBetween(1, 1000, "the names of one node or more"),
+		RunE: func(cmd *cobra.Command, names []string) error {
+			authority, err := cert.OpenAuthority(dir, "Causeway link")
+			if err != nil {
+				return err
+			}
+			for _, name := range names {
+				if err := authority.Issue(dir, name, nil); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s and its key: for node %s\n", filepath.Join(dir, name+".pem"), name)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: for every node\n", authority.CertFile())
+			return nil
+		},
+	}
+	verb.Flags().StringVar(&dir, "dir", "pki", "the folder")
+	return verb
+}
+
+func schemaVerb() *cobra.Command {
+	return &cobra.Command{
+		Use:   "schema",
+		Short: "Print the JSON Schema of the file, for editors",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := cmd.OutOrStdout().Write(config.Schema())
+			return err
+		},
+	}
+}
+
+func versionVerb() *cobra.Command {
+	var asJSON bool
+	verb := &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if asJSON {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]string{
+					"version": daemon.Version(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH})
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "causeway %s (%s, %s/%s)\n", daemon.Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return nil
+		},
+	}
+	verb.Flags().BoolVar(&asJSON, "json", false, "print it as a JSON object")
+	return verb
+}
+
+func manVerb() *cobra.Command {
+	var dir string
+	verb := &cobra.Command{
+		Use:     "man --dir DIR",
+		Short:   "Write the man pages, one for each verb",
+		Example: "  causeway man --dir /usr/local/share/man/man1",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return err
+			}
+			root := cmd.Root()
+			root.DisableAutoGenTag = true // the same program writes the same page
+			return doc.GenManTree(root, &doc.GenManHeader{Title: "CAUSEWAY", Section: "1", Source: "causeway " + daemon.Version(), Manual: "Causeway"}, dir)
+		},
+	}
+	verb.Flags().StringVar(&dir, "dir", ".", "the folder")
+	return verb
+}
+
+// newLog writes the program's own messages to standard error, as text a person
+// can read.
+func newLog(level slog.Leveler) *slog.Logger {
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: oneLine}))
+}
+
+// oneLine keeps a list of file errors readable.
+func oneLine(_ []string, attr slog.Attr) slog.Attr {
+	if err, ok := attr.Value.Any().(error); ok {
+		attr.Value = slog.StringValue(strings.ReplaceAll(err.Error(), "\n", " | "))
+	}
+	return attr
+}
