@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -277,6 +278,39 @@ func TestValid(t *testing.T) {
 			if _, err := Load(file); err != nil {
 				t.Error(err)
 			}
+		}
+	}
+}
+
+// TestLargeFiles holds that no file of 1 MiB keeps Parse busy for long or
+// overflows its stack: the test would not end.
+func TestLargeFiles(t *testing.T) {
+	fill := func(head, each string) string {
+		var b strings.Builder
+		b.WriteString(head)
+		for i := 0; b.Len()+len(each)+8 < maxBytes; i++ {
+			b.WriteString(strings.ReplaceAll(each, "#", strconv.Itoa(i)))
+		}
+		return b.String()
+	}
+	for name, text := range map[string]string{
+		"open lists":   fill("sites: ", "["),
+		"open maps":    fill("", "{a: "),
+		"nested keys":  fill("", "? "),
+		"dashes":       fill("", "- "),
+		"unknown keys": fill("", "key#: 1\n"),
+		"numbers":      fill("sites:\n", "- #\n"),
+		"spaces":       fill("", " "),
+		"one name":     fill("sites: [{name: ", "a"),
+		"hosts":        fill("sites:\n- name: a\n  http: serve\n  hosts:\n", "    h#.example.cn: http://h#.example.com\n"),
+		"wildcards":    fill("sites:\n- name: a b\n  http: serve\n  hosts:\n", "    '*.h#.example.cn': http://*.h#.example.com\n"),
+		"routes":       fill("sites:\n- name: a\n  http: serve\n  hosts: {a.test: http://b.test}\n  routes:\n", "  - {path: /h#, origin: http://a}\n"),
+		"anchors":      fill("sites:\n", "- &a#\n"),
+	} {
+		_, err := Parse("f.yaml", []byte(text))
+		var errs Errors
+		if err != nil && !errors.As(err, &errs) || len(errs) > maxErrors {
+			t.Errorf("%s: %d errors, %.200v", name, len(errs), err)
 		}
 	}
 }

@@ -104,10 +104,7 @@ func checkReached(r *report, path string, routes []Route, i int) {
 	}
 	for j := range routes[:i] {
 		earlier := &routes[j]
-		if earlier.Path == "" || !r.good(fmt.Sprintf("%s[%d].path", path, j)) {
-			continue
-		}
-		if earlier.takesPath(later.Path) && earlier.takesMethods(later.Methods) {
+		if earlier.Path != "" && earlier.takesPath(later.Path) && earlier.takesMethods(later.Methods) && r.good(fmt.Sprintf("%s[%d].path", path, j)) {
 			r.value(at, "put it before that one, or take it out", "routes[%d] (%s) takes every request of this route first", j, earlier.Path)
 			return
 		}

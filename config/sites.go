@@ -173,15 +173,7 @@ func spotOf(b rewrite.Base) spot {
 	return spot{b.Host, b.Port}
 }
 
-// overlaps says whether a name can be in both.
-func (a spot) overlaps(b spot) bool {
-	if a.port != b.port {
-		return false
-	}
-	return a.host == b.host || inside(a.host, b.host) || inside(b.host, a.host)
-}
-
-// inside says whether the wildcard takes in host, itself perhaps a wildcard.
+// inside says whether the wildcard takes in host.
 func inside(host, wildcard string) bool {
 	suffix, wild := strings.CutPrefix(wildcard, "*")
 	return wild && strings.HasSuffix(host, suffix)
@@ -225,69 +217,84 @@ func checkPublicOnce(r *report, sites []*Site) {
 // checkLoops refuses a public host that is an origin host somewhere in the
 // file: a request for it would come back, and its address be mapped twice.
 func (c *Config) checkLoops(r *report) {
-	type target struct {
-		spot
-		path string
-	}
-	exact, wild := map[spot]string{}, []target{}
-	byName := map[string][]target{} // every suffix of an exact origin host
-	add := func(b rewrite.Base, path string) {
-		t := target{spotOf(b), path}
-		if isWild(b.Host) {
-			wild = append(wild, t)
-		} else if exact[t.spot] == "" {
-			exact[t.spot] = path
-		}
-		for name := b.Host; ; {
-			_, rest, ok := strings.Cut(name, ".")
-			if !ok {
-				break
-			}
-			name = rest
-			if len(byName[name]) < 16 {
-				byName[name] = append(byName[name], t)
-			}
-		}
-	}
-	for i, s := range c.Sites {
-		for _, h := range s.Hosts {
-			if h.To.Host != "" {
-				add(h.To, hostPath(fmt.Sprintf("sites[%d].hosts", i), h.written))
-			}
-		}
-		for j, route := range s.Routes {
-			if route.Origin != nil && route.Origin.Host != "" {
-				add(*route.Origin, fmt.Sprintf("sites[%d].routes[%d].origin", i, j))
-			}
-		}
-	}
-	find := func(public spot) (target, bool) {
-		if path, ok := exact[public]; ok {
-			return target{public, path}, true
-		}
-		candidates := wild
-		if isWild(public.host) {
-			candidates = append(byName[public.host[2:]], wild...)
-		}
-		for _, t := range candidates {
-			if public.overlaps(t.spot) {
-				return t, true
-			}
-		}
-		return target{}, false
-	}
+	origins := c.originNames()
 	for i, s := range c.Sites {
 		for _, h := range s.Hosts {
 			at := hostPath(fmt.Sprintf("sites[%d].hosts", i), h.written)
 			if h.Public.Host == "" || !r.good(at) {
 				continue
 			}
-			if t, ok := find(spotOf(h.Public)); ok {
+			if o, ok := origins.meets(spotOf(h.Public)); ok {
 				r.key(at, "a public host and an origin host must differ: give one of them another name or port",
-					"%s would loop: %s has the origin host %s", h.Public.Authority(), t.path, rewrite.Base{Host: t.host, Port: t.port}.Authority())
+					"%s would loop: %s has the origin host %s", h.Public.Authority(), o.path, o.name)
 			}
 		}
 	}
+}
+
+// originName is an origin host and where it is in the file.
+type originName struct{ name, path string }
+
+// originNames finds the origin host that a public host overlaps. Each map
+// keeps the first of the file.
+type originNames struct {
+	exact map[spot]originName // hosts that are no wildcard
+	wild  map[spot]originName // wildcards, by their domain
+	below map[spot]originName // all, by each domain they are below of
+}
+
+// originNames indexes every origin host of the file, those of routes too.
+func (c *Config) originNames() originNames {
+	x := originNames{map[spot]originName{}, map[spot]originName{}, map[spot]originName{}}
+	for i, s := range c.Sites {
+		for _, h := range s.Hosts {
+			x.add(h.To, hostPath(fmt.Sprintf("sites[%d].hosts", i), h.written))
+		}
+		for j, route := range s.Routes {
+			if route.Origin != nil {
+				x.add(*route.Origin, fmt.Sprintf("sites[%d].routes[%d].origin", i, j))
+			}
+		}
+	}
+	return x
+}
+
+func (x originNames) add(b rewrite.Base, path string) {
+	if b.Host == "" {
+		return
+	}
+	o, at := originName{b.Authority(), path}, spotOf(b)
+	keep := func(m map[spot]originName, host string) {
+		if _, ok := m[spot{host, at.port}]; !ok {
+			m[spot{host, at.port}] = o
+		}
+	}
+	if domain, ok := strings.CutPrefix(b.Host, "*."); ok {
+		keep(x.wild, domain)
+	} else {
+		keep(x.exact, b.Host)
+	}
+	for domain, ok := afterDot(b.Host); ok; domain, ok = afterDot(domain) {
+		keep(x.below, domain)
+	}
+}
+
+// meets finds an origin host that has a name in common with a public host.
+func (x originNames) meets(public spot) (originName, bool) {
+	if o, ok := x.exact[public]; ok {
+		return o, true
+	}
+	if domain, ok := strings.CutPrefix(public.host, "*."); ok {
+		if o, ok := x.below[spot{domain, public.port}]; ok {
+			return o, true
+		}
+	}
+	for domain, ok := afterDot(public.host); ok; domain, ok = afterDot(domain) {
+		if o, ok := x.wild[spot{domain, public.port}]; ok {
+			return o, true
+		}
+	}
+	return originName{}, false
 }
 
 // makeMaps makes the map of each site once everything else is right.
