@@ -54,7 +54,7 @@ func (g *Group) Connections() map[string]int {
 // that may be repeated (idempotent, RFC 9110 §9.2.2, and without a body), moves
 // to another connection once when the link fails under it.
 func (g *Group) RoundTrip(req *http.Request) (*http.Response, error) {
-	tries := 2
+	tries := 4
 	for {
 		transport := g.pick(req.Context())
 		if transport == nil {

@@ -34,6 +34,7 @@ type pair struct {
 	line      *simnet.Network
 	transport *link.Transport
 	log       *bytes.Buffer
+	logger    *slog.Logger
 	stop      []func()
 }
 
@@ -57,6 +58,7 @@ func newPKI(t *testing.T) string {
 func newPair(t *testing.T, pki string, line simnet.Line, handler http.Handler) *pair {
 	t.Helper()
 	p := &pair{t: t, pki: pki, line: simnet.New(line), log: new(bytes.Buffer)}
+	p.logger = slog.New(slog.NewTextHandler(p.log, nil))
 	p.serve(handler)
 	p.transport = p.connect(pki, "edge-1")
 	return p
@@ -68,7 +70,7 @@ func (p *pair) serve(handler http.Handler) *http.Server {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	server := link.NewServer(handler, identity.Server([]string{"edge-1"}), slog.New(slog.NewTextHandler(p.log, nil)))
+	server := link.NewServer(handler, identity.Server([]string{"edge-1"}), p.logger)
 	ln, err := p.line.Listen("relay-1")
 	if err != nil {
 		p.t.Fatal(err)
@@ -89,7 +91,7 @@ func (p *pair) connect(pki, node string) *link.Transport {
 		Name: "relay-1", Connections: 3, ConnectTimeout: 5 * time.Second, DrainTimeout: time.Second,
 		TLS:  identity.Client("relay-1"),
 		Dial: func(ctx context.Context) (net.Conn, error) { return p.line.Dial(ctx, "relay-1") },
-		Log:  slog.New(slog.NewTextHandler(p.log, nil)),
+		Log:  p.logger,
 	})
 	ctx, cancel := context.WithCancel(p.t.Context())
 	done := make(chan struct{})

@@ -11,8 +11,9 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"slices"
+	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"causeway/hop"
@@ -38,7 +39,6 @@ type Transport struct {
 
 	mu    sync.Mutex         // guards conns
 	conns []*http.ClientConn // by slot; nil while a slot has no connection
-	up    atomic.Int32       // slots with a connection
 
 	finishing sync.WaitGroup // connections that take no more requests; Run waits for them
 }
@@ -84,7 +84,17 @@ func (t *Transport) Run(ctx context.Context) error {
 }
 
 // Up is the number of connections that are open now.
-func (t *Transport) Up() int { return int(t.up.Load()) }
+func (t *Transport) Up() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	up := 0
+	for _, conn := range t.conns {
+		if conn != nil && conn.Err() == nil {
+			up++
+		}
+	}
+	return up
+}
 
 // keep holds one slot: dial, wait for the connection's end, dial again with
 // growing, jittered pauses while that fails.
@@ -104,8 +114,14 @@ func (t *Transport) keep(ctx context.Context, slot int) {
 			pause = min(2*pause, most)
 			continue
 		}
-		pause = least
+		since := time.Now()
 		t.hold(ctx, slot, conn)
+		if time.Since(since) > most {
+			pause = least
+		} else { // it came up and broke at once: not so fast
+			wait(ctx, rand.N(pause))
+			pause = min(2*pause, most)
+		}
 	}
 }
 
@@ -164,7 +180,7 @@ func (t *Transport) hold(ctx context.Context, slot int, conn *http.ClientConn) {
 		}
 	})
 	t.set(slot, conn)
-	if t.up.Add(1) == 1 {
+	if t.Up() == 1 {
 		t.peer.Log.Info("link is up", "relay", t.peer.Name)
 	}
 	for ctx.Err() == nil && takes(conn) {
@@ -174,7 +190,7 @@ func (t *Transport) hold(ctx context.Context, slot int, conn *http.ClientConn) {
 		}
 	}
 	t.set(slot, nil)
-	if t.up.Add(-1) == 0 && ctx.Err() == nil {
+	if t.Up() == 0 && ctx.Err() == nil {
 		t.peer.Log.Warn("link lost its last connection", "relay", t.peer.Name, "err", conn.Err())
 	}
 	t.finishing.Go(func() { t.finish(ctx, conn, changed) })
@@ -236,6 +252,19 @@ func (t *Transport) reserve() *http.ClientConn {
 	return nil
 }
 
+// forget takes a connection that broke out of its slot at once, before its
+// keeper hears of it.
+func (t *Transport) forget(conn *http.ClientConn) {
+	if conn.Err() == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if slot := slices.Index(t.conns, conn); slot >= 0 {
+		t.conns[slot] = nil
+	}
+}
+
 // errNotSent is in the chain of an error when the request never left this node.
 var errNotSent = errors.New("no open connection")
 
@@ -265,6 +294,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
+		}
+		t.forget(conn)
+		if strings.Contains(err.Error(), "client conn not usable") { // http2's errClientConnUnusable is not exported
+			return nil, outcome.Errorf(outcome.LinkDown, "send to relay %s: %w: %w", t.peer.Name, errNotSent, err)
 		}
 		return nil, outcome.Errorf(outcome.LinkCut, "send to relay %s: %w", t.peer.Name, err)
 	}
