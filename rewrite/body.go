@@ -1,6 +1,14 @@
 package rewrite
 
-import "net/http"
+import (
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+)
 
 // Options is what Response has to know beside the answer.
 type Options struct {
@@ -9,8 +17,425 @@ type Options struct {
 	AcceptEncoding string
 }
 
-// Response maps res from the origin's names to the public ones: the headers in place, then
-// res.Body is wrapped when the type is text-like.
+const (
+	chunkSize = 32 << 10 // one read of the origin; also the most that Response reads ahead
+	smallText = 256 << 10
+	freeTail  = 64 << 10 // bytes behind the end of a coded body that are read and let go
+)
+
+// Response maps res from the origin's names to the public ones. It owns res from here on.
+//
+//  1. The header fields are mapped (Header).
+//  2. plan decides what happens to the body: nothing for 1xx, 204, 206, 304, unknown codings and
+//     what is not text; without a Content-Type the first bytes decide.
+//  3. describe makes the header true of the body to come: coding, Vary, entity tag, no digests.
+//  4. A body that came whole with the first read is rewritten at once and keeps a Content-Length;
+//     any other is wrapped and has none.
+//
+// Response reads once at most, from bodies of known small length or without a type. The new
+// res.Body reads the origin's once for each Read that has nothing to give yet, and hands on what
+// that yields, flushed. It fails when the origin's body fails, when a coding is broken or cut
+// short, or with ErrRatio: then what was read is not the whole. Closing it closes the origin's.
 func (m *Map) Response(res *http.Response, opt Options) {
 	m.Header(res.Header)
+	if res.StatusCode == http.StatusNotModified {
+		m.notModified(res)
+		return
+	}
+	p, ok := m.plan(res, opt)
+	if !ok {
+		return
+	}
+	if p.head {
+		m.describe(res, p)
+		res.Header.Del("Content-Length")
+		res.ContentLength = -1
+		return
+	}
+	b := newBody(res.Body, p)
+	if p.sniff {
+		b.readAhead(chunkSize)
+		if !b.looksLikeText() {
+			res.Body = b.untouched()
+			return
+		}
+	}
+	m.describe(res, p)
+	b.start(m.toPublic)
+	res.Body = b
+	if 0 <= res.ContentLength && res.ContentLength <= chunkSize && p.kind != eventStream && len(res.Trailer) == 0 {
+		b.readAhead(int(res.ContentLength))
+		if b.whole(res.ContentLength) {
+			res.ContentLength = b.finish()
+			setLength(res)
+			return
+		}
+	}
+	res.ContentLength = -1
+	setLength(res)
+}
+
+func setLength(res *http.Response) {
+	if res.ContentLength < 0 {
+		res.Header.Del("Content-Length")
+		return
+	}
+	res.Header["Content-Length"] = []string{strconv.FormatInt(res.ContentLength, 10)}
+}
+
+// plan is what becomes of a body.
+type plan struct {
+	kind   string   // media type
+	came   []string // codings to open, innermost first
+	coding string   // coding to close it with; "" is identity
+	varies bool     // the coding depended on the client
+	head   bool     // there is no body, but a GET has one
+	sniff  bool     // the type is not known yet
+}
+
+// plan says ok when the body is text or may be.
+func (m *Map) plan(res *http.Response, opt Options) (p plan, ok bool) {
+	if res.StatusCode < 200 || res.StatusCode == http.StatusNoContent || res.StatusCode == http.StatusPartialContent {
+		return p, false
+	}
+	if !Rewritable(res.Header) {
+		return p, false
+	}
+	p.kind = mediaType(res.Header)
+	p.came, _ = contentCodings(res.Header)
+	p.head = res.Request != nil && res.Request.Method == http.MethodHead
+	p.sniff = p.kind == ""
+	if p.sniff && p.head || !p.head && (res.Body == nil || res.Body == http.NoBody) {
+		return p, false
+	}
+	if noTransform(res.Header) {
+		if n := len(p.came); n > 0 {
+			p.coding = p.came[n-1]
+		}
+		return p, true
+	}
+	p.coding = chooseCoding(opt.AcceptEncoding, p.came, p.kind, res.ContentLength)
+	p.varies = len(p.came) > 0 || p.kind != eventStream
+	return p, true
+}
+
+// noTransform keeps the coding as it is (RFC 9110 section 7.7). The names are exchanged all the
+// same: the site's owner asks for that.
+func noTransform(h http.Header) bool {
+	return slices.ContainsFunc(h["Cache-Control"], func(line string) bool {
+		return strings.Contains(strings.ToLower(line), "no-transform")
+	})
+}
+
+// describe makes the header true of the rewritten body.
+func (m *Map) describe(res *http.Response, p plan) {
+	h := res.Header
+	if p.coding == "" {
+		delete(h, "Content-Encoding")
+	} else {
+		h["Content-Encoding"] = []string{p.coding}
+	}
+	if p.varies {
+		addVary(h)
+	}
+	if tag := h.Get("Etag"); tag != "" {
+		h["Etag"] = []string{m.publicTag(tag)}
+	}
+	dropStale(h)
+	for _, name := range digestFields {
+		delete(res.Trailer, name)
+	}
+}
+
+// digestFields speak of the origin's bytes (RFC 9530, RFC 3230, RFC 1864).
+var digestFields = []string{"Content-Md5", "Digest", "Repr-Digest", "Content-Digest"}
+
+func dropStale(h http.Header) {
+	for _, name := range digestFields {
+		delete(h, name)
+	}
+	delete(h, "Accept-Ranges")
+}
+
+func addVary(h http.Header) {
+	for _, line := range h["Vary"] {
+		for name := range strings.SplitSeq(line, ",") {
+			if name = strings.TrimSpace(name); name == "*" || strings.EqualFold(name, "Accept-Encoding") {
+				return
+			}
+		}
+	}
+	h["Vary"] = append(h["Vary"], "Accept-Encoding")
+}
+
+// body reads the origin's body, opens it, exchanges the names and closes it again:
+//
+//	origin -> source -> decoder -> chunk -> stream -> encoder -> out -> Read
+//
+// mu guards everything below it: a server may close a body while another goroutine reads it.
+type body struct {
+	origin io.ReadCloser
+
+	mu      sync.Mutex
+	source  source
+	coding  string // of enc
+	came    []string
+	dec     *decoder // nil for identity
+	enc     encoder  // nil for identity
+	work    *work    // nil once everything has been given out
+	given   int      // work.out[:given] has been read
+	text    int64    // bytes of text so far
+	err     error    // comes when work.out has been read
+	stopped bool     // Close was called
+}
+
+// work is the memory of one body, pooled.
+type work struct {
+	stream Stream
+	chunk  [chunkSize]byte // text as the origin has it
+	ahead  [chunkSize]byte // what Response read
+	text   []byte          // rewritten, for the encoder
+	out    []byte          // for Read
+}
+
+var works = sync.Pool{New: func() any { return &work{out: make([]byte, 0, chunkSize+chunkSize/4)} }}
+
+// maxKept is how much memory for output goes back to the pool.
+const maxKept = 4 * chunkSize
+
+func (w *work) Write(p []byte) (int, error) {
+	w.out = append(w.out, p...)
+	return len(p), nil
+}
+
+// source counts what comes from the origin. What was read ahead comes first.
+type source struct {
+	origin io.Reader
+	ahead  []byte
+	err    error // comes behind ahead
+	bytes  int64
+	full   bool // the last read got all it asked for: more is coming
+}
+
+func (s *source) Read(p []byte) (n int, err error) {
+	switch {
+	case len(s.ahead) > 0:
+		n = copy(p, s.ahead)
+		s.ahead = s.ahead[n:]
+	case s.err != nil:
+		return 0, s.err
+	default:
+		n, err = s.origin.Read(p)
+	}
+	s.bytes += int64(n)
+	s.full = n == len(p)
+	return n, err
+}
+
+func newBody(origin io.ReadCloser, p plan) *body {
+	b := &body{origin: origin, source: source{origin: origin}, came: p.came, coding: p.coding}
+	b.work = works.Get().(*work)
+	b.work.out = b.work.out[:0]
+	return b
+}
+
+// readAhead reads once, up to n bytes.
+func (b *body) readAhead(n int) {
+	s := &b.source
+	if len(s.ahead) > 0 || s.err != nil || n == 0 {
+		return
+	}
+	n, s.err = s.origin.Read(b.work.ahead[:n])
+	s.ahead = b.work.ahead[:n]
+}
+
+// whole says whether what was read ahead is all there is of a body so long.
+func (b *body) whole(length int64) bool {
+	s := &b.source
+	if int64(len(s.ahead)) != length || s.err != nil && s.err != io.EOF {
+		return false
+	}
+	s.err = io.EOF
+	return true
+}
+
+// looksLikeText opens as much of what was read ahead as there is.
+func (b *body) looksLikeText() bool {
+	first := b.source.ahead
+	if len(b.came) > 0 {
+		probe := source{ahead: first, err: io.EOF}
+		dec := newDecoder(b.came, &probe)
+		n, _ := dec.Read(b.work.chunk[:512])
+		dec.free()
+		first = b.work.chunk[:n]
+	}
+	return looksLikeText(first)
+}
+
+// untouched is the origin's body, with what was read ahead in front of it.
+func (b *body) untouched() io.ReadCloser {
+	u := &untouched{source: source{origin: b.origin, ahead: slices.Clone(b.source.ahead), err: b.source.err}, Closer: b.origin}
+	b.release()
+	return u
+}
+
+type untouched struct {
+	source
+	io.Closer
+}
+
+func (b *body) start(r *Replacer) {
+	b.work.stream.Reset(r)
+	if b.dec = newDecoder(b.came, &b.source); b.coding != "" {
+		b.enc = newEncoder(b.coding, b.work)
+	}
+}
+
+// finish rewrites a whole body at once and gives its length, -1 when that fails or is too long to
+// be kept: then Read goes on with it.
+func (b *body) finish() int64 {
+	for b.err == nil && len(b.work.out) < smallText {
+		b.step()
+	}
+	if b.err != io.EOF {
+		return -1
+	}
+	return int64(len(b.work.out))
+}
+
+// Read gives rewritten bytes.
+func (b *body) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stopped {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for b.err == nil && b.given == len(b.work.out) {
+		b.work.out, b.given = b.work.out[:0], 0
+		b.step()
+	}
+	if b.work == nil {
+		return 0, b.err
+	}
+	n := copy(p, b.work.out[b.given:])
+	b.given += n
+	if b.err == nil || b.given < len(b.work.out) {
+		return n, nil
+	}
+	b.release()
+	if n > 0 && b.err != io.EOF {
+		return n, nil
+	}
+	return n, b.err
+}
+
+// step reads text once and appends what it becomes to out. It flushes unless more is coming.
+func (b *body) step() {
+	n, err := b.readText()
+	chunk := b.work.chunk[:n]
+	b.text += int64(n)
+	if err == nil && b.dec != nil && b.text > maxFreeText && b.text/maxRatio > b.source.bytes {
+		err = ErrRatio
+	}
+	if err == io.EOF {
+		err = b.drain()
+	}
+	if err != nil && err != io.EOF {
+		b.write(chunk, false)
+		b.flush()
+		b.err = err
+		return
+	}
+	b.write(chunk, err == io.EOF)
+	if err == io.EOF {
+		b.err = io.EOF
+		if b.enc != nil {
+			b.fail(b.enc.Close())
+		}
+		return
+	}
+	if n < chunkSize && !b.source.full {
+		b.flush()
+	}
+}
+
+func (b *body) readText() (int, error) {
+	if b.dec != nil {
+		return b.dec.Read(b.work.chunk[:])
+	}
+	return b.source.Read(b.work.chunk[:])
+}
+
+// drain reads the origin's body to its end when a coding ended before that, so that an origin that
+// was cut short is noticed and its connection can be used again.
+func (b *body) drain() error {
+	for range freeTail / 512 {
+		if b.dec == nil {
+			break
+		}
+		if _, err := b.source.Read(b.work.ahead[:512]); err != nil {
+			return err
+		}
+	}
+	return io.EOF
+}
+
+// write puts a chunk through the stream, into the encoder if there is one.
+func (b *body) write(chunk []byte, final bool) {
+	w := b.work
+	if b.enc == nil {
+		w.out = w.stream.Append(w.out, chunk, final)
+		return
+	}
+	w.text = w.stream.Append(w.text[:0], chunk, final)
+	if len(w.text) > 0 {
+		_, err := b.enc.Write(w.text)
+		b.fail(err)
+	}
+}
+
+func (b *body) flush() {
+	if b.enc != nil {
+		b.fail(b.enc.Flush())
+	}
+}
+
+// fail keeps the first real error.
+func (b *body) fail(err error) {
+	if err != nil && (b.err == nil || b.err == io.EOF) {
+		b.err = err
+	}
+}
+
+// release gives all memory back. Only b.err remains.
+func (b *body) release() {
+	if b.work == nil {
+		return
+	}
+	if b.dec != nil {
+		b.dec.free()
+	}
+	if b.enc != nil {
+		freeEncoder(b.coding, b.enc)
+	}
+	if cap(b.work.out) <= maxKept && cap(b.work.text) <= maxKept {
+		works.Put(b.work)
+	}
+	b.work, b.dec, b.enc, b.source = nil, nil, nil, source{}
+}
+
+// Close closes the origin's body.
+func (b *body) Close() error {
+	err := b.origin.Close()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.stopped {
+		b.stopped = true
+		b.release()
+		b.err = errors.Join(b.err, http.ErrBodyReadAfterClose)
+	}
+	return err
 }

@@ -1,7 +1,243 @@
 package rewrite
 
-import "net/http"
+import (
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
 
-// Header maps response header fields in place; Early Hints (RFC 8297) take it as well.
+	"golang.org/x/net/publicsuffix"
+)
+
+// responseFields is what happens to the fields of an answer. A field that is not here is passed
+// on as it is. Names are canonical (http.CanonicalHeaderKey).
+var responseFields = map[string]func(*Map, http.Header, string){
+	// URLs anywhere in the value, in any spelling that bodies know
+	"Location":                    urlField, // RFC 9110 section 10.2.2
+	"Content-Location":            urlField, // RFC 9110 section 8.7
+	"Refresh":                     urlField, // HTML section 15.6.18, meta refresh
+	"Link":                        urlField, // RFC 8288; preload, canonical, next
+	"Access-Control-Allow-Origin": urlField, // Fetch section 3.3.3
+	"Timing-Allow-Origin":         urlField, // Resource Timing section 3.5.2
+	"Sourcemap":                   urlField, // ECMA-426
+	"X-Sourcemap":                 urlField,
+	"Report-To":                   urlField, // Reporting API, 2018 draft: JSON
+	"Reporting-Endpoints":         urlField, // Reporting API section 3.3
+	"Nel":                         urlField, // Network Error Logging section 5.1
+	"Permissions-Policy":          urlField, // origins in quotes
+	"Feature-Policy":              urlField,
+	"X-Frame-Options":             urlField, // ALLOW-FROM, RFC 7034 section 2.1
+	"Speculation-Rules":           urlField,
+	"X-Pingback":                  urlField, // WordPress
+	"Hx-Location":                 urlField, // htmx
+	"Hx-Redirect":                 urlField,
+	"Hx-Push-Url":                 urlField,
+	"Hx-Replace-Url":              urlField,
+	"Turbo-Location":              urlField, // Turbo
+	"X-Inertia-Location":          urlField, // Inertia
+
+	// hosts without a scheme too
+	"Content-Security-Policy":             policyField, // CSP level 3 section 2.3.1
+	"Content-Security-Policy-Report-Only": policyField,
+	"Set-Cookie":                          cookieField, // Domain alone, RFC 6265 section 4.1.2.3
+
+	// it would lead round the edge
+	"Alt-Svc": dropField, // RFC 7838
+}
+
+// Header maps response fields from the origin's names to the public ones, in place; fields of
+// Early Hints (RFC 8297) too. What belongs to the body (ETag, lengths, digests) is Response's.
 func (m *Map) Header(h http.Header) {
+	for name := range h {
+		if field := responseFields[name]; field != nil {
+			field(m, h, name)
+		}
+	}
+}
+
+func urlField(m *Map, h http.Header, name string) { mapValues(m.toPublic, h[name]) }
+
+func dropField(_ *Map, h http.Header, name string) { delete(h, name) }
+
+func policyField(m *Map, h http.Header, name string) {
+	for i, line := range h[name] {
+		h[name][i] = m.policy(line)
+	}
+}
+
+func cookieField(m *Map, h http.Header, name string) {
+	for i, line := range h[name] {
+		h[name][i] = m.cookie(line)
+	}
+}
+
+// policy maps a Content-Security-Policy: directives parted by semicolons, policies by commas.
+func (m *Map) policy(value string) string {
+	var out strings.Builder
+	directive := ""
+	for len(value) > 0 {
+		n := strings.IndexAny(value, " \t;,")
+		if n < 0 {
+			n = len(value)
+		}
+		token := value[:n]
+		switch {
+		case token == "":
+		case directive == "":
+			directive = strings.ToLower(token)
+			out.WriteString(token)
+		case takesSources(directive):
+			out.WriteString(m.source(token))
+		default:
+			out.WriteString(m.toPublic.String(token))
+		}
+		if n < len(value) {
+			if value[n] == ';' || value[n] == ',' {
+				directive = ""
+			}
+			out.WriteByte(value[n])
+			n++
+		}
+		value = value[n:]
+	}
+	return out.String()
+}
+
+// takesSources says whether a directive's values are sources, and a word there may be a host.
+func takesSources(directive string) bool {
+	for _, suffix := range []string{"-src", "-src-elem", "-src-attr"} {
+		if strings.HasSuffix(directive, suffix) {
+			return true
+		}
+	}
+	return slices.Contains([]string{"base-uri", "form-action", "frame-ancestors", "navigate-to"}, directive)
+}
+
+// source maps a source expression: [scheme://]host[:port][/path]. A wildcard that the map does
+// not have as such keeps standing for what is not mapped, and the public hosts of what it covers
+// are added.
+func (m *Map) source(token string) string {
+	if token[0] == '\'' || token == "*" || strings.HasSuffix(token, ":") {
+		return token
+	}
+	scheme, rest, hasScheme := strings.Cut(token, "://")
+	if !hasScheme {
+		scheme, rest = "", token
+	} else {
+		scheme += "://"
+	}
+	host, path := rest, ""
+	if i := strings.IndexByte(rest, '/'); i >= 0 {
+		host, path = rest[:i], rest[i:]
+	}
+	mapped := m.toPublic.String(token)
+	if mapped == token && !hasScheme {
+		mapped = m.sourceHost(host) + path
+	}
+	if domain, ok := strings.CutPrefix(strings.ToLower(host), "*."); ok {
+		mapped = m.addCovered(mapped, scheme, domain, path)
+	}
+	return mapped
+}
+
+// sourceHost maps host[:port]; port may be "*".
+func (m *Map) sourceHost(authority string) string {
+	bare, anyPort := strings.CutSuffix(authority, ":*")
+	host, port, ok := splitAuthority(bare)
+	if !ok {
+		return authority
+	}
+	for i := range m.toPublic.rules {
+		rule := &m.toPublic.rules[i]
+		if rule.keep || !anyPort && !rule.accepts("", port) {
+			continue
+		}
+		found, labels := m.toPublic.find([]byte(host), rule.from.Scheme, rule.from.Port)
+		if found != rule {
+			continue
+		}
+		to := found.to.fill(host[:labels])
+		if anyPort && to.Port == "" {
+			return to.Authority() + ":*"
+		}
+		return to.Authority()
+	}
+	return authority
+}
+
+// addCovered adds to a wildcard source the public hosts of single hosts below its domain.
+func (m *Map) addCovered(mapped, scheme, domain, path string) string {
+	for i := range m.toPublic.rules {
+		rule := &m.toPublic.rules[i]
+		if rule.keep || rule.from.wildcard() || !strings.HasSuffix(rule.from.Host, "."+domain) {
+			continue
+		}
+		if _, parent, _ := strings.Cut(rule.to.Host, "."); !strings.Contains(mapped, "*."+parent) {
+			mapped += " " + scheme + rule.to.Authority() + path
+		}
+	}
+	return mapped
+}
+
+// cookie maps the Domain attribute of a Set-Cookie value and nothing else.
+func (m *Map) cookie(value string) string {
+	first := strings.IndexByte(value, ';')
+	if first < 0 {
+		return value
+	}
+	var out strings.Builder
+	out.WriteString(value[:first])
+	for attribute := range strings.SplitSeq(value[first+1:], ";") {
+		name, domain, _ := strings.Cut(attribute, "=")
+		if !strings.EqualFold(strings.TrimSpace(name), "domain") {
+			out.WriteString(";" + attribute)
+			continue
+		}
+		bare := strings.ToLower(strings.TrimPrefix(strings.TrimSpace(domain), "."))
+		if public, ok := m.cookieDomain(bare); ok {
+			out.WriteString(";" + name + "=" + strings.Replace(strings.ToLower(domain), bare, public, 1))
+		}
+	}
+	return out.String()
+}
+
+// cookieDomain is the public counterpart of a cookie's domain: the narrowest domain that holds the
+// public host of every mapped host at or below it. It is unknown when there is none that a browser
+// takes (RFC 6265 section 5.3, step 5: no public suffix, no address); the cookie then stays with
+// the host that set it.
+func (m *Map) cookieDomain(domain string) (public string, ok bool) {
+	var labels []string
+	for i := range m.toPublic.rules {
+		rule := &m.toPublic.rules[i]
+		from, to := rule.from.domain(), rule.to.domain()
+		switch {
+		case rule.keep || domain == "":
+			continue
+		case from == domain || strings.HasSuffix(from, "."+domain):
+		case rule.from.wildcard() && strings.HasSuffix(domain, "."+from) && m.toPublic.exact[domain] == nil:
+			to = strings.TrimSuffix(domain, from) + to
+		default:
+			continue
+		}
+		labels = commonEnd(labels, strings.Split(to, "."), !ok)
+		ok = true
+	}
+	public = strings.Join(labels, ".")
+	if suffix, _ := publicsuffix.PublicSuffix(public); public == "" || suffix == public {
+		return "", false
+	}
+	_, err := netip.ParseAddr(public)
+	return public, err != nil
+}
+
+// commonEnd is what two label lists end in; b when it is the first.
+func commonEnd(a, b []string, first bool) []string {
+	if first {
+		return b
+	}
+	n := 0
+	for n < len(a) && n < len(b) && a[len(a)-1-n] == b[len(b)-1-n] {
+		n++
+	}
+	return a[len(a)-n:]
 }

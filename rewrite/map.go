@@ -65,9 +65,19 @@ func NewMap(pairs []Pair) (*Map, error) {
 			return nil, &PairError{i, other, "public host " + p.Public.Authority() + " is an origin host too"}
 		}
 	}
-	m.toPublic, m.toOrigin = newReplacers(m.pairs)
-	m.version = hashPairs(m.pairs)
+	m.compile()
 	return m, nil
+}
+
+// compile makes both directions from the pairs.
+func (m *Map) compile() {
+	turned := slices.Clone(m.pairs)
+	for i, p := range turned {
+		turned[i] = Pair{Public: p.Origin, Origin: p.Public}
+	}
+	m.toPublic, m.toOrigin = newReplacer(m.pairs), newReplacer(turned)
+	m.toPublic.back, m.toOrigin.back = m.toOrigin, m.toPublic
+	m.version = hashPairs(m.pairs)
 }
 
 func (p Pair) fault() string {

@@ -14,10 +14,9 @@ func isHostByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_'
 }
 
-// rule is one pair seen from one direction. A rule that keeps has no to: its hosts, the names of
-// the other side, stay as they are.
+// rule is one pair seen from one direction. A rule that keeps exchanges nothing: its hosts are the
+// names of the other side.
 type rule struct {
-	pair     int
 	from, to Base
 	keep     bool
 	shadowed bool   // the way back of some names below the wildcard to may lead elsewhere
@@ -43,31 +42,20 @@ type Replacer struct {
 	back     *Replacer // the other direction
 }
 
-// newReplacers makes both directions of the pairs.
-func newReplacers(pairs []Pair) (toPublic, toOrigin *Replacer) {
-	turned := slices.Clone(pairs)
-	for i, p := range pairs {
-		turned[i] = Pair{p.Origin, p.Public}
-	}
-	toPublic, toOrigin = newReplacer(pairs), newReplacer(turned)
-	toPublic.back, toOrigin.back = toOrigin, toPublic
-	return toPublic, toOrigin
-}
-
 // newReplacer replaces what the pairs call Origin with what they call Public.
 func newReplacer(pairs []Pair) *Replacer {
 	r := &Replacer{exact: map[string][]*rule{}, wildcard: map[string][]*rule{}}
 	r.rules = make([]rule, 0, 2*len(pairs))
 	var literals []string
-	for i, p := range pairs {
-		to := rule{pair: i, from: p.Origin, to: p.Public, tail: p.Public.literal()}
+	for _, p := range pairs {
+		to := rule{from: p.Origin, to: p.Public, tail: p.Public.literal()}
 		if to.to.wildcard() {
 			to.tail = to.to.domain()
 			to.shadowed = slices.ContainsFunc(pairs, func(o Pair) bool {
 				return strings.HasSuffix(o.Public.domain(), "."+to.tail)
 			})
 		}
-		r.rules = append(r.rules, to, rule{pair: i, from: p.Public, keep: true})
+		r.rules = append(r.rules, to, rule{from: p.Public, to: p.Origin, keep: true})
 		literals = append(literals, strings.TrimPrefix(p.Origin.literal(), "*"))
 	}
 	for i := range r.rules {
@@ -122,7 +110,7 @@ func (r *Replacer) returns(rule *rule, labels []byte) bool {
 	var space [maxHost + maxHost]byte
 	name := append(append(append(space[:0], labels...), '.'), rule.tail...)
 	back, _ := r.back.match(name, rule.to.Scheme, rule.to.Port)
-	return back != nil && back.pair == rule.pair
+	return back != nil && !back.keep && back.from == rule.to
 }
 
 // base maps an authority.

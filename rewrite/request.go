@@ -2,6 +2,31 @@ package rewrite
 
 import "net/http"
 
-// Request maps Origin, Referer and the query of r to the origin's names, in place.
+// requestFields are the request fields in which public hosts become origin ones. Host is the
+// relay's; cookies and what the site defines itself are left alone.
+var requestFields = []string{
+	"Origin",      // RFC 6454 section 7: CSRF and CORS checks
+	"Referer",     // RFC 9110 section 10.1.3
+	"Destination", // RFC 4918 section 10.3: WebDAV COPY and MOVE
+}
+
+// Request maps r to the origin's names, in place: the fields above, the query (r.URL.RawQuery:
+// ?return=https%3A%2F%2F…) and the entity tags of conditional fields. Host, path and body stay,
+// and what holds no public host stays byte for byte. Response reads from r's context which tags
+// were ours, so that res.Request must be r or descend from it.
 func (m *Map) Request(r *http.Request) {
+	for _, name := range requestFields {
+		mapValues(m.toOrigin, r.Header[name])
+	}
+	if r.URL != nil {
+		r.URL.RawQuery = m.toOrigin.String(r.URL.RawQuery)
+	}
+	m.conditions(r)
+}
+
+// mapValues exchanges the URLs in header lines, in place.
+func mapValues(r *Replacer, lines []string) {
+	for i, line := range lines {
+		lines[i] = r.String(line)
+	}
 }

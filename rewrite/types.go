@@ -1,0 +1,79 @@
+package rewrite
+
+import (
+	"net/http"
+	"strings"
+)
+
+// Which bodies are text in which URLs are exchanged: everything under text/, what ends in one of
+// textSuffixes (RFC 6839), and textTypes. Everything else, fonts, images, archives, multipart
+// and application/octet-stream, is never touched. A body without a type is text when its first
+// bytes look like it.
+var (
+	textSuffixes = []string{"+json", "+xml", "+yaml"}
+	textTypes    = map[string]bool{
+		"application/dash+xml":              true,
+		"application/ecmascript":            true,
+		"application/graphql":               true,
+		"application/javascript":            true,
+		"application/json":                  true,
+		"application/json-seq":              true,
+		"application/json5":                 true,
+		"application/jsonl":                 true,
+		"application/jsonp":                 true,
+		"application/ndjson":                true,
+		"application/toml":                  true,
+		"application/typescript":            true,
+		"application/vnd.apple.mpegurl":     true,
+		"application/x-httpd-php":           true,
+		"application/x-javascript":          true,
+		"application/x-json":                true,
+		"application/x-jsonlines":           true,
+		"application/x-mpegurl":             true,
+		"application/x-ndjson":              true,
+		"application/x-typescript":          true,
+		"application/x-www-form-urlencoded": true,
+		"application/x-yaml":                true,
+		"application/xml":                   true,
+		"application/xml-dtd":               true,
+		"application/yaml":                  true,
+		"audio/mpegurl":                     true,
+		"audio/x-mpegurl":                   true,
+	}
+)
+
+const eventStream = "text/event-stream"
+
+// Rewritable says whether an answer with these header fields is one whose body Response changes
+// when it comes whole: its type is text or unknown and its codings can be opened. A part of such
+// a body (206) must not be passed on: its offsets are the origin's.
+func Rewritable(h http.Header) bool {
+	if _, ok := contentCodings(h); !ok {
+		return false
+	}
+	kind := mediaType(h)
+	return kind == "" || isText(kind)
+}
+
+// mediaType is the type of Content-Type in lower case, without parameters.
+func mediaType(h http.Header) string {
+	kind, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	return strings.ToLower(strings.TrimSpace(kind))
+}
+
+func isText(kind string) bool {
+	if strings.HasPrefix(kind, "text/") || textTypes[kind] {
+		return true
+	}
+	for _, suffix := range textSuffixes {
+		if strings.HasSuffix(kind, suffix) {
+			return true
+		}
+	}
+	return false
+}
+
+// looksLikeText sniffs the first bytes of a body without a type (WHATWG MIME Sniffing).
+func looksLikeText(first []byte) bool {
+	return len(first) > 0 && strings.HasPrefix(http.DetectContentType(first), "text/")
+}
