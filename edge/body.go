@@ -34,11 +34,13 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 	_ = b.control.SetReadDeadline(time.Now().Add(b.limits.BodyTimeout))
 	n, err := b.ReadCloser.Read(p)
 	*b.n += int64(n)
-	if err == nil {
-		err = b.check()
+	if err == nil || err == io.EOF {
+		if over := b.check(err == io.EOF); over != nil {
+			err = over
+		}
 	} else if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = outcome.Errorf(outcome.ClientSlow, "read the request body: nothing for limits.body_timeout, %v", b.limits.BodyTimeout)
-	} else if err != io.EOF {
+	} else {
 		err = outcome.Errorf(outcome.ClientGone, "read the request body: %w", err)
 	}
 	if err != nil {
@@ -52,13 +54,14 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// check holds what came so far against the limits.
-func (b *limitedBody) check() error {
+// check holds what came so far against the limits. A body that is whole has
+// come fast enough.
+func (b *limitedBody) check(whole bool) error {
 	if limit := int64(b.limits.BodyBytes); limit > 0 && *b.n > limit {
 		return outcome.Errorf(outcome.BodyTooBig, "read the request body: over limits.body_bytes, %d", limit)
 	}
 	elapsed := time.Since(b.start)
-	if rate := int64(b.limits.BodyRate); rate > 0 && elapsed > b.limits.BodyTimeout && float64(*b.n) < elapsed.Seconds()*float64(rate) {
+	if rate := int64(b.limits.BodyRate); !whole && rate > 0 && elapsed > b.limits.BodyTimeout && float64(*b.n) < elapsed.Seconds()*float64(rate) {
 		return outcome.Errorf(outcome.ClientSlow, "read the request body: %d bytes in %v is under limits.body_rate, %d bytes a second", *b.n, elapsed.Round(time.Second), rate)
 	}
 	return nil
