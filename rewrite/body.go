@@ -1,7 +1,6 @@
 package rewrite
 
 import (
-	"errors"
 	"io"
 	"net/http"
 	"slices"
@@ -52,7 +51,7 @@ func (m *Map) Response(res *http.Response, opt Options) {
 		res.ContentLength = -1
 		return
 	}
-	b := newBody(res.Body, p)
+	b := newBody(res, p)
 	if p.sniff {
 		b.readAhead(chunkSize)
 		if !b.looksLikeText() {
@@ -142,9 +141,6 @@ func (m *Map) describe(res *http.Response, p plan) {
 		h["Etag"] = []string{m.publicTag(tag)}
 	}
 	dropStale(h)
-	for _, name := range digestFields {
-		delete(res.Trailer, name)
-	}
 }
 
 // digestFields speak of the origin's bytes (RFC 9530, RFC 3230, RFC 1864).
@@ -174,7 +170,8 @@ func addVary(h http.Header) {
 //
 // mu guards everything below it: a server may close a body while another goroutine reads it.
 type body struct {
-	origin io.ReadCloser
+	origin  io.ReadCloser
+	trailer *http.Header // of the answer, filled by reading origin to its end
 
 	mu      sync.Mutex
 	source  source
@@ -232,8 +229,8 @@ func (s *source) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-func newBody(origin io.ReadCloser, p plan) *body {
-	b := &body{origin: origin, source: source{origin: origin}, came: p.came, coding: p.coding}
+func newBody(res *http.Response, p plan) *body {
+	b := &body{origin: res.Body, trailer: &res.Trailer, source: source{origin: res.Body}, came: p.came, coding: p.coding}
 	b.work = works.Get().(*work)
 	b.work.out = b.work.out[:0]
 	return b
@@ -349,12 +346,10 @@ func (b *body) step() {
 		b.err = err
 		return
 	}
+	b.err = err
 	b.write(chunk, err == io.EOF)
 	if err == io.EOF {
-		b.err = io.EOF
-		if b.enc != nil {
-			b.fail(b.enc.Close())
-		}
+		b.end()
 		return
 	}
 	if n < chunkSize && !b.source.full {
@@ -367,6 +362,16 @@ func (b *body) readText() (int, error) {
 		return b.dec.Read(b.work.chunk[:])
 	}
 	return b.source.Read(b.work.chunk[:])
+}
+
+// end is the end of a whole body. Digests may have come in the trailer.
+func (b *body) end() {
+	if b.enc != nil {
+		b.fail(b.enc.Close())
+	}
+	for _, name := range digestFields {
+		delete(*b.trailer, name)
+	}
 }
 
 // drain reads the origin's body to its end when a coding ended before that, so that an origin that
@@ -435,7 +440,6 @@ func (b *body) Close() error {
 	if !b.stopped {
 		b.stopped = true
 		b.release()
-		b.err = errors.Join(b.err, http.ErrBodyReadAfterClose)
 	}
 	return err
 }

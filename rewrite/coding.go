@@ -118,6 +118,9 @@ func quality(accept, coding string) float64 {
 // chooseCoding is the coding for a text that came with these codings and so many bytes, -1 when
 // unknown; "" is identity.
 func chooseCoding(accept string, came []string, kind string, size int64) string {
+	if size == 0 {
+		return ""
+	}
 	if n := len(came); n > 0 && quality(accept, came[n-1]) > 0 {
 		return came[n-1]
 	}

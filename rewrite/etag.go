@@ -146,5 +146,6 @@ func (m *Map) notModified(res *http.Response) {
 	}
 	res.Header.Set("Etag", m.publicTag(tag))
 	dropStale(res.Header)
+	addVary(res.Header)
 	res.Header.Del("Content-Length")
 }
