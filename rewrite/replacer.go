@@ -52,7 +52,7 @@ func newReplacer(pairs []Pair) *Replacer {
 		if to.to.wildcard() {
 			to.tail = to.to.domain()
 			to.shadowed = slices.ContainsFunc(pairs, func(o Pair) bool {
-				return strings.HasSuffix(o.Public.domain(), "."+to.tail)
+				return strings.HasSuffix(o.Public.domain(), "."+to.tail) || strings.HasSuffix(o.Origin.domain(), "."+to.tail)
 			})
 		}
 		r.rules = append(r.rules, to, rule{from: p.Public, to: p.Origin, keep: true})
