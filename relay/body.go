@@ -181,5 +181,7 @@ func isEventStream(h http.Header) bool {
 func isCut(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed) ||
-		strings.Contains(err.Error(), "server closed idle connection") // net/http's errServerClosedIdle is not exported
+		strings.Contains(err.Error(), "server closed idle connection") || // net/http's errServerClosedIdle,
+		strings.Contains(err.Error(), "stream error: ") || // http2's StreamError
+		strings.Contains(err.Error(), "server sent GOAWAY") // and GoAwayError are not exported
 }

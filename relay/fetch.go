@@ -40,9 +40,10 @@ type fetch struct {
 	limits *config.Limits
 	start  time.Time
 
-	target rewrite.Base // where it goes
-	names  *rewrite.Map // what is mapped
-	accept string       // the client's Accept-Encoding
+	target  rewrite.Base // where it goes
+	names   *rewrite.Map // what is mapped
+	accept  string       // the client's Accept-Encoding
+	upgrade bool         // it asks to switch protocols
 
 	connected time.Duration            // written by the trace before the round trip returns
 	conn      atomic.Pointer[net.Conn] // the origin connection in use
@@ -125,6 +126,7 @@ func (f *fetch) outgoing(req *http.Request) *http.Request {
 	if out.Header == nil {
 		out.Header = make(http.Header)
 	}
+	f.upgrade = hop.UpgradeOf(out.Header) != ""
 	f.accept = out.Header.Get("Accept-Encoding")
 	if codings := rewrite.Codings(f.accept); codings != "" {
 		out.Header["Accept-Encoding"] = []string{codings}
@@ -143,11 +145,11 @@ func (f *fetch) outgoing(req *http.Request) *http.Request {
 // origin gave a part of something that is rewritten, whose offsets would be
 // wrong; a second when the origin dropped a request that may be repeated.
 func (f *fetch) send(out *http.Request) (*http.Response, error) {
-	res, err := f.origin.transport.RoundTrip(out)
+	res, err := f.origin.send(out, f.upgrade)
 	if err != nil && out.Context().Err() == nil {
 		f.blame()
 		if f.kind(err) == outcome.OriginCut && repeatable(out) {
-			res, err = f.origin.transport.RoundTrip(out)
+			res, err = f.origin.send(out, f.upgrade)
 		}
 	}
 	if err != nil || res.StatusCode != http.StatusPartialContent || !rewrite.Rewritable(res.Header) {
@@ -156,14 +158,14 @@ func (f *fetch) send(out *http.Request) (*http.Response, error) {
 	res.Body.Close()
 	out.Header.Del("Range")
 	out.Header.Del("If-Range")
-	return f.origin.transport.RoundTrip(out)
+	return f.origin.send(out, f.upgrade)
 }
 
 // blame tells the dialer that the address in use failed.
 func (f *fetch) blame() {
 	if conn := f.conn.Load(); conn != nil {
 		f.origin.dialer.failed((*conn).RemoteAddr().String())
-		f.origin.transport.CloseIdleConnections()
+		f.origin.closeIdle()
 	}
 }
 

@@ -24,6 +24,7 @@ const keptAlive = 55 * time.Second
 type origin struct {
 	fingerprint string // what the transport is made of
 	transport   *http.Transport
+	upgrades    *http.Transport // HTTP/1.1 alone: HTTP/2 has no Upgrade (RFC 9113 §8.6)
 	dialer      *dialer
 	routes      map[routeHost]*rewrite.Map // immutable
 }
@@ -47,14 +48,30 @@ func newOrigin(site *config.Site, limits config.Limits, names *resolver) (*origi
 	}
 	o.fingerprint = fmt.Sprintf("%v %x %v %v %v", targets, pem, limits.ConnectTimeout, limits.OriginTimeout, limits.HeaderBytes)
 	o.dialer = newDialer(targets, names, limits.ConnectTimeout)
-	verify := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, ClientSessionCache: tls.NewLRUClientSessionCache(64)}
-	o.transport = &http.Transport{
+	verify := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(64)}
+	o.transport = o.newTransport(limits, verify, true)
+	o.upgrades = o.newTransport(limits, verify, false)
+	o.dialer.changed = o.closeIdle
+	return o, nil
+}
+
+// newTransport makes a transport over the dialer, with HTTP/2 or without.
+func (o *origin) newTransport(limits config.Limits, verify *tls.Config, http2 bool) *http.Transport {
+	verify = verify.Clone()
+	verify.NextProtos = []string{"http/1.1"}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	if http2 {
+		verify.NextProtos = []string{"h2", "http/1.1"}
+		protocols.SetHTTP2(true)
+	}
+	return &http.Transport{
 		Proxy:       nil, // the environment has no say in where an origin is
+		Protocols:   protocols,
 		DialContext: o.dialer.dial,
-		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			return o.dialer.dialTLS(ctx, addr, verify)
 		},
-		ForceAttemptHTTP2:      true,
 		DisableCompression:     true,
 		MaxIdleConnsPerHost:    256,
 		IdleConnTimeout:        keptAlive,
@@ -64,13 +81,25 @@ func newOrigin(site *config.Site, limits config.Limits, names *resolver) (*origi
 		ReadBufferSize:         16 << 10,
 		WriteBufferSize:        16 << 10,
 	}
-	o.dialer.changed = o.transport.CloseIdleConnections
-	return o, nil
+}
+
+// closeIdle drops the connections that no request uses.
+func (o *origin) closeIdle() {
+	o.transport.CloseIdleConnections()
+	o.upgrades.CloseIdleConnections()
+}
+
+// send makes one round trip.
+func (o *origin) send(req *http.Request, upgrade bool) (*http.Response, error) {
+	if upgrade {
+		return o.upgrades.RoundTrip(req)
+	}
+	return o.transport.RoundTrip(req)
 }
 
 // over is o with the connections of same, which dials and trusts alike.
 func (o *origin) over(same *origin) *origin {
-	return &origin{fingerprint: o.fingerprint, transport: same.transport, dialer: same.dialer, routes: o.routes}
+	return &origin{fingerprint: o.fingerprint, transport: same.transport, upgrades: same.upgrades, dialer: same.dialer, routes: o.routes}
 }
 
 // routeMap is the host map for answers of a route's own origin, nil when there

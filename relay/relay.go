@@ -83,7 +83,7 @@ func (s *Server) Swap(cfg *config.Config) error {
 	if old != nil {
 		for _, o := range old.sites {
 			if !kept[o] {
-				o.transport.CloseIdleConnections()
+				o.closeIdle()
 			}
 		}
 	}
@@ -106,7 +106,7 @@ func (st *state) originLike(o *origin) *origin {
 // Close drops the idle connections to the origins.
 func (s *Server) Close() {
 	for _, o := range s.state.Load().sites {
-		o.transport.CloseIdleConnections()
+		o.closeIdle()
 	}
 }
 

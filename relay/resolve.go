@@ -43,7 +43,7 @@ type name struct {
 }
 
 func newResolver() *resolver {
-	return &resolver{lookupIP: lookupTTL, names: make(map[string]*name)}
+	return &resolver{lookupIP: lookupTTL(""), names: make(map[string]*name)}
 }
 
 // lookup gives host's addresses, and whether they changed since the last time.
@@ -83,27 +83,39 @@ func (r *resolver) name(host string) *name {
 	return n
 }
 
-// lookupTTL asks for A and AAAA and gives the smallest TTL of the answers.
-func lookupTTL(ctx context.Context, host string) ([]netip.Addr, time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
-	defer cancel()
-	seen := &smallestTTL{}
-	asking := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-		var dialer net.Dialer
-		conn, err := dialer.DialContext(ctx, network, address)
-		if err != nil {
-			return nil, err
+// lookupTTL gives a function that asks for A and AAAA and gives the smallest
+// TTL of the answers. server takes the place of those in resolv.conf; "" leaves
+// them.
+func lookupTTL(server string) func(ctx context.Context, host string) ([]netip.Addr, time.Duration, error) {
+	return func(ctx context.Context, host string) ([]netip.Addr, time.Duration, error) {
+		ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+		defer cancel()
+		seen := &smallestTTL{}
+		asking := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if server != "" {
+				address = server
+			}
+			return tapped(ctx, network, address, seen)
+		}}
+		ips, err := asking.LookupNetIP(ctx, "ip", host)
+		for i := range ips {
+			ips[i] = ips[i].Unmap()
 		}
-		if udp, ok := conn.(*net.UDPConn); ok {
-			return &udpTap{udp, seen}, nil // a net.PacketConn, which tells the resolver how to frame
-		}
-		return &tcpTap{conn, seen}, nil
-	}}
-	ips, err := asking.LookupNetIP(ctx, "ip", host)
-	for i := range ips {
-		ips[i] = ips[i].Unmap()
+		return ips, seen.get(), err
 	}
-	return ips, seen.get(), err
+}
+
+// tapped dials a name server; seen is shown what comes back.
+func tapped(ctx context.Context, network, address string, seen *smallestTTL) (net.Conn, error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	if udp, ok := conn.(*net.UDPConn); ok {
+		return &udpTap{udp, seen}, nil // a net.PacketConn, which tells the resolver how to frame
+	}
+	return &tcpTap{conn, seen}, nil
 }
 
 // udpTap and tcpTap look at the answers as the resolver reads them.
