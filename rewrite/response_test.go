@@ -1,0 +1,190 @@
+package rewrite
+
+import (
+	"io"
+	"net/http"
+	"net/textproto"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// TestAnswers runs testdata/answers.txt: what the origin answers, what the client gets.
+func TestAnswers(t *testing.T) {
+	data, err := os.ReadFile("testdata/answers.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := parseMap(t, "https://example.cn https://example.com")
+	text := strings.ReplaceAll(string(data), "VERSION", m.Version())
+	for i, part := range strings.Split(text, "\n---\n") {
+		question, rest, _ := strings.Cut(strings.TrimSpace(part)+"\n\n", "\n\n")
+		given, want, ok := strings.Cut(rest, "\n\n=>\n\n")
+		if !ok {
+			t.Fatalf("part %d: no =>", i)
+		}
+		if got := ask(t, m, question, given); got != strings.TrimSpace(want) {
+			t.Errorf("part %d: %s\n--- got\n%s\n--- want\n%s", i, question, got, strings.TrimSpace(want))
+		}
+	}
+}
+
+// ask sends a question through Request, and the answer given back through Response.
+func ask(t *testing.T, m *Map, question, given string) string {
+	t.Helper()
+	lines := strings.Split(question, "\n")
+	for len(lines) > 0 && strings.HasPrefix(lines[0], "#") {
+		lines = lines[1:]
+	}
+	method, target, _ := strings.Cut(lines[0], " ")
+	req, err := http.NewRequest(method, "https://example.com"+target, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addFields(req.Header, lines[1:])
+	m.Request(req)
+	var out strings.Builder
+	writeFields(&out, req.Header, "If-None-Match", "If-Match", "If-Range", "Range")
+
+	head, body, _ := strings.Cut(given, "\n\n")
+	body = strings.TrimSpace(body)
+	lines = strings.Split(head, "\n")
+	status, err := strconv.Atoi(lines[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	res := answer(strings.NewReader(body), -1)
+	res.StatusCode, res.Request = status, req
+	if method == "HEAD" || status == 204 || status == 304 {
+		res.Body = http.NoBody
+	}
+	addFields(res.Header, lines[1:])
+	if n, err := strconv.ParseInt(res.Header.Get("Content-Length"), 10, 64); err == nil {
+		res.ContentLength = n
+	}
+	m.Response(res, Options{AcceptEncoding: req.Header.Get("Accept-Encoding")})
+	out.WriteString(strconv.Itoa(status) + "\n")
+	writeFields(&out, res.Header)
+	got, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if coding := res.Header.Get("Content-Encoding"); len(got) > 0 && !isCoding(coding) {
+		out.WriteString("\n" + string(got))
+	}
+	return strings.TrimSpace(out.String())
+}
+
+func addFields(h http.Header, lines []string) {
+	for _, line := range lines {
+		name, value, _ := strings.Cut(line, ": ")
+		h.Add(name, value)
+	}
+}
+
+func writeFields(out *strings.Builder, h http.Header, only ...string) {
+	var lines []string
+	for name, values := range h {
+		for _, value := range values {
+			if len(only) == 0 || slices.Contains(only, name) {
+				lines = append(lines, textproto.CanonicalMIMEHeaderKey(name)+": "+value+"\n")
+			}
+		}
+	}
+	slices.Sort(lines)
+	out.WriteString(strings.Join(lines, ""))
+}
+
+func TestCodings(t *testing.T) {
+	for accept, want := range map[string]string{
+		"": "", "identity": "", "gzip, deflate, br, zstd": "zstd, br, gzip, deflate", "GZIP;q=1.0, br;q=0": "gzip",
+		"*": "zstd, br, gzip, deflate", "*;q=0, x-gzip": "gzip", "br;q=x": "", "br;q=2": "", "compress": "",
+	} {
+		if got := Codings(accept); got != want {
+			t.Errorf("Codings(%q) = %q, want %q", accept, got, want)
+		}
+	}
+}
+
+func TestChooseCoding(t *testing.T) {
+	for _, c := range []struct {
+		accept, came, kind string
+		size               int64
+		want               string
+	}{
+		{"gzip, br, zstd", "", "text/html", -1, "zstd"},
+		{"gzip, br", "", "text/html", 5000, "br"},
+		{"gzip, br;q=0.5", "", "text/html", -1, "gzip"},
+		{"gzip, br, zstd", "gzip", "text/html", 10, "gzip"},
+		{"gzip, br, zstd", "", "text/html", 511, ""},
+		{"gzip, br, zstd", "", eventStream, -1, ""},
+		{"gzip, br", "zstd", eventStream, -1, "br"},
+		{"gzip;q=0.5, identity", "", "text/html", -1, ""},
+		{"", "gzip", "text/html", -1, ""},
+	} {
+		var came []string
+		if c.came != "" {
+			came = []string{c.came}
+		}
+		if got := chooseCoding(c.accept, came, c.kind, c.size); got != c.want {
+			t.Errorf("%+v: got %q", c, got)
+		}
+	}
+}
+
+func TestRewritable(t *testing.T) {
+	for fields, want := range map[string]bool{
+		"Content-Type: text/html; charset=GBK": true, "Content-Type: Application/LD+JSON": true, "Content-Type: image/svg+xml": true,
+		"Content-Type: application/manifest+json": true, "Content-Type: text/event-stream": true, "X: y": true,
+		"Content-Type: image/png": false, "Content-Type: application/octet-stream": false, "Content-Type: multipart/byteranges; boundary=x": false,
+		"Content-Type: application/pdf": false, "Content-Type: text/html\nContent-Encoding: compress": false,
+		"Content-Type: text/html\nContent-Encoding: identity, gzip": true, "Content-Type: application/vnd.openxmlformats-officedocument.wordprocessingml.document": false,
+	} {
+		h := http.Header{}
+		addFields(h, strings.Split(fields, "\n"))
+		if got := Rewritable(h); got != want {
+			t.Errorf("Rewritable(%q) = %v", fields, got)
+		}
+	}
+}
+
+// TestTrailerDigests: digests speak of the origin's bytes wherever they stand; other trailers pass.
+func TestTrailerDigests(t *testing.T) {
+	m := parseMap(t, fuzzMaps[0])
+	res := answer(strings.NewReader("https://example.com/"), 20, "Content-Type: text/plain")
+	res.Trailer = http.Header{"Content-Digest": {"x"}, "Server-Timing": {"a"}}
+	m.Response(res, Options{})
+	if _, err := io.ReadAll(res.Body); err != nil {
+		t.Fatal(err)
+	}
+	if len(res.Trailer) != 1 || res.Trailer.Get("Server-Timing") != "a" {
+		t.Errorf("trailer %v", res.Trailer)
+	}
+}
+
+// TestCloseWhileReading: a server may close a body that another goroutine reads.
+func TestCloseWhileReading(t *testing.T) {
+	m := parseMap(t, fuzzMaps[0])
+	for range 20 {
+		in, out := io.Pipe()
+		res := answer(in, -1, "Content-Type: text/html")
+		res.Body = in
+		m.Response(res, Options{AcceptEncoding: "gzip"})
+		done := make(chan error)
+		go func() {
+			_, err := io.Copy(io.Discard, res.Body)
+			done <- err
+		}()
+		out.Write([]byte(strings.Repeat("https://example.com/ ", 1000)))
+		res.Body.Close()
+		res.Body.Close()
+		if err := <-done; err == nil {
+			t.Error("a closed body ended as if it were whole")
+		}
+		if n, err := res.Body.Read(make([]byte, 10)); n != 0 || err == nil {
+			t.Errorf("read after close gave %d, %v", n, err)
+		}
+	}
+}
