@@ -29,13 +29,18 @@ visitor gets. Nothing to configure, any user.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if options.Loss, err = parseShare(loss); err != nil {
-				return usagef("--loss %s: %w", loss, err)
+				return usagef("causeway demo: --loss %s: %w", loss, err)
 			}
 			if options.Rate, err = parseMegabits(rate); err != nil {
-				return usagef("--rate %s: %w", rate, err)
+				return usagef("causeway demo: --rate %s: %w", rate, err)
 			}
 			if options.RTT < 0 || options.RTT > time.Minute {
-				return usagef("--rtt %v: give 0 to 1m", options.RTT)
+				return usagef("causeway demo: --rtt %v: give 0 to 1m", options.RTT)
+			}
+			for _, flag := range []struct{ name, address string }{{"https", options.HTTPS}, {"http", options.HTTP}, {"admin", options.Admin}} {
+				if err := checkAddress(flag.address); err != nil {
+					return usagef("causeway demo: --%s %s: %w", flag.name, flag.address, err)
+				}
 			}
 			if log {
 				options.Access = os.Stderr

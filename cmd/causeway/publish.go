@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -58,7 +59,7 @@ write the file that this verb prints and give it a real certificate.`,
 func (p *publication) run(out io.Writer) error {
 	origin, err := url.Parse(p.origin)
 	if err != nil || origin.Host == "" {
-		return usagef("publish %s: give the origin's base URL, as in https://example.com", p.origin)
+		return usagef("causeway publish: %q is not a base URL; write %s", p.origin, baseURL(p.origin))
 	}
 	origin.Path = strings.TrimSuffix(origin.Path, "/")
 	if p.dir == "" {
@@ -75,7 +76,7 @@ func (p *publication) run(out io.Writer) error {
 	load := func() (*config.Config, error) { return config.Parse("publish", []byte(text)) }
 	cfg, err := load() // before anything is made: a bad name is said now
 	if err != nil {
-		return &usageError{fmt.Errorf("%w\n(the file that publish made of its arguments:)\n%s", err, text)}
+		return wrongArguments(err)
 	}
 	authority, err := cert.OpenAuthority(p.dir, "Causeway publish on "+hostname())
 	if err != nil {
@@ -89,10 +90,32 @@ func (p *publication) run(out io.Writer) error {
 	if p.log {
 		access = out
 	}
-	return serve(daemon.Options{Load: load, Access: access, Log: newLog(nil)}, func() {
+	return wrongArguments(serve(daemon.Options{Load: load, Access: access, Log: newLog(nil)}, func() {
 		fmt.Fprintf(out, "%s is now %s\n\n  curl --cacert %s %s/\n\nThe same as a file, causeway.yaml:\n\n%s\nStop with Ctrl-C.\n",
 			origin, public, authority.CertFile(), public, indent(text))
-	})
+	}))
+}
+
+// wrongArguments turns what is wrong with the file that publish made of its
+// arguments into what is wrong with those: places in that file say nothing.
+func wrongArguments(err error) error {
+	var wrong config.Errors
+	if !errors.As(err, &wrong) {
+		return err
+	}
+	lines := make([]string, len(wrong))
+	for i, one := range wrong {
+		lines[i] = fmt.Sprintf("causeway publish: %s; %s", one.Msg, one.Mend)
+	}
+	return usagef("%s", strings.Join(lines, "\n"))
+}
+
+// baseURL guesses what was meant with text.
+func baseURL(text string) string {
+	if guess, err := url.Parse("https://" + text); err == nil && guess.Host != "" && !strings.Contains(text, "://") {
+		return "https://" + guess.Host
+	}
+	return "https://example.com, for one"
 }
 
 // file is the causeway.yaml of the publication.

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -38,7 +40,7 @@ Access log lines go to standard output, everything else to standard error.`,
 			level := new(slog.LevelVar)
 			return serve(daemon.Options{
 				Load: func() (*config.Config, error) {
-					cfg, err := config.Load(file)
+					cfg, _, err := readPart(file, node)
 					if err == nil {
 						level.Set(cfg.Log.Level)
 					}
@@ -51,6 +53,37 @@ Access log lines go to standard output, everything else to standard error.`,
 	verb.Flags().StringVar(&file, "config", defaultFile, "the file")
 	verb.Flags().StringVar(&node, "node", "", "the node whose part to take (default: the only node)")
 	return verb
+}
+
+// readFile reads and parses the file. A file that can't be read is one that is
+// wrong: the error is config.Errors too.
+func readFile(path string) (*config.Config, error) {
+	cfg, err := config.Load(path)
+	var cause *fs.PathError
+	if !errors.As(err, &cause) {
+		return cfg, err
+	}
+	wrong := &config.Error{File: path, Msg: fmt.Sprintf("the file can't be read: %v", cause.Err), Mend: "name another"}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		wrong.Msg, wrong.Mend = "the file does not exist", "write it, or name another"
+	case errors.Is(err, fs.ErrPermission):
+		wrong.Mend = "let the user that runs causeway read it"
+	}
+	return nil, config.Errors{wrong}
+}
+
+// readPart reads the file and finds the node whose part to take.
+func readPart(path, name string) (*config.Config, *config.Node, error) {
+	cfg, err := readFile(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	node, err := cfg.Node(name)
+	if err != nil {
+		return nil, nil, &usageError{err}
+	}
+	return cfg, node, nil
 }
 
 // serve runs a daemon until a signal ends it. ready is called when it listens.
@@ -94,6 +127,8 @@ changes nothing, and its errors are printed here.`,
 				if address, err = adminAddress(file, node); err != nil {
 					return err
 				}
+			} else if err := checkAddress(address); err != nil {
+				return usagef("causeway reload: --admin %s: %w", address, err)
 			}
 			return reload(cmd.OutOrStdout(), address)
 		},
@@ -104,15 +139,23 @@ changes nothing, and its errors are printed here.`,
 	return verb
 }
 
+// checkAddress says what is wrong with an address given as a flag.
+func checkAddress(address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return errors.New("give host:port, as in 127.0.0.1:9900")
+	}
+	return nil
+}
+
 // adminAddress finds the admin address of a node in the file.
 func adminAddress(file, name string) (string, error) {
-	cfg, err := config.Load(file)
+	_, node, err := readPart(file, name)
 	if err != nil {
 		return "", err
-	}
-	node, err := cfg.Node(name)
-	if err != nil {
-		return "", &usageError{err}
 	}
 	if node.Listen.Admin == "" {
 		return "", fmt.Errorf("%s: the node has no listen.admin: send SIGHUP to the process instead", file)
@@ -131,7 +174,7 @@ func adminAddress(file, name string) (string, error) {
 func reload(w io.Writer, address string) error {
 	req, err := http.NewRequest(http.MethodPost, "http://"+address+"/reload", nil)
 	if err != nil {
-		return usagef("reload: admin address %q: %w", address, err)
+		return fmt.Errorf("reload: admin address %q: %w", address, err)
 	}
 	req.Header.Set(admin.Field, "reload")
 	client := &http.Client{Timeout: time.Minute}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 
@@ -27,16 +28,48 @@ func newRoot() *cobra.Command {
 China under a Chinese domain, and the other way round: an edge that visitors
 reach, a warm link, a relay that fetches from the origin and turns its names
 into the public ones. One file describes the whole crossing.`,
+		Version:       daemon.Version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          noArgs,
+		Args:          knownVerb,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SetVersionTemplate(versionLine())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w\nTry: %s --help", err, cmd.CommandPath())
 	})
-	root.AddCommand(runVerb(), reloadVerb(), checkVerb(), publishVerb(), demoVerb(), linkCAVerb(), schemaVerb(), versionVerb(), manVerb())
+	root.SetHelpCommand(helpVerb())
+	root.CompletionOptions.DisableDefaultCmd = true // completionVerb says what is wrong
+	root.AddCommand(runVerb(), reloadVerb(), checkVerb(), publishVerb(), demoVerb(), linkCAVerb(),
+		schemaVerb(), versionVerb(), manVerb(), completionVerb())
 	return root
+}
+
+// knownVerb refuses a verb that is none, as a usage error.
+func knownVerb(root *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	mend := "Try: causeway --help"
+	root.SuggestionsMinimumDistance = 2 // letters that may be wrong
+	if near := root.SuggestionsFor(args[0]); len(near) > 0 {
+		mend = "Did you mean: causeway " + near[0]
+	}
+	return usagef("causeway: there is no verb %q\n%s", args[0], mend)
+}
+
+func helpVerb() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [VERB]",
+		Short: "Explain a verb",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			verb, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return knownVerb(cmd.Root(), append(rest, args...))
+			}
+			return verb.Help()
+		},
+	}
 }
 
 // noArgs refuses arguments, as a usage error.
@@ -97,7 +130,7 @@ certificates, keys, authorities.`,
 // check reads the file and, when it is clear whose part to take, the files of
 // that part. looked says which were looked at.
 func check(file, name string) (cfg *config.Config, looked string, err error) {
-	cfg, err = config.Load(file)
+	cfg, err = readFile(file)
 	if err != nil {
 		return nil, "", err
 	}
@@ -139,6 +172,9 @@ func count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
+// nodeName is what the file takes as the name of a node.
+var nodeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
 func linkCAVerb() *cobra.Command {
 	var dir string
 	verb := &cobra.Command{
@@ -151,6 +187,11 @@ A NAME that has a certificate gets a new one.`,
 		Example: "  causeway link-ca --dir pki shanghai-1 virginia-1",
 		Args:    argsBetween(1, 1000, "the names of one node or more"),
 		RunE: func(cmd *cobra.Command, names []string) error {
+			for _, name := range names {
+				if !nodeName.MatchString(name) || name == "ca" {
+					return usagef("causeway link-ca: %q cannot name a node: give small letters, digits and - only, at most 63, and not ca", name)
+				}
+			}
 			authority, err := cert.OpenAuthority(dir, "Causeway link")
 			if err != nil {
 				return err
@@ -192,12 +233,41 @@ func versionVerb() *cobra.Command {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]string{
 					"version": daemon.Version(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH})
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "causeway %s (%s, %s/%s)\n", daemon.Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-			return nil
+			_, err := io.WriteString(cmd.OutOrStdout(), versionLine())
+			return err
 		},
 	}
 	verb.Flags().BoolVar(&asJSON, "json", false, "print it as a JSON object")
 	return verb
+}
+
+// versionLine is the version for people.
+func versionLine() string {
+	return fmt.Sprintf("causeway %s (%s, %s/%s)\n", daemon.Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+func completionVerb() *cobra.Command {
+	shells := map[string]func(*cobra.Command, io.Writer) error{
+		"bash": func(root *cobra.Command, w io.Writer) error { return root.GenBashCompletionV2(w, true) },
+		"zsh":  func(root *cobra.Command, w io.Writer) error { return root.GenZshCompletion(w) },
+		"fish": func(root *cobra.Command, w io.Writer) error { return root.GenFishCompletion(w, true) },
+	}
+	return &cobra.Command{
+		Use:   "completion bash|zsh|fish",
+		Short: "Print the completions for a shell",
+		Example: `  causeway completion bash > /etc/bash_completion.d/causeway
+  causeway completion zsh > "${fpath[1]}/_causeway"
+  causeway completion fish > ~/.config/fish/completions/causeway.fish`,
+		ValidArgs: []string{"bash", "zsh", "fish"},
+		Args:      argsBetween(1, 1, "one of bash, zsh, fish"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			write, ok := shells[args[0]]
+			if !ok {
+				return usagef("%s: there are no completions for %q: give one of bash, zsh, fish", cmd.CommandPath(), args[0])
+			}
+			return write(cmd.Root(), cmd.OutOrStdout())
+		},
+	}
 }
 
 func manVerb() *cobra.Command {
