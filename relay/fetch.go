@@ -78,7 +78,7 @@ func (f *fetch) run(req *http.Request) (*http.Response, error) {
 	f.names.Request(out)
 	hop.RemoveOwn(out.Header)
 	early := hop.EarlyOf(req.Context())
-	ctx, cancel := context.WithCancelCause(req.Context())
+	ctx, cancel := context.WithCancelCause(out.Context()) // which remembers the entity tags that came
 	out = out.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) {
 			f.conn.Store(&info.Conn)
