@@ -1,0 +1,207 @@
+package e2e
+
+// What Causeway costs beside nginx, as processor time of the proxies alone.
+//
+//  1. benchStart starts, once for a benchmark: an origin (nginx), nginx as the
+//     proxy that people use today (proxy_pass and sub_filter), Causeway in one
+//     process, and Causeway as two, edge and relay (bench_peers_test.go),
+//  2. benchSame asks each for the page once: the answers must be the same bytes,
+//  3. benchCompare drives them by turns with the same number of requests and
+//     takes the processor time of each around it (bench_load_test.go),
+//  4. the medians over the rounds are reported, and the median of the ratios of
+//     each round: whatever else runs on the machine meets both sides of a ratio.
+//
+// Run with `make bench`; docs/PERFORMANCE.md says what the rows mean.
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// benchRounds is how often each contender is driven in a benchmark, after one
+// round that does not count.
+const benchRounds = 7
+
+const (
+	benchPageSize  = 40 << 10
+	benchPageURLs  = 170
+	benchSmallBody = "thirty bytes of a small answer" // 30 bytes
+	benchBulkSize  = 200_000_000
+)
+
+// BenchmarkPage is a 40 KB HTML page with 170 URLs of the origin.
+func BenchmarkPage(b *testing.B) {
+	s := benchStart(b)
+	for _, proto := range []benchProto{benchHTTP1, benchTLSH2} {
+		b.Run(proto.name, func(b *testing.B) {
+			benchCompare(b, proto, 4000, s.against("/page.html"))
+		})
+	}
+}
+
+// BenchmarkSmall is an answer of 30 bytes.
+func BenchmarkSmall(b *testing.B) {
+	s := benchStart(b)
+	for _, proto := range []benchProto{benchHTTP1, benchTLSH2} {
+		b.Run(proto.name, func(b *testing.B) {
+			benchCompare(b, proto, 10000, s.against("/small"))
+		})
+	}
+}
+
+// BenchmarkNoMatch is the page with no URL of the origin in it: as text, which
+// is searched, against the same bytes as application/octet-stream, which are
+// only forwarded.
+func BenchmarkNoMatch(b *testing.B) {
+	s := benchStart(b)
+	for _, size := range []struct {
+		name, file string
+		requests   int
+	}{{"40KB", "nomatch", 4000}, {"1MB", "nomatch-1m", 300}} {
+		for _, proto := range []benchProto{benchHTTP1, benchTLSH2} {
+			b.Run(size.name+"/"+proto.name, func(b *testing.B) {
+				benchCompare(b, proto, size.requests, []benchContender{
+					{"rewriting", s.causeway, "example.cn", "/" + size.file + ".html"},
+					{"forwarding", s.causeway, "example.cn", "/" + size.file + ".bin"},
+				})
+			})
+		}
+	}
+}
+
+// BenchmarkOriginTLS is the page from an origin that is reached over TLS, with
+// HTTP/1.1 alone and with HTTP/2 too (which nginx does not speak to origins).
+func BenchmarkOriginTLS(b *testing.B) {
+	s := benchStart(b)
+	for _, host := range []string{"tls1.example.cn", "tls2.example.cn"} {
+		b.Run(map[string]string{"tls1.example.cn": "origin-http1", "tls2.example.cn": "origin-h2"}[host], func(b *testing.B) {
+			benchCompare(b, benchTLSH2, 3000, []benchContender{
+				{"causeway", s.causeway, host, "/page.html"},
+				{"nginx", s.nginx, host, "/page.html"},
+			})
+		})
+	}
+}
+
+// BenchmarkBulk is the memory of a fresh process while 200 MB of text with URLs
+// of the origin stream through it.
+func BenchmarkBulk(b *testing.B) {
+	for _, proto := range []benchProto{benchHTTP1, benchTLSH2} {
+		b.Run(proto.name, func(b *testing.B) {
+			s := benchStart(b)
+			benchBulkFile(b, s.files)
+			for _, c := range s.against("/bulk.txt") {
+				if got := benchDiscard(b, c, proto); got < benchBulkSize*9/10 {
+					b.Fatalf("%s: %d bytes of 200 MB", c.name, got)
+				}
+				b.ReportMetric(float64(c.proxy.peakMemory(b))/1e6, c.name+"-MB")
+			}
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// benchCompare drives the contenders by turns and reports, for each, the median
+// processor time of a request, and the median of its ratio to the second one,
+// which is the measure of the others.
+func benchCompare(b *testing.B, proto benchProto, requests int, contenders []benchContender) {
+	b.Helper()
+	benchSame(b, proto, contenders)
+	costs := make([][]float64, len(contenders))
+	for round := range benchRounds + 1 {
+		for i, c := range contenders {
+			cost := benchDrive(b, c, proto, requests)
+			if round > 0 { // the first warms connections, caches and heaps
+				costs[i] = append(costs[i], cost)
+			}
+		}
+	}
+	const measure = 1
+	for i, c := range contenders {
+		b.ReportMetric(benchMedian(costs[i]), c.name+"-ns/req")
+		if i == measure {
+			continue
+		}
+		ratios := make([]float64, benchRounds)
+		for round := range ratios {
+			ratios[round] = costs[i][round] / costs[measure][round]
+		}
+		b.ReportMetric(benchMedian(ratios), c.name+"/"+contenders[measure].name)
+		if i == 0 {
+			b.ReportMetric(slices.Min(ratios), "least")
+			b.ReportMetric(slices.Max(ratios), "most")
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+func benchMedian(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
+}
+
+// benchPage is HTML with so many URLs of host, spread evenly, and prose between
+// them: the same at every run.
+func benchPage(host string, size, urls int) string {
+	words := strings.Fields("the tea of spring is picked before the rain and dried by hand over a small fire while " +
+		"the leaves of autumn are left to wither in the sun until they turn dark and sweet like honey " +
+		"visitors who walk up the hill find a house with a red roof where water boils all day long")
+	random := rand.New(rand.NewPCG(1, 2))
+	var page strings.Builder
+	page.WriteString("<!doctype html>\n<html><head><meta charset=\"utf-8\"><title>Tea</title></head>\n<body>\n")
+	const end = "</body></html>\n"
+	for i := range urls {
+		fmt.Fprintf(&page, "<p><a href=\"https://%s/tea/%d?from=list&amp;sort=age\" class=\"item\">", host, random.IntN(100000))
+		until := (size - len(end)) * (i + 1) / urls
+		for page.Len() < until-24 {
+			page.WriteString(words[random.IntN(len(words))])
+			page.WriteByte(' ')
+		}
+		page.WriteString("</a></p>\n")
+	}
+	page.WriteString(strings.Repeat(".", max(0, size-len(end)-page.Len())))
+	page.WriteString(end)
+	return page.String()
+}
+
+// benchFiles writes what the origin serves.
+func benchFiles(b *testing.B, dir string) {
+	b.Helper()
+	page := benchPage(benchOriginHost, benchPageSize, benchPageURLs)
+	// A host of the same length that is not mapped.
+	foreign := benchPage("www.another.com", benchPageSize, benchPageURLs)
+	for name, text := range map[string]string{
+		"page.html":       page,
+		"nomatch.html":    foreign,
+		"nomatch.bin":     foreign,
+		"nomatch-1m.html": strings.Repeat(foreign, 25),
+		"nomatch-1m.bin":  strings.Repeat(foreign, 25),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// benchBulkFile writes bulk.txt.
+func benchBulkFile(b *testing.B, dir string) {
+	b.Helper()
+	file, err := os.Create(filepath.Join(dir, "bulk.txt"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	piece := []byte(strings.Repeat(benchPage(benchOriginHost, benchPageSize, benchPageURLs), 25))
+	for written := 0; written < benchBulkSize; written += len(piece) {
+		if _, err := file.Write(piece[:min(len(piece), benchBulkSize-written)]); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := file.Close(); err != nil {
+		b.Fatal(err)
+	}
+}
