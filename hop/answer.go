@@ -148,10 +148,10 @@ func copyBody(w http.ResponseWriter, r *http.Request, res *http.Response, opt Op
 	defer buffers.Put(buffer)
 	control := http.NewResponseController(w)
 	var written int64
+	n, err := readFirst(control, res, buffer[:])
 	// A stream of HTTP/2 pays for a deadline, and one piece rarely blocks: the
 	// connection's WriteByteTimeout minds that.
 	for timed := r.ProtoMajor == 1; ; timed = true {
-		n, err := res.Body.Read(buffer[:])
 		if n > 0 {
 			if timed && opt.WriteTimeout > 0 {
 				_ = control.SetWriteDeadline(time.Now().Add(opt.WriteTimeout))
@@ -175,7 +175,36 @@ func copyBody(w http.ResponseWriter, r *http.Request, res *http.Response, opt Op
 				return &CopyError{FromClient: true, Err: failed}
 			}
 		}
+		n, err = res.Body.Read(buffer[:])
 	}
+}
+
+// headerDelay is how long a header waits for the first bytes of its body, so
+// that both go out in one packet.
+const headerDelay = 5 * time.Millisecond
+
+// readFirst reads the first piece of the body, and sends the header alone when
+// that takes longer than headerDelay: an event stream opens before its first
+// event. A short answer of known length has nothing to show before its body.
+func readFirst(control *http.ResponseController, res *http.Response, buffer []byte) (int, error) {
+	if res.ContentLength >= 0 && res.ContentLength <= int64(len(buffer)) {
+		return res.Body.Read(buffer)
+	}
+	var mu sync.Mutex // guards the writer behind control, and came
+	came := false
+	late := time.AfterFunc(headerDelay, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !came {
+			_ = control.Flush() // its failure shows at the next write
+		}
+	})
+	n, err := res.Body.Read(buffer)
+	late.Stop()
+	mu.Lock()
+	defer mu.Unlock()
+	came = true
+	return n, err
 }
 
 // answerUpgrade passes a 101 on and joins the client's connection with
