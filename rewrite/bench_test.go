@@ -2,7 +2,9 @@ package rewrite
 
 import (
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 	"testing"
 )
@@ -77,5 +79,91 @@ func BenchmarkReplace(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkBody is a whole answer through Response: 30 bytes, a page of 40 KB, 8 MB; and, as what
+// the codings cost alone, "open and close".
+func BenchmarkBody(b *testing.B) {
+	for _, c := range []struct {
+		name         string
+		size         int
+		came, accept string
+	}{
+		{"30B/identity", 30, "", ""},
+		{"40KB/identity", 40 << 10, "", ""},
+		{"40KB/gzip-gzip", 40 << 10, "gzip", "gzip"},
+		{"8MB/identity", 8 << 20, "", ""},
+		{"8MB/gzip-gzip", 8 << 20, "gzip", "gzip"},
+		{"8MB/gzip-zstd", 8 << 20, "gzip", "zstd"},
+		{"8MB/gzip-br", 8 << 20, "gzip", "br"},
+		{"8MB/br-br", 8 << 20, "br", "br"},
+		{"8MB/zstd-zstd", 8 << 20, "zstd", "zstd"},
+	} {
+		text := string(page(c.size, 4.25, []string{"example.com"}))[:c.size]
+		coded := closeIn(c.came, text)
+		m := parseMap(b, fuzzMaps[0])
+		h := http.Header{"Content-Type": {"text/html; charset=utf-8"}}
+		if c.came != "" {
+			h.Set("Content-Encoding", c.came)
+		}
+		length := int64(-1)
+		if len(coded) < chunkSize {
+			length = int64(len(coded))
+		}
+		buf := make([]byte, 32<<10)
+		b.Run(c.name, func(b *testing.B) {
+			b.SetBytes(int64(c.size))
+			b.ReportAllocs()
+			for b.Loop() {
+				res := &http.Response{StatusCode: 200, Header: h.Clone(), Body: io.NopCloser(strings.NewReader(coded)), ContentLength: length}
+				m.Response(res, Options{AcceptEncoding: c.accept})
+				drainInto(b, res.Body, buf)
+				res.Body.Close()
+			}
+		})
+		if c.came == "" || c.came != c.accept {
+			continue
+		}
+		b.Run(c.name+"/open and close alone", func(b *testing.B) {
+			b.SetBytes(int64(c.size))
+			b.ReportAllocs()
+			for b.Loop() {
+				dec := newDecoder([]string{c.came}, strings.NewReader(coded))
+				enc := newEncoder(c.accept, io.Discard)
+				for {
+					n, err := dec.Read(buf)
+					enc.Write(buf[:n])
+					if err != nil {
+						break
+					}
+				}
+				enc.Close()
+				freeEncoder(c.accept, enc)
+				dec.free()
+			}
+		})
+	}
+}
+
+func drainInto(b *testing.B, r io.Reader, buf []byte) {
+	for {
+		if _, err := r.Read(buf); err == io.EOF {
+			return
+		} else if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkHeader is the header of a usual answer.
+func BenchmarkHeader(b *testing.B) {
+	m := parseMap(b, fuzzMaps[0])
+	h := http.Header{"Content-Type": {"text/html"}, "Server": {"nginx"}, "Date": {"Mon, 01 Jan 2024 00:00:00 GMT"}, "Cache-Control": {"max-age=60"},
+		"Etag": {`"abc"`}, "Vary": {"Accept-Encoding"}, "Set-Cookie": {"a=b; Path=/; HttpOnly"}, "X-Frame-Options": {"SAMEORIGIN"},
+		"Content-Security-Policy": {"default-src 'self'; img-src 'self' data: https://images.other.net"}, "Link": {`</a.css>; rel=preload`}}
+	b.ReportAllocs()
+	for b.Loop() {
+		m.Header(h)
 	}
 }

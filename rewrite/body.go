@@ -211,7 +211,7 @@ type source struct {
 	ahead  []byte
 	err    error // comes behind ahead
 	bytes  int64
-	full   bool // the last read got all it asked for: more is coming
+	ready  bool // the next read will not wait: this one got all it asked for, or the end is known
 }
 
 func (s *source) Read(p []byte) (n int, err error) {
@@ -219,13 +219,14 @@ func (s *source) Read(p []byte) (n int, err error) {
 	case len(s.ahead) > 0:
 		n = copy(p, s.ahead)
 		s.ahead = s.ahead[n:]
+		s.ready = len(s.ahead) > 0 || s.err != nil
 	case s.err != nil:
 		return 0, s.err
 	default:
 		n, err = s.origin.Read(p)
+		s.err, s.ready = err, n == len(p) || err != nil
 	}
 	s.bytes += int64(n)
-	s.full = n == len(p)
 	return n, err
 }
 
@@ -329,7 +330,7 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, b.err
 }
 
-// step reads text once and appends what it becomes to out. It flushes unless more is coming.
+// step reads text once and appends what it becomes to out. It flushes unless more is there.
 func (b *body) step() {
 	n, err := b.readText()
 	chunk := b.work.chunk[:n]
@@ -352,7 +353,7 @@ func (b *body) step() {
 		b.end()
 		return
 	}
-	if n < chunkSize && !b.source.full {
+	if n < chunkSize && !b.source.ready {
 		b.flush()
 	}
 }

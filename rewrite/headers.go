@@ -74,6 +74,7 @@ func cookieField(m *Map, h http.Header, name string) {
 // policy maps a Content-Security-Policy: directives parted by semicolons, policies by commas.
 func (m *Map) policy(value string) string {
 	var out strings.Builder
+	out.Grow(len(value) + len(value)/8)
 	directive := ""
 	for len(value) > 0 {
 		n := strings.IndexAny(value, " \t;,")
@@ -120,18 +121,16 @@ func (m *Map) source(token string) string {
 	if token[0] == '\'' || token == "*" || strings.HasSuffix(token, ":") {
 		return token
 	}
-	scheme, rest, hasScheme := strings.Cut(token, "://")
-	if !hasScheme {
-		scheme, rest = "", token
-	} else {
-		scheme += "://"
+	scheme, rest := "", token
+	if i := strings.Index(token, "://"); i >= 0 {
+		scheme, rest = token[:i+3], token[i+3:]
 	}
 	host, path := rest, ""
 	if i := strings.IndexByte(rest, '/'); i >= 0 {
 		host, path = rest[:i], rest[i:]
 	}
 	mapped := m.toPublic.String(token)
-	if mapped == token && !hasScheme {
+	if mapped == token && scheme == "" {
 		mapped = m.sourceHost(host) + path
 	}
 	if domain, ok := strings.CutPrefix(strings.ToLower(host), "*."); ok {
@@ -147,22 +146,19 @@ func (m *Map) sourceHost(authority string) string {
 	if !ok {
 		return authority
 	}
-	for i := range m.toPublic.rules {
-		rule := &m.toPublic.rules[i]
-		if rule.keep || !anyPort && !rule.accepts("", port) {
-			continue
-		}
-		found, labels := m.toPublic.find([]byte(host), rule.from.Scheme, rule.from.Port)
-		if found != rule {
-			continue
-		}
-		to := found.to.fill(host[:labels])
-		if anyPort && to.Port == "" {
-			return to.Authority() + ":*"
-		}
-		return to.Authority()
+	rule, labels := m.toPublic.find([]byte(host), "", port)
+	if rule == nil && anyPort && len(m.toPublic.exact[host]) > 0 {
+		first := m.toPublic.exact[host][0]
+		rule, labels = m.toPublic.find([]byte(host), first.from.Scheme, first.from.Port)
 	}
-	return authority
+	if rule == nil {
+		return authority
+	}
+	to := rule.to.fill(host[:labels])
+	if anyPort && to.Port == "" {
+		return to.Authority() + ":*"
+	}
+	return to.Authority()
 }
 
 // addCovered adds to a wildcard source the public hosts of single hosts below its domain.
@@ -182,7 +178,7 @@ func (m *Map) addCovered(mapped, scheme, domain, path string) string {
 // cookie maps the Domain attribute of a Set-Cookie value and nothing else.
 func (m *Map) cookie(value string) string {
 	first := strings.IndexByte(value, ';')
-	if first < 0 {
+	if first < 0 || !hasDomain(value[first:]) {
 		return value
 	}
 	var out strings.Builder
@@ -199,6 +195,11 @@ func (m *Map) cookie(value string) string {
 		}
 	}
 	return out.String()
+}
+
+// hasDomain is quick and may be mistaken one way.
+func hasDomain(attributes string) bool {
+	return strings.Contains(attributes, "omain") || strings.Contains(strings.ToLower(attributes), "domain")
 }
 
 // cookieDomain is the public counterpart of a cookie's domain: the narrowest domain that holds the

@@ -24,7 +24,8 @@ type search struct {
 	gramLen  int
 	mask     uint32
 	filter   [1 << filterBits]bool
-	buckets  map[uint32][]gram
+	first    [1 << filterBits]uint16 // where the grams of a slot start in all
+	all      []gram                  // by slot
 	literals []string
 }
 
@@ -32,6 +33,7 @@ type search struct {
 type gram struct {
 	literal string
 	offset  int
+	value   uint32
 }
 
 const (
@@ -42,7 +44,7 @@ const (
 )
 
 func newSearch(literals []string) *search {
-	s := &search{buckets: map[uint32][]gram{}, literals: shortest(literals), stride: 1, gramLen: 1, mask: 0xff}
+	s := &search{literals: shortest(literals), stride: 1, gramLen: 1, mask: 0xff}
 	if len(s.literals) == 0 {
 		return s
 	}
@@ -58,8 +60,12 @@ func newSearch(literals []string) *search {
 			offset := len(l) - window + i
 			v := s.load([]byte(l), offset)
 			s.filter[slot(v)] = true
-			s.buckets[v] = append(s.buckets[v], gram{l, offset})
+			s.all = append(s.all, gram{l, offset, v})
 		}
+	}
+	slices.SortStableFunc(s.all, func(a, b gram) int { return cmp.Compare(slot(a.value), slot(b.value)) })
+	for i := len(s.all) - 1; i >= 0; i-- {
+		s.first[slot(s.all[i].value)] = uint16(i)
 	}
 	return s
 }
@@ -107,8 +113,17 @@ func (s *search) next(b []byte, i int) int {
 	return len(b)
 }
 
-// grams are the places in literals that look like b[i].
-func (s *search) grams(b []byte, i int) []gram { return s.buckets[s.load(b, i)] }
+// grams are the places in literals that may look like b[i].
+func (s *search) grams(b []byte, i int) []gram {
+	at := slot(s.load(b, i))
+	list := s.all[s.first[at]:]
+	for n, g := range list {
+		if slot(g.value) != at {
+			return list[:n]
+		}
+	}
+	return list
+}
 
 // stands says whether g's literal stands in b around b[i], and where.
 func (g gram) stands(b []byte, i int) (start, end int, ok bool) {

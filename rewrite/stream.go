@@ -1,5 +1,7 @@
 package rewrite
 
+import "strings"
+
 // Stream exchanges URLs in a text that comes in chunks. Its output is the same however the text
 // is cut, and it holds back only what may be the start of a match: at most maxHeld bytes. It
 // keeps a copy of the last maxSeen bytes it has let go, for a match may depend on what stands
@@ -95,9 +97,14 @@ func (r *Replacer) run(dst, b []byte, start int, final bool) (out []byte, done, 
 	return dst, done, replaced
 }
 
-// undecided is where, at the end of b, something starts that may become a match.
+// undecided is where, at the end of b, something starts that may become a match: somewhere in the
+// last run of bytes that URLs up to their port are spelled with.
 func undecided(b []byte, start int) int {
-	for i := max(start, len(b)-maxHeld); i < len(b); i++ {
+	run, least := len(b), max(start, len(b)-maxHeld)
+	for run > least && spellsURL[b[run-1]] {
+		run--
+	}
+	for i := run; i < len(b); i++ {
 		switch b[i] {
 		case '/', '\\', '%', '&', 'h', 'H', 'w', 'W':
 			if startsMatch(b, i) {
@@ -107,6 +114,14 @@ func undecided(b []byte, start int) int {
 	}
 	return len(b)
 }
+
+// spellsURL are the bytes that what startsMatch takes is made of.
+var spellsURL = func() (table [256]bool) {
+	for c := range table {
+		table[c] = isHostByte(byte(c)) || strings.IndexByte(`.*:[]/\%&#;`, byte(c)) >= 0
+	}
+	return table
+}()
 
 // match is one URL to exchange.
 type match struct {

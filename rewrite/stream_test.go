@@ -212,3 +212,16 @@ func TestThereAndBack(t *testing.T) {
 		}
 	}
 }
+
+// TestNoAllocation: a chunk costs no memory once the output has its size.
+func TestNoAllocation(t *testing.T) {
+	list, origins := pairs(50)
+	m, err := NewMap(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, s, out := page(32<<10, 5, origins), m.ToPublic().NewStream(), make([]byte, 0, 64<<10)
+	if n := testing.AllocsPerRun(100, func() { out = s.Append(out[:0], text, false) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
