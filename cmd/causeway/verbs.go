@@ -282,7 +282,7 @@ func manVerb() *cobra.Command {
 				return err
 			}
 			root := cmd.Root()
-			root.DisableAutoGenTag = true // the same program writes the same page
+			root.DisableAutoGenTag = true // no line with the day
 			return doc.GenManTree(root, &doc.GenManHeader{Title: "CAUSEWAY", Section: "1", Source: "causeway " + daemon.Version(), Manual: "Causeway"}, dir)
 		},
 	}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"causeway/cert"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"causeway": main})
+}
+
+// TestScript runs testdata/script/*.txtar: what a person types and what the
+// program says. UPDATE=1 in the environment rewrites what it says.
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		UpdateScripts:       os.Getenv("UPDATE") != "",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("HOME", env.WorkDir) // where publish keeps its authority
+			env.Setenv("XDG_CONFIG_HOME", "")
+			return nil
+		},
+		Condition: func(condition string) (bool, error) {
+			if condition != "root" { // may read everything
+				return false, fmt.Errorf("unknown condition %q", condition)
+			}
+			return os.Geteuid() == 0, nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits":     exits,
+			"issue":     issue,
+			"mode":      mode,
+			"address":   address,
+			"busy":      busy,
+			"origin":    origin,
+			"ready":     ready,
+			"fetch":     fetch,
+			"expand":    expand,
+			"different": different,
+		},
+	})
+}
+
+// exits STATUS ARGS… runs causeway and wants that exit status; then stdout,
+// stderr and cmp see what it said.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: exits STATUS ARG…")
+	}
+	err := ts.Exec("causeway", args[1:]...)
+	status := "0"
+	if err != nil {
+		status = strings.TrimPrefix(err.Error(), "exit status ")
+	}
+	if status != args[0] {
+		ts.Fatalf("causeway %s: exit status %s, want %s", strings.Join(args[1:], " "), status, args[0])
+	}
+}
+
+// issue DIR NAME HOST… makes DIR/NAME.pem and DIR/NAME.key for hosts, signed by
+// DIR/ca.pem.
+func issue(ts *testscript.TestScript, _ bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	authority, err := cert.OpenAuthority(dir, "script")
+	ts.Check(err)
+	ts.Check(authority.Issue(dir, args[1], args[2:]))
+}
+
+// mode FILE OCTAL wants the permissions of a file.
+func mode(ts *testscript.TestScript, _ bool, args []string) {
+	info, err := os.Stat(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[1] {
+		ts.Fatalf("%s has mode %s, want %s", args[0], got, args[1])
+	}
+}
+
+// address NAME… sets each variable to a loopback address that is free.
+func address(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		ts.Check(err)
+		defer ln.Close() // after the last, so that no two are the same
+		ts.Setenv(name, ln.Addr().String())
+	}
+}
+
+// busy NAME sets the variable to a loopback address on which somebody listens.
+func busy(ts *testscript.TestScript, _ bool, args []string) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { ln.Close() })
+	ts.Setenv(args[0], ln.Addr().String())
+}
+
+// origin NAME sets the variable to the base URL of a site that names itself.
+func origin(ts *testscript.TestScript, _ bool, args []string) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprintf(w, `<a href="http://%s/next">next</a>`, r.Host)
+	}))
+	ts.Defer(server.Close)
+	ts.Setenv(args[0], server.URL)
+}
+
+// patience bounds a wait for what must happen.
+const patience = 20 * time.Second
+
+// ready ADDRESS waits until somebody listens there.
+func ready(ts *testscript.TestScript, _ bool, args []string) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if conn, err := net.Dial("tcp", args[0]); err == nil {
+			conn.Close()
+			return
+		}
+	}
+	ts.Fatalf("nobody listens on %s", args[0])
+}
+
+// fetch CA URL TEXT wants TEXT in what URL answers to one who trusts CA, "-" for
+// plain HTTP. Names under localhost and everything else are dialled on loopback.
+func fetch(ts *testscript.TestScript, neg bool, args []string) {
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		_, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		var dialer net.Dialer
+		return dialer.DialContext(ctx, network, net.JoinHostPort("127.0.0.1", port))
+	}}
+	defer transport.CloseIdleConnections()
+	if args[0] != "-" {
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM([]byte(ts.ReadFile(args[0])))
+		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+	}
+	client := &http.Client{Transport: transport, Timeout: patience}
+	res, err := client.Get(args[1])
+	ts.Check(err)
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	ts.Check(err)
+	if strings.Contains(string(body), args[2]) == neg {
+		ts.Fatalf("%s answered %s: %s", args[1], res.Status, body)
+	}
+}
+
+// expand FILE… puts the script's variables into files.
+func expand(ts *testscript.TestScript, _ bool, args []string) {
+	for _, file := range args {
+		text := os.Expand(ts.ReadFile(file), ts.Getenv)
+		ts.Check(os.WriteFile(ts.MkAbs(file), []byte(text), 0o600))
+	}
+}
+
+// different A B wants two files that differ.
+func different(ts *testscript.TestScript, _ bool, args []string) {
+	if ts.ReadFile(args[0]) == ts.ReadFile(args[1]) {
+		ts.Fatalf("%s and %s are the same", args[0], args[1])
+	}
+}
