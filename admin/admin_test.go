@@ -1,0 +1,53 @@
+package admin
+
+import (
+	"errors"
+	"log/slog"
+
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// fake is a Node beside its interface.
+type fake struct {
+	ready, reload error
+	reloads       int
+}
+
+func (f *fake) Ready() error  { return f.ready }
+func (f *fake) Reload() error { f.reloads++; return f.reload }
+
+func TestAdmin(t *testing.T) {
+	for _, c := range []struct {
+		what, method, path, host, field string
+		node                            fake
+		status                          int
+		says                            string
+		reloads                         int
+	}{
+		{what: "alive", method: "GET", path: "/healthz", host: "127.0.0.1:9900", status: 200, says: "ok"},
+		{what: "ready", method: "GET", path: "/readyz", host: "[::1]:9900", status: 200},
+		{what: "not ready", method: "GET", path: "/readyz", host: "localhost", node: fake{ready: errors.New("no relay")}, status: 503, says: "no relay"},
+		{what: "metrics", method: "GET", path: "/metrics", host: "127.0.0.1", status: 200},
+		{what: "reload", method: "POST", path: "/reload", host: "127.0.0.1", field: "1", status: 200, reloads: 1},
+		{what: "a bad file", method: "POST", path: "/reload", host: "127.0.0.1", field: "1", node: fake{reload: errors.New("line 3")}, status: 422, says: "line 3", reloads: 1},
+		{what: "a web page's POST", method: "POST", path: "/reload", host: "127.0.0.1", status: 403},
+		{what: "a web page's name for us", method: "GET", path: "/metrics", host: "evil.example", status: 421},
+		{what: "GET does not reload", method: "GET", path: "/reload", host: "127.0.0.1", field: "1", status: 405},
+	} {
+		req := httptest.NewRequest(c.method, c.path, nil)
+		req.Host = c.host
+		if c.field != "" {
+			req.Header.Set(Field, c.field)
+		}
+		w := httptest.NewRecorder()
+		node := c.node
+		NewServer(&node, prometheus.NewRegistry(), slog.New(slog.DiscardHandler)).Handler.ServeHTTP(w, req)
+		if w.Code != c.status || !strings.Contains(w.Body.String(), c.says) || node.reloads != c.reloads {
+			t.Errorf("%s: %d %q, %d reloads", c.what, w.Code, w.Body, node.reloads)
+		}
+	}
+}
