@@ -15,5 +15,5 @@
 //     bytes; downloads of any size are made as they are read.
 //
 // It refuses to redirect off its own site, to take a form from another one, and
-// to remember anything: all state is in the visitor's cookies.
+// to remember a visitor: all state is in the visitor's cookies.
 package demo

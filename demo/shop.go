@@ -112,8 +112,8 @@ type asset struct {
 // NewShop is the origin of the demo: the tea shop of https://example.com,
 // https://login.example.com, https://api.example.com and
 // https://static.example.com, told apart by the Host header. It speaks as if it
-// were reached over HTTPS whatever carries it, and keeps no state but a key for
-// its session cookies.
+// were reached over HTTPS whatever carries it, and remembers no visitor: each
+// new shop has a new key for its session cookies.
 func NewShop() http.Handler {
 	s := &shop{key: make([]byte, 32), assets: make(map[string]asset)}
 	rand.Read(s.key) // never fails (crypto/rand)
