@@ -86,6 +86,7 @@ func AcceptTunnel(r *http.Request) bool {
 	}
 	r.Header.Del(tunnelAsk)
 	setUpgrade(r.Header, protocol)
+	r.ContentLength = 0 // what follows is the connection's, not the request's: Outgoing sends none
 	return true
 }
 
