@@ -73,6 +73,7 @@ type Daemon struct {
 	relay   *relay.Server // the relay's role, or the edge's own for what stays
 	links   map[linkKey]*runningLink
 	servers map[serverKey]*runningServer
+	retired []*runningServer // handed their socket over, and still have connections
 }
 
 // New reads the file and prepares the node. Nothing listens yet.
@@ -210,6 +211,9 @@ func (d *Daemon) drain() {
 		if key.kind != kindAdmin {
 			waiting.Go(func() { server.stop(limit) })
 		}
+	}
+	for _, server := range d.retired {
+		waiting.Go(func() { server.stop(limit) })
 	}
 	waiting.Wait()
 	if d.edge != nil {

@@ -252,6 +252,13 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 	close(stop)
 	load.Wait()
+	if t.Failed() {
+		for line := range strings.Lines(n.access.String()) {
+			if !strings.Contains(line, `"status":200`) || strings.Contains(line, `"kind"`) {
+				t.Log(line)
+			}
+		}
+	}
 }
 
 // Stopping lets the request under way finish, refuses new connections, and says

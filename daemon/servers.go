@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,6 +43,37 @@ type runningServer struct {
 	server   *http.Server
 	turn     *turn
 	done     chan struct{} // closed when Serve returned
+	conns    connCount
+}
+
+// connCount is how many connections a server has, and how many of them have
+// not sent a request yet.
+type connCount struct {
+	mu    sync.Mutex // guards the rest
+	all   int
+	fresh map[net.Conn]bool
+}
+
+// note is http.Server.ConnState.
+func (c *connCount) note(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		c.all++
+		c.fresh[conn] = true
+	case http.StateClosed, http.StateHijacked:
+		c.all--
+		delete(c.fresh, conn)
+	default:
+		delete(c.fresh, conn)
+	}
+}
+
+func (c *connCount) count() (all, fresh int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.all, len(c.fresh)
 }
 
 // sockets are the listeners that a file needs.
@@ -101,21 +133,25 @@ func (d *Daemon) serve(s *sockets, cfg *config.Config, node *config.Node, identi
 		}
 		if old != nil {
 			old.handOver()
-			d.tasks.Go(func() { old.finish(cfg.Limits.DrainTimeout) })
+			d.retired = append(d.retired, old)
 		}
 		d.servers[key] = d.start(key, socket, settings, cfg, node, identity)
 	}
 	for key, old := range d.servers {
 		if _, ok := s.needed[key]; !ok {
 			delete(d.servers, key)
-			d.tasks.Go(func() {
-				old.finish(cfg.Limits.DrainTimeout)
-				old.socket.Close()
-			})
 			old.handOver()
-			old.socket.Close()
+			d.tasks.Go(func() {
+				limit, cancel := context.WithTimeout(d.base, cfg.Limits.DrainTimeout)
+				defer cancel()
+				old.stop(limit)
+			})
 		}
 	}
+	d.retired = slices.DeleteFunc(d.retired, func(old *runningServer) bool {
+		all, _ := old.conns.count()
+		return all == 0
+	})
 }
 
 // start serves on socket.
@@ -123,7 +159,9 @@ func (d *Daemon) start(key serverKey, socket net.Listener, settings string, cfg 
 	running := &runningServer{
 		socket: socket, settings: settings, turn: newTurn(socket), done: make(chan struct{}),
 		server: d.server(key.kind, cfg, node, identity),
+		conns:  connCount{fresh: make(map[net.Conn]bool)},
 	}
+	running.server.ConnState = running.conns.note
 	running.server.BaseContext = func(net.Listener) context.Context { return d.base }
 	d.tasks.Go(func() {
 		defer close(running.done)
@@ -145,26 +183,32 @@ func (d *Daemon) start(key serverKey, socket net.Listener, settings string, cfg 
 }
 
 // handOver makes the server take no more connections and leaves the socket
-// open, with its queue, for the next.
+// open, with its queue, for the next. The connections it has stay its own until
+// they end: they see the new file too, but keep the header and idle limits they
+// began with.
 func (r *runningServer) handOver() {
 	r.turn.Close()
 	<-r.done
 	r.turn.reopen()
 }
 
-// finish lets the server's requests end.
-func (r *runningServer) finish(limit time.Duration) {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	if r.server.Shutdown(ctx) != nil {
-		r.server.Close()
-	}
-}
+// freshGrace is how long a stopping server waits for the first request of a
+// connection it has just taken: http.Server.Shutdown would drop it unheard.
+const freshGrace = time.Second
 
-// stop closes the socket, lets the requests end until ctx does, and cuts the
-// rest.
+// stop takes no more connections, lets the requests end until ctx does, and
+// cuts the rest.
 func (r *runningServer) stop(ctx context.Context) {
 	r.socket.Close()
+	r.server.SetKeepAlivesEnabled(false) // ends idle connections, and others with their answer
+	grace, cancel := context.WithTimeout(ctx, freshGrace)
+	defer cancel()
+	for {
+		if _, fresh := r.conns.count(); fresh == 0 || grace.Err() != nil {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 	if r.server.Shutdown(ctx) != nil {
 		r.server.Close()
 	}
