@@ -74,14 +74,14 @@ func (r *Replacer) run(dst, b []byte, start int, final bool) (out []byte, done, 
 		limit = undecided(b, start)
 	}
 	done = start
+	var m match
 	for i := r.search.next(b, start); i < len(b); i = r.search.next(b, i+r.search.stride) {
 		for _, g := range r.search.grams(b, i) {
 			from, end, ok := g.stands(b, i)
 			if !ok || from < done || from >= limit {
 				continue
 			}
-			m, ok := r.verify(b, from, end)
-			if !ok || m.start() < done {
+			if !r.verify(&m, b, from, end, g.literal) || m.start() < done {
 				continue
 			}
 			dst = r.append(append(dst, b[done:m.start()]...), b, &m)
@@ -142,45 +142,66 @@ func (m *match) start() int {
 	return m.host
 }
 
-// verify says whether the literal at b[from:end] ends the host of a URL that has a rule.
-func (r *Replacer) verify(b []byte, from, end int) (m match, ok bool) {
-	m.tailing = hostEnd(b, end)
-	if !m.tailing.ok {
-		return m, false
+// verify says whether the literal, which stands at b[from:end], ends the host of a URL that has a
+// rule, and describes that in m.
+func (r *Replacer) verify(m *match, b []byte, from, end int, literal string) (ok bool) {
+	if m.tailing = hostEnd(b, end); !m.tailing.ok {
+		return false
 	}
 	m.host = from
 	if b[from] != '[' {
 		if m.host, ok = hostStart(b, from); !ok || end-m.host > maxHost {
-			return m, false
+			return false
 		}
 	}
 	if m.lead, ok = leadBefore(b, m.host); !ok {
-		return m, false
+		return false
 	}
-	var space [maxHost]byte
-	host := space[:end-m.host]
-	for i, c := range b[m.host:end] {
-		host[i] = lower(c)
-	}
-	if host[0] == '[' {
-		host = host[1 : len(host)-1]
-	}
-	scheme, port := m.scheme, ""
+	port := ""
 	if m.tailing.colon > 0 {
 		port = string(b[m.digits:m.end])
 	}
-	m.rule, m.labels = r.find(host, scheme, port)
+	m.rule, m.labels = nil, 0
+	if m.host == from {
+		m.rule = r.exactly(literal, m.scheme, port)
+	}
 	if m.rule == nil {
-		return m, false
+		m.rule, m.labels = r.findFolded(b[m.host:end], m.scheme, port)
+	}
+	if m.rule == nil {
+		return false
 	}
 	m.chooseScheme()
-	return m, true
+	return true
+}
+
+// exactly is the rule of a whole host without a detour; nil says to look further.
+func (r *Replacer) exactly(host, scheme, port string) *rule {
+	for _, rule := range r.exact[host] {
+		if rule.accepts(scheme, port) && !rule.keep {
+			return rule
+		}
+	}
+	return nil
+}
+
+// findFolded is find for a host, or an address in brackets, in any case.
+func (r *Replacer) findFolded(host []byte, scheme, port string) (*rule, int) {
+	var space [maxHost]byte
+	folded := space[:len(host)]
+	for i, c := range host {
+		folded[i] = lower(c)
+	}
+	if folded[0] == '[' {
+		folded = folded[1 : len(folded)-1]
+	}
+	return r.find(folded, scheme, port)
 }
 
 // chooseScheme: a URL with the scheme of its side gets the scheme of the other, and whatever
 // leads to an explicit port gets the one scheme that is served there.
 func (m *match) chooseScheme() {
-	if m.scheme == "" {
+	if m.exchange = false; m.scheme == "" {
 		return
 	}
 	to, secure := m.rule.to, m.scheme == "https" || m.scheme == "wss"
