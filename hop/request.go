@@ -61,6 +61,26 @@ func TargetURL(requestURI string, parsed *url.URL, scheme, authority string) *ur
 	return target
 }
 
+// expectAsk says between nodes what Expect says: net/http's HTTP/2 server takes
+// that field off before a handler sees it.
+const expectAsk = Prefix + "Expect"
+
+// SendExpect notes on a request between nodes that its client waits for the
+// origin's word before it sends the body (RFC 9110 §10.1.1).
+func SendExpect(h http.Header) {
+	if httpguts.HeaderValuesContainsToken(h["Expect"], "100-continue") {
+		h[expectAsk] = []string{"100-continue"}
+	}
+}
+
+// AcceptExpect restores the Expect field of a request that another node sent.
+func AcceptExpect(h http.Header) {
+	if httpguts.HeaderValuesContainsToken(h[expectAsk], "100-continue") {
+		h["Expect"] = []string{"100-continue"}
+		delete(h, expectAsk)
+	}
+}
+
 // earlyKey is the context key of WithEarly's function.
 type earlyKey struct{}
 

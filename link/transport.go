@@ -284,6 +284,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		},
 	})
 	out := req.WithContext(ctx)
+	hop.SendExpect(out.Header)
 	var res *http.Response
 	var err error
 	if hop.UpgradeOf(out.Header) != "" {

@@ -122,6 +122,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rec.Site = site.Name
 	}
 	tunnel := hop.AcceptTunnel(r)
+	hop.AcceptExpect(r.Header)
 	hop.RemoveOwn(r.Header)
 	if r.Body != nil {
 		r.Body = &counted{ReadCloser: r.Body, n: &rec.BytesIn}
