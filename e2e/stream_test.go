@@ -150,11 +150,11 @@ func TestEventStream(t *testing.T) {
 			}
 			lines := bufio.NewScanner(res.Body)
 			for i := range 20 {
-				want := fmt.Sprintf("id: %d data: {\"url\": \"https:\\/\\/example.cn\\/%d\"} ", i, i)
+				want := fmt.Sprintf("id: %d|data: {\"url\": \"https:\\/\\/example.cn\\/%d\"}||", i, i)
 				got := ""
 				for range 3 {
 					lines.Scan()
-					got += lines.Text() + " "
+					got += lines.Text() + "|"
 				}
 				if got != want {
 					t.Fatalf("event %d: %q, want %q (%v)", i, got, want, lines.Err())
@@ -336,8 +336,11 @@ func TestExpectContinue(t *testing.T) {
 		refused := &asked{Reader: strings.NewReader("body")}
 		req := newRequest(t, http.MethodPost, w.url("/refuses"), refused, "Expect: 100-continue")
 		req.ContentLength = 4
-		if a := do(t, w.client, req); a.StatusCode != http.StatusExpectationFailed || refused.was.Load() {
-			t.Errorf("%s, body read: %v", a.Status, refused.was.Load())
+		// net/http hides Expect over HTTP/2, so there the edge says 100 itself, as
+		// RFC 9110 §10.1.1 lets a proxy; no browser and no curl expects it there.
+		sent := func() bool { return refused.was.Load() && w.major == 1 }
+		if a := do(t, w.client, req); a.StatusCode != http.StatusExpectationFailed || sent() {
+			t.Errorf("%s, body read: %v", a.Status, sent())
 		}
 		continued := false
 		req = newRequest(t, http.MethodPost, w.url("/accepts"), strings.NewReader("body"), "Expect: 100-continue")
@@ -427,12 +430,20 @@ func TestCutBody(t *testing.T) {
 	})
 	everyWay(t, origin, func(t *testing.T, w way) {
 		for _, path := range []string{"/length/text.html", "/chunked/text.html", "/length/image.png", "/chunked/image.png", "/length/text.html+gzip", "/chunked/text.html+br"} {
-			a := do(t, w.client, newRequest(t, http.MethodGet, w.url(path), nil, "Accept-Encoding: gzip, br"))
-			if a.err == nil {
-				t.Errorf("%s: %d bytes and a clean end, %v", path, len(a.body), a.Header)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			res, err := w.client.Do(newRequest(t, http.MethodGet, w.url(path), nil, "Accept-Encoding: gzip, br").WithContext(ctx))
+			if err == nil && res.StatusCode == http.StatusOK { // else it was cut before a byte of text came out
+				body, err := io.ReadAll(res.Body)
+				if err == nil || ctx.Err() != nil {
+					t.Errorf("%s: %d bytes, %v", path, len(body), err)
+				}
+				if strings.Contains(path, "text") && strings.Contains(string(body), "//example.com") {
+					t.Errorf("%s: the part is not rewritten", path)
+				}
 			}
-			if strings.Contains(string(a.body), "//example.com") {
-				t.Errorf("%s: the part is not rewritten", path)
+			if err == nil {
+				res.Body.Close()
 			}
 			if r := w.edge.record(t, path); r.Kind != "origin_cut" && r.Kind != "link_cut" {
 				t.Errorf("%s: record %+v", path, r)
