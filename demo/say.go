@@ -25,7 +25,7 @@ Open      https://shop.localhost:%[1]s/
           Your browser will ask: the certificate is signed by %[2]s,
           made for this demo alone. Trust it in the browser, or go on past the warning.
 Try       curl --cacert %[2]s https://shop.localhost:%[1]s/
-          curl --cacert %[2]s https://api.shop.localhost:%[1]s/products
+          curl --cacert %[2]s https://api.shop.localhost:%[1]s/v1/products
           curl --cacert %[2]s -N https://shop.localhost:%[1]s/events
           curl http://%[3]s/metrics
 Stop      Ctrl-C
