@@ -205,7 +205,8 @@ const (
 
 // Route is a path rule inside a site. It has an `origin`, and perhaps `stay`.
 type Route struct {
-	// The path, compared after percent-decoding: exact (`/api/login`), or
+	// The path, compared after percent-decoding and without empty segments, dot
+	// segments and `;parameters`, as an origin may read it: exact (`/api/login`), or
 	// everything that begins with it when it ends in `*` (`/api/*`).
 	Path string `yaml:"path" example:"/api/entries*"`
 

@@ -142,6 +142,15 @@ func TestRoute(t *testing.T) {
 		"GET /a":      "/*",
 		"PUT /":       "/*",
 		"OPTIONS *":   "",
+
+		// as an origin may understand them
+		"POST //a//b":       "/a/b",
+		"POST /x/../a/b":    "/a/b",
+		"POST /a/./b":       "/a/b",
+		"POST /a;v=1/b;w=2": "/a/b",
+		"GET /a/b/..":       "/a/*",
+		"GET /a/..":         "/*",
+		"POST /../../a/b":   "/a/b",
 	} {
 		method, path, _ := strings.Cut(request, " ")
 		got := ""

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net"
+	gopath "path"
 	"slices"
 	"strings"
 )
@@ -33,6 +34,8 @@ func checkRoutePath(r *report, at, path string) {
 		r.value(at, "keep one * at the end, such as "+path[:star+1], "a * can only be the last character of a path")
 	case strings.ContainsAny(path, "?#"):
 		r.value(at, "write the path alone", "a path has no query or fragment")
+	case strings.Contains(path, "//") || strings.Contains(path, "/./") || strings.Contains(path, "/../") || strings.Contains(path, ";"):
+		r.value(at, "write "+plainPath(path), "requests are compared without empty segments, dot segments and ;parameters, so that none would match")
 	}
 }
 
@@ -142,8 +145,16 @@ func (route *Route) takesMethod(method string) bool {
 }
 
 // Route is the rule for a request: the first in the order of the file that
-// matches, or nil. path is the decoded URL path (http.Request.URL.Path).
+// matches, or nil. path is the decoded URL path (http.Request.URL.Path). It is
+// compared as an origin may understand it, not only as it is written: without
+// empty and dot segments (RFC 3986 section 5.2.4; nginx does the same) and
+// without segment parameters (";v=1", section 3.3), so that no spelling leads
+// round a route that stays.
 func (s *Site) Route(method, path string) *Route {
+	if len(s.Routes) == 0 {
+		return nil
+	}
+	path = plainPath(path)
 	for i := range s.Routes {
 		route := &s.Routes[i]
 		prefix, open := strings.CutSuffix(route.Path, "*")
@@ -152,4 +163,22 @@ func (s *Site) Route(method, path string) *Route {
 		}
 	}
 	return nil
+}
+
+// plainPath is path without empty segments, dot segments and segment
+// parameters. A final slash stays.
+func plainPath(path string) string {
+	if !strings.Contains(path, "//") && !strings.Contains(path, "/.") && !strings.Contains(path, ";") {
+		return path
+	}
+	segments := strings.Split(path, "/")
+	for i, segment := range segments {
+		segments[i], _, _ = strings.Cut(segment, ";")
+	}
+	last := segments[len(segments)-1]
+	plain := gopath.Clean("/" + strings.Join(segments, "/"))
+	if plain != "/" && (last == "" || last == "." || last == "..") {
+		plain += "/"
+	}
+	return plain
 }

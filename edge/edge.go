@@ -264,18 +264,20 @@ func (x *exchange) cross() (*http.Response, error) {
 }
 
 // outgoing is the request as it crosses: to the public host still, with what is
-// known of the client.
+// known of the client. What the nodes say is set last, so that a client's
+// Connection field can't name it away.
 func (x *exchange) outgoing(ctx context.Context) *http.Request {
 	r := x.r
-	hop.RemoveOwn(r.Header)
-	forwarded(r.Header, x.rec.Client, r.Host, x.rec.Scheme)
-	r.Header["X-Request-Id"] = []string{x.rec.RequestID}
-	r.Header.Add("Cdn-Loop", loopID(x.site.Map.Version()))
 	if r.Body != nil && r.Body != http.NoBody {
 		x.body = limitBody(r.Body, x.w, x.Config.Limits, &x.rec.BytesIn)
 		r.Body = x.body
 	}
-	return hop.Outgoing(ctx, r, x.rec.Scheme, r.Host)
+	out := hop.Outgoing(ctx, r, x.rec.Scheme, r.Host)
+	hop.RemoveOwn(out.Header)
+	forwarded(out.Header, x.rec.Client, r.Host, x.rec.Scheme)
+	out.Header["X-Request-Id"] = []string{x.rec.RequestID}
+	out.Header.Add("Cdn-Loop", loopID(x.site.Map.Version()))
+	return out
 }
 
 // answer passes the response on. An error means that the client got a part of
