@@ -113,7 +113,7 @@ func (s *site) visit(ctx context.Context, way, url string, line *simnet.Network,
 		return v, err
 	}
 	defer res.Body.Close()
-	body, err := page(res)
+	body, err := readPage(res)
 	if err != nil {
 		return v, err
 	}
@@ -130,8 +130,8 @@ func (s *site) visit(ctx context.Context, way, url string, line *simnet.Network,
 	return v, nil
 }
 
-// page reads a body, opening gzip.
-func page(res *http.Response) (string, error) {
+// readPage reads a body, opening gzip.
+func readPage(res *http.Response) (string, error) {
 	body := io.Reader(res.Body)
 	if res.Header.Get("Content-Encoding") == "gzip" {
 		opened, err := gzip.NewReader(body)
