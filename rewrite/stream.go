@@ -20,12 +20,14 @@ type Stream struct {
 }
 
 const (
-	// maxHeld: a scheme, its colon, two slashes with backslashes, a host, and the colon and five
-	// digits of a port with the unit behind them.
-	maxHeld = 5 + maxUnit + 2*(maxBackslash+2*maxUnit) + maxHost + 2*maxUnit + 5 + maxUnit
-	// maxSeen: what leadBefore reads before a host: two slashes, a colon, a scheme, one unit more;
-	// and the host as far as hostStart goes.
-	maxSeen = 2*(maxBackslash+maxUnit) + maxUnit + 5 + maxUnit + 1
+	// maxSlash: a slash and, before it, backslashes in the same spelling.
+	maxSlash = maxUnit + maxBackslash + maxUnit
+	// maxHeld: a scheme, its colon, two slashes, a host, and the colon and five digits of a port
+	// with the unit behind them.
+	maxHeld = 5 + maxUnit + 2*maxSlash + maxHost + 2*maxUnit + 5 + maxUnit
+	// maxSeen: what leadBefore reads before a host: two slashes, a colon, a scheme, one unit more
+	// and the byte before that.
+	maxSeen = 2*maxSlash + maxUnit + 5 + maxUnit + 1
 	// maxSeam leaves, after the longest hold, maxSeen bytes of the chunk behind the seam.
 	maxSeam = maxHeld + maxSeen
 )

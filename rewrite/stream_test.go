@@ -111,7 +111,7 @@ func TestRandomTexts(t *testing.T) {
 		maps = append(maps, parseMap(t, m))
 	}
 	replaced := 0
-	for range 50000 {
+	for range 20000 {
 		n := 1 + rng.IntN(3)
 		if rng.IntN(200) == 0 {
 			n = 100
@@ -127,7 +127,7 @@ func TestRandomTexts(t *testing.T) {
 			replaced++
 		}
 	}
-	if replaced < 3000 {
+	if replaced < 1200 {
 		t.Errorf("only %d texts had a URL to exchange", replaced)
 	}
 }
@@ -137,6 +137,7 @@ func TestRandomTexts(t *testing.T) {
 func TestHostileTexts(t *testing.T) {
 	long := []string{
 		strings.Repeat(`\`, 31), strings.Repeat(`\`, 33), strings.Repeat(`\`, 400), strings.Repeat("%5C", 40), "%" + strings.Repeat("25", 9), "%" + strings.Repeat("25", 300),
+		strings.Repeat(`\u005c`, 4), strings.Repeat(`\u005c`, 40), strings.Repeat(`\\\\\\\\\\\\\u005c`, 3), strings.Repeat(`\`, 30) + `u005c`, strings.Repeat(`\`, 31) + "u002f",
 		strings.Repeat("a", 240), strings.Repeat("a", 1000), strings.Repeat("a.", 500), strings.Repeat("/", 700), strings.Repeat("//", 3), strings.Repeat("https:", 200),
 		strings.Repeat("*", 300), "[" + strings.Repeat("f:", 400), "&" + strings.Repeat("#", 20), strings.Repeat("//example.com", 100), strings.Repeat("example.com.", 40), "https://", "//", "/", "%2F", `\u002f`, "u002f",
 		"example.com", ":", "8443", `\u003a`, `\`, "w", "h",
