@@ -21,6 +21,8 @@ type limitedBody struct {
 	start   time.Time
 	n       *int64 // bytes so far, the record's
 
+	reading sync.Mutex // held by Read
+
 	mu  sync.Mutex // guards err: the crossing may read on while the answer is there
 	err error      // io.EOF or what ended it
 }
@@ -31,6 +33,8 @@ func limitBody(body io.ReadCloser, w http.ResponseWriter, limits config.Limits, 
 }
 
 func (b *limitedBody) Read(p []byte) (int, error) {
+	b.reading.Lock()
+	defer b.reading.Unlock()
 	_ = b.control.SetReadDeadline(time.Now().Add(b.limits.BodyTimeout))
 	n, err := b.ReadCloser.Read(p)
 	*b.n += int64(n)
@@ -67,8 +71,14 @@ func (b *limitedBody) check(whole bool) error {
 	return nil
 }
 
-// failed is what ended the body before its end, nil when nothing did.
-func (b *limitedBody) failed() error {
+// failed is what ended the body before its end, nil when nothing did. ended says
+// that the request's context has ended: net/http does that from inside the read
+// that fails, so the read that is under way is waited for.
+func (b *limitedBody) failed(ended bool) error {
+	if ended {
+		b.reading.Lock()
+		defer b.reading.Unlock()
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.err == io.EOF {

@@ -227,8 +227,10 @@ func (x *exchange) sameSite(site *config.Site) bool {
 // refuse answers with the page of err's kind and notes it. It gives false, for
 // admit.
 func (x *exchange) refuse(err error) bool {
-	if x.body != nil && x.body.failed() != nil {
-		err = x.body.failed()
+	if x.body != nil {
+		if failed := x.body.failed(x.r.Context().Err() != nil); failed != nil {
+			err = failed
+		}
 	}
 	x.rec.Fail(err)
 	if x.rec.Kind == outcome.ClientGone {
