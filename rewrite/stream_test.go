@@ -111,7 +111,7 @@ func TestRandomTexts(t *testing.T) {
 		maps = append(maps, parseMap(t, m))
 	}
 	replaced := 0
-	for range 20000 {
+	for range 8000 {
 		n := 1 + rng.IntN(3)
 		if rng.IntN(200) == 0 {
 			n = 100
@@ -127,7 +127,7 @@ func TestRandomTexts(t *testing.T) {
 			replaced++
 		}
 	}
-	if replaced < 1200 {
+	if replaced < 400 {
 		t.Errorf("only %d texts had a URL to exchange", replaced)
 	}
 }
@@ -143,7 +143,7 @@ func TestHostileTexts(t *testing.T) {
 		"example.com", ":", "8443", `\u003a`, `\`, "w", "h",
 	}
 	rng := rand.New(rand.NewPCG(3, 4))
-	for range 5000 {
+	for range 2000 {
 		var b strings.Builder
 		for range 1 + rng.IntN(7) {
 			b.WriteString(long[rng.IntN(len(long))])
