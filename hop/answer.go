@@ -1,6 +1,7 @@
 package hop
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -166,6 +167,10 @@ func copyBody(w http.ResponseWriter, r *http.Request, res *http.Response, opt Op
 			}
 		}
 		switch {
+		case err == io.EOF && res.ContentLength < 0 && r.Context().Err() != nil:
+			// The client left while the response had no end. An origin that
+			// heard of it may end the body as if it were whole.
+			return &CopyError{FromClient: true, Err: context.Cause(r.Context())}
 		case err == io.EOF:
 			return nil
 		case err != nil:
