@@ -1,0 +1,420 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// TestDocs runs the pages: every command of README.md, CONTRIBUTING.md and
+// docs/*.md, as it is printed, on machines made for the page, as root.
+//
+//   - A ```sh block is run by bash and must succeed.
+//   - A ```yaml or ```ini block, or one of another kind, that has a file name
+//     behind the kind (```yaml causeway.yaml) is written to that file on every
+//     machine of the page; a causeway.yaml must then pass `causeway check`.
+//   - A ```text block shows what the commands before it print.
+//
+// What else there is to know stands in front of a block, parts parted by
+// semicolons:
+//
+//	<!-- test: on virginia-1; prints link is up -->
+//
+//	on NAME            the machine; else the first
+//	background         it goes on until the page ends
+//	until TEXT         … and is ready when it has printed this
+//	curl lines         … and every command beginning with curl that it printed works
+//	then Ctrl-C        … and is ended by that
+//	eventually         it is run again until it does what it must
+//	exits N            it must end with this status
+//	prints TEXT        what it prints has this
+//	needs PROGRAM      it is left out where that is not installed
+//	checkout           it is run in the checkout of this repository
+//	added to FILE      a part of a file: put at the end of what the page wrote
+//	wrong              a causeway.yaml that is not to pass
+//	output             each line is one that was printed, in this order; … is anything
+//	output like        the same, with other figures
+//	skip REASON        it is neither run nor written
+//
+// and at the top of a page, which machines it is about:
+//
+//	<!-- test: machines shanghai-1 virginia-1 visitor -->
+//
+// A machine is this computer with nothing in /tmp, /run and its home, see
+// machine; example.com is an nginx, and on an edge example.cn.pem and
+// example.cn.key lie where the commands begin: the reader has a certificate too. A block that
+// is neither run, nor written, nor compared, nor skipped with a reason is a
+// fault of the page.
+func TestDocs(t *testing.T) {
+	mayMakeMachines(t)
+	for _, file := range pageFiles(t) {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			t.Parallel()
+			runPage(t, readPage(t, file))
+		})
+	}
+}
+
+// pageFiles are the pages whose commands are run.
+func pageFiles(t *testing.T) []string {
+	t.Helper()
+	var files []string
+	for _, pattern := range []string{"README.md", "CONTRIBUTING.md", "docs/*.md"} {
+		found, err := filepath.Glob(filepath.Join(checkout(t), pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
+	}
+	return files
+}
+
+// docPage is one file of the documentation.
+type docPage struct {
+	file     string
+	machines []string
+	blocks   []*docBlock
+}
+
+// docBlock is one fenced block.
+type docBlock struct {
+	file string
+	line int
+	kind string // sh, yaml, text
+	name string // the file it is, "" when it is none
+	text string
+	docRules
+}
+
+// docRules are what stands in front of a block.
+type docRules struct {
+	machine, until, addTo, skip      string
+	background, eventually, checkout bool
+	interrupt                        bool
+	curls, wrong, output, like       bool
+	exits                            int
+	prints, needs                    []string
+}
+
+func (b *docBlock) String() string { return fmt.Sprintf("%s:%d", filepath.Base(b.file), b.line) }
+
+var (
+	fence     = regexp.MustCompile("^ {0,3}```+ *([a-z]*) *(.*)$")
+	figures   = regexp.MustCompile("[0-9]+")
+	spaces    = regexp.MustCompile(" +")
+	directive = regexp.MustCompile(`^<!-- test: (.*) -->$`)
+)
+
+// readPage finds the blocks of a page.
+func readPage(t *testing.T, file string) *docPage {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &docPage{file: file, machines: []string{"shanghai-1"}}
+	var open *docBlock
+	var waiting []string // directives without a block yet
+	lines := bufio.NewScanner(strings.NewReader(string(text)))
+	for n := 1; lines.Scan(); n++ {
+		line := lines.Text()
+		fenced := fence.FindStringSubmatch(line)
+		said := directive.FindStringSubmatch(line)
+		switch {
+		case open != nil && fenced != nil && fenced[1] == "":
+			p.blocks = append(p.blocks, open)
+			open = nil
+		case open != nil:
+			open.text += line + "\n"
+		case said != nil && strings.HasPrefix(said[1], "machines "):
+			p.machines = strings.Fields(said[1])[1:]
+		case said != nil:
+			waiting = append(waiting, said[1])
+		case fenced != nil:
+			open = &docBlock{file: file, line: n, kind: fenced[1], name: fenced[2]}
+			for _, parts := range waiting {
+				for part := range strings.SplitSeq(parts, "; ") {
+					if err := open.rule(part); err != nil {
+						t.Errorf("%s: %v", open, err)
+					}
+				}
+			}
+			waiting = nil
+		case waiting != nil && strings.TrimSpace(line) != "":
+			t.Errorf("%s:%d: %q stands before no block", filepath.Base(file), n, waiting)
+			waiting = nil
+		}
+	}
+	if open != nil {
+		t.Errorf("%s: the block has no end", open)
+	}
+	return p
+}
+
+// rule reads one part of a directive.
+func (b *docBlock) rule(part string) error {
+	word, rest, _ := strings.Cut(part, " ")
+	switch {
+	case word == "on" && rest != "":
+		b.machine = rest
+	case word == "until" && rest != "":
+		b.until = rest
+	case word == "prints" && rest != "":
+		b.prints = append(b.prints, rest)
+	case word == "needs" && rest != "":
+		b.needs = append(b.needs, rest)
+	case word == "skip" && rest != "":
+		b.skip = rest
+	case word == "added" && strings.HasPrefix(rest, "to "):
+		b.addTo = strings.TrimPrefix(rest, "to ")
+	case word == "exits":
+		status, err := strconv.Atoi(rest)
+		b.exits = status
+		return err
+	case part == "curl lines":
+		b.curls = true
+	case part == "then Ctrl-C":
+		b.interrupt = true
+	case part == "background":
+		b.background = true
+	case part == "eventually":
+		b.eventually = true
+	case part == "checkout":
+		b.checkout = true
+	case part == "wrong":
+		b.wrong = true
+	case part == "output":
+		b.output = true
+	case part == "output like":
+		b.output, b.like = true, true
+	default:
+		return fmt.Errorf("%q means nothing", part)
+	}
+	return nil
+}
+
+// docRun is a page on its machines.
+type docRun struct {
+	*docPage
+	world *world
+	last  func() string     // what the commands before print, so far
+	files map[string]string // what the page wrote, by name
+}
+
+// runPage does what a page says, from its top to its end.
+func runPage(t *testing.T, p *docPage) {
+	t.Helper()
+	commands := false
+	for _, b := range p.blocks {
+		commands = commands || (b.skip == "" && b.kind != "text")
+	}
+	r := &docRun{docPage: p, files: map[string]string{}, last: func() string { return "" }}
+	if commands {
+		r.world = newWorld(t, p.machines...)
+		defer r.world.close()
+	}
+	for _, b := range p.blocks {
+		if b.skip == "" && b.installed(t) {
+			r.block(t, b)
+		}
+		if t.Failed() {
+			return // what comes next rests on it
+		}
+	}
+}
+
+// installed reports whether what the block needs is there.
+func (b *docBlock) installed(t *testing.T) bool {
+	for _, program := range b.needs {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Logf("%s: not run: %s is not installed", b, program)
+			return false
+		}
+	}
+	return true
+}
+
+// block runs, writes or compares one block.
+func (r *docRun) block(t *testing.T, b *docBlock) {
+	t.Helper()
+	if b.kind == "yaml" {
+		var any any
+		if err := yaml.Unmarshal([]byte(b.text), &any); err != nil {
+			t.Errorf("%s: %v", b, err)
+		}
+	}
+	switch {
+	case b.kind == "sh" && b.background:
+		r.start(t, b)
+	case b.kind == "sh":
+		r.run(t, b)
+	case b.output:
+		eventually(t, b.String()+": the page shows what is printed", func() bool { return shows(b, r.last()) })
+	case b.addTo != "":
+		r.write(t, b, b.addTo, r.files[b.addTo]+b.text)
+	case b.name != "":
+		r.write(t, b, b.name, b.text)
+	default:
+		t.Errorf("%s: the block is neither run, nor written, nor compared: give it a kind and a file name, or a reason to skip it", b)
+	}
+}
+
+// machine is where a block happens.
+func (r *docRun) machine(t *testing.T, b *docBlock) (m *machine, folder string) {
+	t.Helper()
+	name := b.machine
+	if name == "" {
+		name = r.machines[0]
+	}
+	m = r.world.machines[name]
+	if m == nil {
+		t.Fatalf("%s: no machine %s on this page", b, name)
+	}
+	m.receive(t)
+	if b.checkout {
+		return m, checkout(t)
+	}
+	return m, workFolder
+}
+
+// run runs commands to their end.
+func (r *docRun) run(t *testing.T, b *docBlock) {
+	t.Helper()
+	m, folder := r.machine(t, b)
+	try := func() (out string, fault string) {
+		got := m.run(t, folder, b.text)
+		out = got.stdout + got.stderr
+		if got.code != b.exits {
+			return out, fmt.Sprintf("exit status %d, want %d", got.code, b.exits)
+		}
+		for _, text := range b.prints {
+			if !strings.Contains(out, text) {
+				return out, fmt.Sprintf("it did not print %q", text)
+			}
+		}
+		return out, ""
+	}
+	out, fault := try()
+	if fault != "" && b.eventually {
+		eventually(t, fmt.Sprintf("%s does what it must", b), func() bool {
+			out, fault = try()
+			return fault == ""
+		})
+	}
+	if fault != "" {
+		t.Errorf("%s, on %s: %s\n%s\n%s", b, m.name, fault, b.text, out)
+	}
+	r.last = func() string { return out }
+}
+
+// start runs commands that go on.
+func (r *docRun) start(t *testing.T, b *docBlock) {
+	t.Helper()
+	m, folder := r.machine(t, b)
+	p := m.start(t, folder, b.text)
+	printed := func() string { return p.stdoutText() + "\n" + p.stderrText() }
+	eventually(t, fmt.Sprintf("%s prints %q", b, b.until), func() bool {
+		if p.ended() {
+			t.Fatalf("%s ended with %d:\n%s", b, p.cmd.ProcessState.ExitCode(), printed())
+		}
+		return strings.Contains(printed(), b.until)
+	})
+	for _, text := range b.prints {
+		if !strings.Contains(printed(), text) {
+			t.Errorf("%s did not print %q:\n%s", b, text, printed())
+		}
+	}
+	if b.curls {
+		r.tryCurls(t, b, m, printed())
+	}
+	if b.interrupt {
+		m.interrupt(t)
+		if status := p.wait(t); status != b.exits {
+			t.Errorf("%s: exit status %d after Ctrl-C, want %d:\n%s", b, status, b.exits, printed())
+		}
+	}
+	r.last = printed
+}
+
+// tryCurls runs the curl commands in what a program printed. One that streams
+// (-N) is cut after a while.
+func (r *docRun) tryCurls(t *testing.T, b *docBlock, m *machine, printed string) {
+	t.Helper()
+	tried := 0
+	for line := range strings.Lines(printed) {
+		_, arguments, found := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "Try"), "curl ")
+		if !found || strings.TrimSpace(strings.TrimSuffix(line, "curl "+arguments)) != "" && !strings.HasPrefix(line, "Try") {
+			continue
+		}
+		tried++
+		got := m.run(t, workFolder, "timeout 2 curl --silent --show-error --fail "+arguments)
+		streams := got.code == 124 && strings.Contains(arguments, "-N ")
+		if (got.code != 0 && !streams) || got.stdout == "" {
+			t.Errorf("%s printed\n%s\nand that gave exit status %d, %d bytes: %s", b, line, got.code, len(got.stdout), got.stderr)
+		}
+	}
+	if tried == 0 {
+		t.Errorf("%s printed no curl command:\n%s", b, printed)
+	}
+}
+
+// write writes a file on every machine of the page, or on the one named.
+func (r *docRun) write(t *testing.T, b *docBlock, name, text string) {
+	t.Helper()
+	r.files[name] = text
+	path := name
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(workFolder, name)
+	}
+	for _, machine := range r.machines {
+		if b.machine == "" || b.machine == machine {
+			r.world.machines[machine].write(t, path, text)
+		}
+	}
+	if filepath.Base(name) != "causeway.yaml" || b.wrong {
+		return
+	}
+	// Certificates and keys are looked at by the commands of the page.
+	m, _ := r.machine(t, b)
+	got := m.run(t, "/tmp", "cp "+path+" . && causeway check --json causeway.yaml")
+	for line := range strings.Lines(got.stdout + got.stderr) {
+		if strings.Contains(line, `"msg"`) && !strings.Contains(line, "does not exist") {
+			t.Errorf("%s: causeway check: %s%s", b, got.stdout, got.stderr)
+			return
+		}
+	}
+}
+
+// shows reports whether every line of the block is one of got, in order. In the
+// block, … is anything, a line of it alone any number of lines.
+func shows(b *docBlock, got string) bool {
+	lines := strings.Split(got, "\n")
+	for line := range strings.Lines(b.text) {
+		line = strings.TrimSpace(line)
+		if line == "" || line == "…" {
+			continue
+		}
+		expression := strings.ReplaceAll(regexp.QuoteMeta(line), "…", ".*")
+		if b.like {
+			expression = spaces.ReplaceAllString(figures.ReplaceAllString(expression, "[0-9]+"), " +")
+		}
+		pattern := regexp.MustCompile("^" + expression + "$")
+		at := 0
+		for at < len(lines) && !pattern.MatchString(strings.TrimSpace(lines[at])) {
+			at++
+		}
+		if at == len(lines) {
+			return false
+		}
+		lines = lines[at+1:]
+	}
+	return true
+}
