@@ -31,7 +31,7 @@ import (
 //	on NAME            the machine; else the first
 //	background         it goes on until the page ends
 //	until TEXT         … and is ready when it has printed this
-//	curl lines         … and every command beginning with curl that it printed works
+//	curl lines         … and every curl command that it printed works
 //	then Ctrl-C        … and is ended by that
 //	eventually         it is run again until it does what it must
 //	exits N            it must end with this status
@@ -110,6 +110,7 @@ var (
 	fence     = regexp.MustCompile("^ {0,3}```+ *([a-z]*) *(.*)$")
 	figures   = regexp.MustCompile("[0-9]+")
 	spaces    = regexp.MustCompile(" +")
+	curlLine  = regexp.MustCompile(`^(?:Try)?\s*curl (.*)`)
 	directive = regexp.MustCompile(`^<!-- test: (.*) -->$`)
 )
 
@@ -350,10 +351,11 @@ func (r *docRun) tryCurls(t *testing.T, b *docBlock, m *machine, printed string)
 	t.Helper()
 	tried := 0
 	for line := range strings.Lines(printed) {
-		_, arguments, found := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "Try"), "curl ")
-		if !found || strings.TrimSpace(strings.TrimSuffix(line, "curl "+arguments)) != "" && !strings.HasPrefix(line, "Try") {
+		command := curlLine.FindStringSubmatch(line)
+		if command == nil {
 			continue
 		}
+		arguments := command[1]
 		tried++
 		got := m.run(t, workFolder, "timeout 2 curl --silent --show-error --fail "+arguments)
 		streams := got.code == 124 && strings.Contains(arguments, "-N ")
