@@ -1,0 +1,114 @@
+package outcome
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+// slogLine is the line that log/slog makes of a record.
+func slogLine(rec *Record) string {
+	var out bytes.Buffer
+	line := slog.NewRecord(rec.Start, rec.level(), "request", 0)
+	add := func(name, value string) { line.AddAttrs(slog.String(name, value)) }
+	if rec.Node != "" {
+		add("node", rec.Node)
+	}
+	add("role", rec.Role)
+	add("site", rec.Site)
+	add("id", rec.RequestID)
+	add("client", rec.Client)
+	add("method", rec.Method)
+	add("scheme", rec.Scheme)
+	add("host", rec.Host)
+	add("path", rec.Path)
+	add("proto", rec.Proto)
+	line.AddAttrs(slog.Int("status", rec.Status), slog.Int64("in", rec.BytesIn), slog.Int64("out", rec.BytesOut))
+	add("cache", rec.Cache)
+	if rec.Relay != "" {
+		add("relay", rec.Relay)
+	}
+	ms := func(name string, d time.Duration) any { return slog.Float64(name, float64(d.Microseconds())/1000) }
+	line.AddAttrs(slog.Group("ms", ms("connect", rec.Connect), ms("origin", rec.Origin), ms("answered", rec.Answered), ms("total", rec.Total)))
+	if rec.Kind != OK {
+		add("kind", string(rec.Kind))
+	}
+	if rec.Err != nil {
+		add("err", rec.Err.Error())
+	}
+	_ = slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}).Handle(context.Background(), line)
+	return out.String()
+}
+
+// tokens are what a line says, in its order.
+func tokens(t *testing.T, line string) (all []any) {
+	t.Helper()
+	if !strings.HasSuffix(line, "}\n") || strings.Count(line, "\n") != 1 || !utf8.ValidString(line) {
+		t.Fatalf("not one line: %q", line)
+	}
+	decoder := json.NewDecoder(strings.NewReader(line))
+	for {
+		token, err := decoder.Token()
+		if err == io.EOF {
+			return all
+		}
+		if err != nil {
+			t.Fatalf("%v in %q", err, line)
+		}
+		all = append(all, token)
+	}
+}
+
+// The lines say what log/slog would.
+func TestLinesAreSlogs(t *testing.T) {
+	every := new(strings.Builder)
+	for r := rune(0); r < 0x3000; r++ {
+		every.WriteRune(r)
+	}
+	texts := []string{"", "/a?b&<c>", "\x00\x1f\x7f\b\f\n\r\t\"\\/", "\xff\xc3", "商店\u2028\u2029\u2030", "\U0001f375", "\ufffd", every.String(), strings.Repeat("x", 3*longLine)}
+	durations := []time.Duration{0, 1, time.Microsecond, 1500 * time.Microsecond, 999999 * time.Microsecond, 61 * time.Second, 1000 * time.Hour, -3 * time.Microsecond}
+	zones := []*time.Location{time.UTC, time.FixedZone("", 8*3600), time.FixedZone("", -5400)}
+	kind := make([]Kind, 0, len(Table))
+	for k := range Table {
+		kind = append(kind, k)
+	}
+	for i := range 500 {
+		text := func(n int) string { return texts[(i*7+n*3)%len(texts)] }
+		took := func(n int) time.Duration { return durations[(i*5+n)%len(durations)] }
+		rec := &Record{
+			Start: time.Unix(int64(i)*1e6, int64(i%4)*123456789/7).In(zones[i%len(zones)]), Node: text(0), Role: text(1), Site: text(2),
+			RequestID: text(3), Client: text(4), Method: text(5), Scheme: text(6), Host: text(7), Path: text(8), Proto: text(9),
+			Status: i, BytesIn: int64(i) << 40, BytesOut: -int64(i), Cache: text(10), Relay: text(11), Kind: kind[i%len(kind)],
+			Connect: took(0), Origin: took(1), Answered: took(2), Total: took(3),
+		}
+		if i%2 == 0 {
+			rec.Err = errors.New(text(12))
+		}
+		var out bytes.Buffer
+		NewAccessLog(&out).Emit(rec)
+		if want := slogLine(rec); !slices.Equal(tokens(t, out.String()), tokens(t, want)) {
+			t.Fatalf("record %d\n got %.2000s\nwant %.2000s", i, out.String(), want)
+		}
+	}
+}
+
+func BenchmarkAccessLog(b *testing.B) {
+	rec := &Record{
+		Start: time.Now(), Role: "edge", Site: "shop", RequestID: NewRequestID(), Client: "198.51.100.7", Method: "GET", Scheme: "https",
+		Host: "example.cn", Path: "/tea/longjing", Proto: "HTTP/2.0", Status: 200, BytesOut: 40960, Cache: "none",
+		Origin: 1234 * time.Microsecond, Answered: 1534 * time.Microsecond, Total: 2 * time.Millisecond,
+	}
+	log := NewAccessLog(io.Discard)
+	b.ReportAllocs()
+	for b.Loop() {
+		log.Emit(rec)
+	}
+}
