@@ -2,16 +2,23 @@ package e2e
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 
 	"go.yaml.in/yaml/v4"
+
+	"causeway/outcome"
 )
 
 // TestDocs runs the pages: every command of README.md, CONTRIBUTING.md and
@@ -419,4 +426,217 @@ func shows(b *docBlock, got string) bool {
 		lines = lines[at+1:]
 	}
 	return true
+}
+
+// TestErrorsPage holds that docs/errors.md has every kind of failure with the
+// status that the table of causes gives it.
+func TestErrorsPage(t *testing.T) {
+	rows := tableOf(t, "docs/errors.md", "kind")
+	for kind, entry := range outcome.Table {
+		row, found := rows[string(kind)]
+		switch {
+		case kind == outcome.OK:
+		case !found:
+			t.Errorf("docs/errors.md lacks %s", kind)
+		case row[1] != strconv.Itoa(entry.Status):
+			t.Errorf("docs/errors.md gives %s the status %s, it is %d", kind, row[1], entry.Status)
+		}
+	}
+	for name := range rows {
+		if _, found := outcome.Table[outcome.Kind(name)]; !found {
+			t.Errorf("docs/errors.md has %s, which is no kind", name)
+		}
+	}
+}
+
+// TestLogsPage holds that docs/logs-and-metrics.md has the members of the
+// access log and the metrics that there are, with their labels, and no others.
+func TestLogsPage(t *testing.T) {
+	origin := httptest.NewServer(http.NotFoundHandler())
+	defer origin.Close()
+	c := newCrossing(t, spec{layout: edgeAndRelay, sites: fmt.Sprintf(`
+  - name: site
+    hosts: {example.cn: %q, www.example.cn: {to: https://www.example.com, connect: [%q]}}
+    tls: {cert: CERT, key: KEY}`, origin.URL, freeAddress(t))}) // nobody is there: failures have members of their own
+	client := c.client(t, 1)
+	get(t, client, "https://example.cn/there")
+	get(t, client, "https://www.example.cn/gone")
+	members, metrics := map[string]bool{}, map[string]string{}
+	for _, n := range c.nodes() {
+		n.record(t, "/there")
+		n.record(t, "/gone")
+		for _, line := range n.stdoutLines() {
+			addMembers(t, members, line)
+		}
+		_, text := n.ask("/metrics")
+		addMetrics(metrics, text)
+	}
+	page := tableOf(t, "docs/logs-and-metrics.md", "member")
+	for name := range members {
+		if page[name] == nil {
+			t.Errorf("the page lacks the member %s of the access log", name)
+		}
+	}
+	for name := range page {
+		if !members[name] {
+			t.Errorf("the page has %s, which is no member of the access log", name)
+		}
+	}
+	page = tableOf(t, "docs/logs-and-metrics.md", "metric")
+	for name, labels := range metrics {
+		if row := page[name]; row == nil || !sameWords(row[1], labels) {
+			t.Errorf("the page has %q for the metric %s with the labels %s", row, name, labels)
+		}
+	}
+	for name := range page {
+		if _, found := metrics[name]; !found {
+			t.Errorf("the page has %s, which is no metric", name)
+		}
+	}
+}
+
+// addMembers adds the members of a line of the access log, those of an object
+// in it as object.member.
+func addMembers(t *testing.T, members map[string]bool, line string) {
+	t.Helper()
+	var record map[string]any
+	if err := json.Unmarshal([]byte(line), &record); err != nil {
+		t.Fatalf("the access log has a line %q: %v", line, err)
+	}
+	for name, value := range record {
+		if object, ok := value.(map[string]any); ok {
+			for member := range object {
+				members[name+"."+member] = true
+			}
+			continue
+		}
+		members[name] = true
+	}
+}
+
+// addMetrics adds Causeway's own metrics and the names of their labels.
+func addMetrics(metrics map[string]string, text string) {
+	for line := range strings.Lines(text) {
+		if name, ok := strings.CutPrefix(line, "# TYPE causeway_"); ok {
+			metrics["causeway_"+strings.Fields(name)[0]] = ""
+		}
+	}
+	for sample := range strings.Lines(text) {
+		name, labels, _ := strings.Cut(sample, "{")
+		for _, part := range []string{"_bucket", "_sum", "_count"} {
+			name = strings.TrimSuffix(name, part)
+		}
+		if _, ours := metrics[name]; !ours {
+			continue
+		}
+		var found []string
+		for _, label := range metricLabel.FindAllStringSubmatch(labels, -1) {
+			if label[1] != "le" { // a bucket's
+				found = append(found, label[1])
+			}
+		}
+		metrics[name] = strings.Join(found, " ")
+	}
+}
+
+var metricLabel = regexp.MustCompile(`([a-z]+)="`)
+
+// sameWords reports whether two lists have the same words, commas aside.
+func sameWords(a, b string) bool {
+	words := func(list string) []string {
+		return slices.Sorted(slices.Values(strings.Fields(strings.ReplaceAll(list, ",", " "))))
+	}
+	return slices.Equal(words(a), words(b))
+}
+
+// tableOf gives the rows of the table of a page whose first column has that
+// heading, by the names in their first cells; a cell may hold several.
+func tableOf(t *testing.T, file, heading string) map[string][]string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(checkout(t), file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string][]string{}
+	inside := false
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSpace(line)
+		switch cells := strings.Split(strings.Trim(line, "|"), "|"); {
+		case strings.HasPrefix(line, "| "+heading+" |"):
+			inside = true
+		case !strings.HasPrefix(line, "|"):
+			inside = false
+		case inside && !strings.HasPrefix(line, "|-"):
+			for i := range cells {
+				cells[i] = strings.TrimSpace(cells[i])
+			}
+			for _, name := range codeWord.FindAllStringSubmatch(cells[0], -1) {
+				rows[name[1]] = cells
+			}
+		}
+	}
+	if len(rows) == 0 {
+		t.Fatalf("%s has no table of %s", file, heading)
+	}
+	return rows
+}
+
+var codeWord = regexp.MustCompile("`([^`]+)`")
+
+// TestLinks holds that the links between the pages lead somewhere.
+func TestLinks(t *testing.T) {
+	files := pageFiles(t)
+	decisions, err := filepath.Glob(filepath.Join(checkout(t), "docs/adr/*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range append(files, decisions...) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, link := range pageLink.FindAllStringSubmatch(string(text), -1) {
+			if strings.Contains(link[1], "://") {
+				continue
+			}
+			path, anchor, _ := strings.Cut(link[1], "#")
+			to := file
+			if path != "" {
+				to = filepath.Join(filepath.Dir(file), path)
+			}
+			if _, err := os.Stat(to); err != nil {
+				t.Errorf("%s: the link %s leads nowhere", filepath.Base(file), link[1])
+			} else if anchor != "" && !anchors(t, to)[anchor] {
+				t.Errorf("%s: %s has no heading for the link %s", filepath.Base(file), filepath.Base(to), link[1])
+			}
+		}
+	}
+}
+
+var pageLink = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+
+// anchors are the anchors of a page's headings, made as GitHub makes them.
+func anchors(t *testing.T, file string) map[string]bool {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for line := range strings.Lines(string(text)) {
+		heading := strings.TrimSpace(strings.TrimLeft(line, "#"))
+		if !strings.HasPrefix(line, "#") {
+			continue
+		}
+		found[strings.Map(func(r rune) rune {
+			switch {
+			case r == ' ':
+				return '-'
+			case r == '-' || r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r):
+				return unicode.ToLower(r)
+			}
+			return -1
+		}, heading)] = true
+	}
+	return found
 }

@@ -33,7 +33,7 @@ var worldAddresses = map[string][]string{
 
 // worldNames are what the DNS of this small internet says.
 var worldNames = map[string][]string{
-	"192.0.2.10":    {"example.com", "www.example.com", "login.example.com", "api.example.com", "fonts.googleapis.com"},
+	"192.0.2.10":    {"example.com", "www.example.com", "login.example.com", "api.example.com", "example.net", "fonts.googleapis.com"},
 	"198.51.100.10": {"example.cn", "www.example.cn", "login.example.cn", "api.example.cn", "fonts.example.cn", "xn--fsqu00a.cn"},
 	"198.51.100.20": {"beijing.example.cn"},
 }
