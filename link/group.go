@@ -55,8 +55,9 @@ func (g *Group) Connections() map[string]int {
 // to another connection once when the link fails under it.
 func (g *Group) RoundTrip(req *http.Request) (*http.Response, error) {
 	tries := 4
+	var failed *Transport // the last one to fail: another is taken before it
 	for {
-		transport := g.pick(req.Context())
+		transport := g.pick(req.Context(), failed)
 		if transport == nil {
 			if err := req.Context().Err(); err != nil {
 				return nil, context.Cause(req.Context())
@@ -64,7 +65,7 @@ func (g *Group) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, outcome.Errorf(outcome.LinkDown, "choose a relay: none of %d has an open connection", len(g.members))
 		}
 		res, err := transport.RoundTrip(req)
-		tries--
+		tries, failed = tries-1, transport
 		if err == nil || tries == 0 || req.Context().Err() != nil {
 			return res, err
 		}
@@ -85,8 +86,8 @@ func repeatable(req *http.Request) bool {
 
 // pick gives the transport to use, waiting for a connection to come up when
 // none is; nil when patience or ctx ended first.
-func (g *Group) pick(ctx context.Context) *Transport {
-	if transport := g.best(); transport != nil {
+func (g *Group) pick(ctx context.Context, failed *Transport) *Transport {
+	if transport := g.best(failed); transport != nil {
 		return transport
 	}
 	ctx, cancel := context.WithTimeout(ctx, g.patience)
@@ -95,7 +96,7 @@ func (g *Group) pick(ctx context.Context) *Transport {
 		// Links come up rarely and requests wait rarely: a short poll is
 		// simpler than waking every waiter, and costs nothing otherwise.
 		wait(ctx, 5*time.Millisecond)
-		if transport := g.best(); transport != nil {
+		if transport := g.best(failed); transport != nil {
 			return transport
 		}
 		if ctx.Err() != nil {
@@ -104,19 +105,23 @@ func (g *Group) pick(ctx context.Context) *Transport {
 	}
 }
 
-// best gives the next transport, by turns, of the smallest Prefer that is up.
-func (g *Group) best() *Transport {
+// best gives the next transport, by turns, of the smallest Prefer that is up;
+// the one that failed only when no other is up.
+func (g *Group) best(failed *Transport) *Transport {
 	var up []*Transport
 	prefer := 0
 	for _, member := range g.members {
-		if member.Transport.Up() == 0 || (len(up) > 0 && member.Prefer != prefer) {
+		if member.Transport == failed || member.Transport.Up() == 0 || (len(up) > 0 && member.Prefer != prefer) {
 			continue
 		}
 		prefer = member.Prefer
 		up = append(up, member.Transport)
 	}
-	if len(up) == 0 {
-		return nil
+	if len(up) > 0 {
+		return up[int(g.turn.Add(1))%len(up)]
 	}
-	return up[int(g.turn.Add(1))%len(up)]
+	if failed != nil && failed.Up() > 0 {
+		return failed
+	}
+	return nil
 }
