@@ -256,7 +256,24 @@ func startNode(t testing.TB, admin string, args ...string) *node {
 // launchNode is startNode without the wait.
 func launchNode(t testing.TB, admin string, args ...string) *node {
 	t.Helper()
-	return &node{startProcess(t, binary, args...), admin}
+	n := &node{startProcess(t, binary, args...), admin}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("%v, its records of failures:\n%s", args, n.failures())
+		}
+	})
+	return n
+}
+
+// failures are the last lines of the access log that tell of one.
+func (n *node) failures() string {
+	var failed []string
+	for _, line := range n.stdoutLines() {
+		if strings.Contains(line, `"err":`) {
+			failed = append(failed, line)
+		}
+	}
+	return strings.Join(failed[max(0, len(failed)-10):], "\n")
 }
 
 // ready waits until the node can do its part.

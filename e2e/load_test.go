@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -24,6 +25,9 @@ type load struct {
 	mu       sync.Mutex // guards failures
 	failures []string
 }
+
+// visitors is how many a load has.
+const visitors = 6
 
 // startLoad keeps asking the edge for https://example.cn/ over connections that
 // are kept alive and over fresh ones, with HTTP/1.1 and HTTP/2. check looks at
@@ -100,6 +104,23 @@ func (l *load) none(t testing.TB) {
 	failures := l.end(t)
 	for _, failure := range failures[:min(5, len(failures))] {
 		t.Error(failure)
+	}
+}
+
+// cutAtMost is none but for answers that were under way, their header past the
+// edge, when a relay was killed: they must be cut. kills is how many were.
+func (l *load) cutAtMost(t testing.TB, kills int) {
+	t.Helper()
+	cut := 0
+	for _, failure := range l.end(t) {
+		if strings.HasSuffix(failure, "EOF") || strings.Contains(failure, "stream error") {
+			cut++
+		} else {
+			t.Error(failure)
+		}
+	}
+	if most := kills * visitors; cut > most {
+		t.Errorf("%d answers were cut, at most %d were under way", cut, most)
 	}
 }
 
