@@ -16,38 +16,36 @@ import (
 	"causeway/outcome"
 )
 
-// watched is the origin's body: it ends the request when no byte came for a
+// watched is the origin's body: it ends a read that no byte came for in a
 // while, and names its failures.
 type watched struct {
 	io.ReadCloser
-	idle   time.Duration
-	timer  *time.Timer
-	cancel context.CancelCauseFunc
-	slow   error
+	idle  time.Duration
+	end   func() error // makes a waiting read fail
+	timer *time.Timer  // nil until the first read
+	late  bool         // the timer fired
 }
 
-// newWatched wraps body, which waits at most idle for each piece. cancel ends
-// the request; it is called with nil when the body is closed.
-func newWatched(body io.ReadCloser, idle time.Duration, cancel context.CancelCauseFunc) *watched {
-	return &watched{
-		ReadCloser: body, idle: idle, cancel: cancel,
-		slow: outcome.Errorf(outcome.OriginSlow, "read from origin: no byte for %v", idle),
-	}
+// newWatched wraps body, which waits at most idle for each piece.
+func newWatched(body io.ReadCloser, idle time.Duration, end func() error) *watched {
+	return &watched{ReadCloser: body, idle: idle, end: end}
 }
 
 func (b *watched) Read(p []byte) (int, error) {
 	if b.timer == nil {
-		b.timer = time.AfterFunc(b.idle, func() { b.cancel(b.slow) })
+		b.timer = time.AfterFunc(b.idle, func() { _ = b.end() })
 	} else {
 		b.timer.Reset(b.idle)
 	}
 	n, err := b.ReadCloser.Read(p)
-	late := !b.timer.Stop()
+	if !b.timer.Stop() {
+		b.late = true
+	}
 	switch {
 	case err == nil || err == io.EOF:
 		return n, err
-	case late:
-		return n, b.slow
+	case b.late:
+		return n, outcome.Errorf(outcome.OriginSlow, "read from origin: no byte for %v", b.idle)
 	case errors.Is(err, context.Canceled):
 		return n, outcome.Errorf(outcome.ClientGone, "read from origin: %w", err)
 	}
@@ -58,7 +56,6 @@ func (b *watched) Close() error {
 	if b.timer != nil {
 		b.timer.Stop()
 	}
-	defer b.cancel(nil)
 	return b.ReadCloser.Close()
 }
 
@@ -79,13 +76,12 @@ func (b *mapped) Read(p []byte) (int, error) {
 }
 
 // switched is the body of a 101, with the half-close of the connection under it.
-func (f *fetch) switched(body io.ReadCloser, cancel context.CancelCauseFunc) io.ReadCloser {
+func (f *fetch) switched(body io.ReadCloser) io.ReadCloser {
 	stream, ok := body.(io.ReadWriteCloser)
 	if !ok {
-		cancel(nil)
 		return body
 	}
-	s := &switchedConn{ReadWriteCloser: stream, cancel: cancel}
+	s := &switchedConn{ReadWriteCloser: stream}
 	if conn := f.conn.Load(); conn != nil {
 		s.conn = *conn
 	}
@@ -94,8 +90,7 @@ func (f *fetch) switched(body io.ReadCloser, cancel context.CancelCauseFunc) io.
 
 type switchedConn struct {
 	io.ReadWriteCloser
-	conn   net.Conn
-	cancel context.CancelCauseFunc
+	conn net.Conn
 }
 
 // CloseWrite tells the origin that nothing more will be sent.
@@ -104,11 +99,6 @@ func (s *switchedConn) CloseWrite() error {
 		return half.CloseWrite()
 	}
 	return errors.ErrUnsupported
-}
-
-func (s *switchedConn) Close() error {
-	defer s.cancel(nil)
-	return s.ReadWriteCloser.Close()
 }
 
 // replayLimit is how much of a request body is kept so that it can be sent

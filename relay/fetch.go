@@ -45,6 +45,7 @@ type fetch struct {
 	accept  string       // the client's Accept-Encoding
 	upgrade bool         // it asks to switch protocols
 
+	early     hop.EarlyFunc            // takes the origin's 1xx
 	connected time.Duration            // written by the trace before the round trip returns
 	conn      atomic.Pointer[net.Conn] // the origin connection in use
 }
@@ -74,42 +75,27 @@ func (f *fetch) aim(req *http.Request, local bool) error {
 
 // run maps the request, sends it, and maps the response.
 func (f *fetch) run(req *http.Request) (*http.Response, error) {
-	out := f.outgoing(req)
+	f.early = hop.EarlyOf(req.Context())
+	out := f.outgoing(req.WithContext(httptrace.WithClientTrace(req.Context(),
+		&httptrace.ClientTrace{GotConn: f.gotConn, Got1xxResponse: f.got1xx})))
 	f.names.Request(out)
 	hop.RemoveOwn(out.Header)
-	early := hop.EarlyOf(req.Context())
-	ctx, cancel := context.WithCancelCause(out.Context()) // which remembers the entity tags that came
-	out = out.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) {
-			f.conn.Store(&info.Conn)
-			if !info.Reused {
-				f.connected = time.Since(f.start)
-			}
-		},
-		Got1xxResponse: func(status int, h textproto.MIMEHeader) error {
-			f.names.Header(http.Header(h))
-			early(status, http.Header(h))
-			return nil
-		},
-	}))
 	res, err := f.send(out)
 	if err != nil {
-		err = f.named(ctx, err)
-		cancel(nil)
-		return nil, err
+		return nil, f.named(out.Context(), err)
 	}
 	hop.RemoveOwn(res.Header)
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		f.names.Header(res.Header)
 		hop.SetLegs(res.Header, f.connected, time.Since(f.start))
-		res.Body = f.switched(res.Body, cancel)
+		res.Body = f.switched(res.Body)
 		return res, nil
 	}
 	idle := f.limits.OriginIdleTimeout
 	if isEventStream(res.Header) {
 		idle = f.limits.StreamTimeout
 	}
-	res.Body = newWatched(res.Body, idle, cancel)
+	res.Body = newWatched(res.Body, idle, f.breaker(res))
 	res.Request = out
 	f.names.Response(res, rewrite.Options{AcceptEncoding: f.accept})
 	res.Body = &mapped{res.Body}
@@ -117,10 +103,34 @@ func (f *fetch) run(req *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// outgoing is the request to the origin, before its names are mapped.
-func (f *fetch) outgoing(req *http.Request) *http.Request {
-	out := *req
-	url := *req.URL
+// gotConn is the trace's: the round trip waits for it.
+func (f *fetch) gotConn(info httptrace.GotConnInfo) {
+	f.conn.Store(&info.Conn)
+	if !info.Reused {
+		f.connected = time.Since(f.start)
+	}
+}
+
+// got1xx passes an informational response on.
+func (f *fetch) got1xx(status int, h textproto.MIMEHeader) error {
+	f.names.Header(http.Header(h))
+	f.early(status, http.Header(h))
+	return nil
+}
+
+// breaker is what ends a read of res.Body that takes too long: the connection's
+// end, or the stream's where others share the connection.
+func (f *fetch) breaker(res *http.Response) func() error {
+	if conn := f.conn.Load(); conn != nil && res.ProtoMajor == 1 {
+		return (*conn).Close
+	}
+	return res.Body.Close
+}
+
+// outgoing makes out, a copy of the request, the one to the origin, before its
+// names are mapped.
+func (f *fetch) outgoing(out *http.Request) *http.Request {
+	url := *out.URL
 	url.Scheme, url.Host = f.target.Scheme, f.target.Authority()
 	out.URL, out.Host = &url, url.Host
 	if out.Header == nil {
@@ -138,7 +148,7 @@ func (f *fetch) outgoing(req *http.Request) *http.Request {
 		out.Body = body.reader()
 		out.GetBody = body.again
 	}
-	return &out
+	return out
 }
 
 // send does the round trips: usually one; a second without Range when the
