@@ -1,10 +1,13 @@
 package edge
 
 import (
+	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +19,7 @@ import (
 // time, and not too slowly on the whole.
 type limitedBody struct {
 	io.ReadCloser
+	client  context.Context // the request's: ends when the client leaves
 	control *http.ResponseController
 	limits  config.Limits
 	start   time.Time
@@ -27,9 +31,9 @@ type limitedBody struct {
 	err error      // io.EOF or what ended it
 }
 
-// limitBody wraps the body of the request that w answers; n counts its bytes.
-func limitBody(body io.ReadCloser, w http.ResponseWriter, limits config.Limits, n *int64) *limitedBody {
-	return &limitedBody{ReadCloser: body, control: http.NewResponseController(w), limits: limits, start: time.Now(), n: n}
+// limitBody wraps the body of r, the request that w answers; n counts its bytes.
+func limitBody(r *http.Request, w http.ResponseWriter, limits config.Limits, n *int64) *limitedBody {
+	return &limitedBody{ReadCloser: r.Body, client: r.Context(), control: http.NewResponseController(w), limits: limits, start: time.Now(), n: n}
 }
 
 func (b *limitedBody) Read(p []byte) (int, error) {
@@ -44,8 +48,10 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 		}
 	} else if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = outcome.Errorf(outcome.ClientSlow, "read the request body: nothing for limits.body_timeout, %v", b.limits.BodyTimeout)
-	} else {
+	} else if b.left(err) {
 		err = outcome.Errorf(outcome.ClientGone, "read the request body: %w", err)
+	} else {
+		err = outcome.Errorf(outcome.BadRequest, "read the request body: %w", err)
 	}
 	if err != nil {
 		if err == io.EOF {
@@ -56,6 +62,15 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 		b.mu.Unlock()
 	}
 	return n, err
+}
+
+// left reports whether err, of a read, says that the client left. Otherwise it
+// is here and what it sends is no body: false chunks, a false Content-Length.
+func (b *limitedBody) left(err error) bool {
+	var network net.Error
+	return b.client.Err() != nil || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &network) ||
+		strings.HasPrefix(err.Error(), "stream error: ") || // net/http exports none of its HTTP/2 errors
+		strings.Contains(err.Error(), "client disconnected")
 }
 
 // check holds what came so far against the limits. A body that is whole has
@@ -71,11 +86,11 @@ func (b *limitedBody) check(whole bool) error {
 	return nil
 }
 
-// failed is what ended the body before its end, nil when nothing did. ended says
-// that the request's context has ended: net/http does that from inside the read
-// that fails, so the read that is under way is waited for.
-func (b *limitedBody) failed(ended bool) error {
-	if ended {
+// failed is what ended the body before its end, nil when nothing did. net/http
+// ends the request's context from inside the read that fails, so then the read
+// that is under way is waited for.
+func (b *limitedBody) failed() error {
+	if b.client.Err() != nil {
 		b.reading.Lock()
 		defer b.reading.Unlock()
 	}

@@ -33,6 +33,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"causeway/config"
 	"causeway/hop"
 	"causeway/link"
@@ -146,6 +148,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, secure bool) {
 	if x.admit(secure) {
 		if res, err := x.cross(); err != nil {
 			x.refuse(err)
+			aborted = x.rec.Kind == outcome.ClientGone // else net/http would say 200
 		} else {
 			aborted = x.answer(res) != nil
 		}
@@ -153,7 +156,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, secure bool) {
 	x.rec.Total = time.Since(x.rec.Start)
 	s.options.Sink.Emit(&x.rec)
 	if aborted {
-		panic(http.ErrAbortHandler) // the client must see that the body is cut
+		panic(http.ErrAbortHandler) // the client must see that the answer is cut
 	}
 }
 
@@ -185,6 +188,9 @@ func (x *exchange) admit(secure bool) bool {
 	if x.r.Method == http.MethodConnect {
 		x.w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 		return x.refuse(outcome.Errorf(outcome.Refused, "CONNECT to %q: this is no proxy", x.r.Host))
+	}
+	if x.r.URL.Opaque != "" || !httpguts.ValidHeaderFieldName(x.r.Method) { // a method is a token as a field name is (RFC 9110 §9.1)
+		return x.refuse(outcome.Errorf(outcome.BadRequest, "the request line %q %q can't be passed on", x.r.Method, x.r.RequestURI))
 	}
 	if !secure {
 		if goOn := x.admitPlain(); !goOn {
@@ -228,7 +234,7 @@ func (x *exchange) sameSite(site *config.Site) bool {
 // admit.
 func (x *exchange) refuse(err error) bool {
 	if x.body != nil {
-		if failed := x.body.failed(x.r.Context().Err() != nil); failed != nil {
+		if failed := x.body.failed(); failed != nil {
 			err = failed
 		}
 	}
@@ -271,7 +277,7 @@ func (x *exchange) cross() (*http.Response, error) {
 func (x *exchange) outgoing(ctx context.Context) *http.Request {
 	r := x.r
 	if r.Body != nil && r.Body != http.NoBody {
-		x.body = limitBody(r.Body, x.w, x.Config.Limits, &x.rec.BytesIn)
+		x.body = limitBody(r, x.w, x.Config.Limits, &x.rec.BytesIn)
 		r.Body = x.body
 	}
 	out := hop.Outgoing(ctx, r, x.rec.Scheme, r.Host)

@@ -16,6 +16,9 @@ import (
 func Outgoing(ctx context.Context, r *http.Request, scheme, authority string) *http.Request {
 	out := r.WithContext(ctx)
 	upgrade := UpgradeOf(r.Header)
+	if r.ContentLength != 0 || isHTTP(upgrade) {
+		upgrade = "" // a server may ignore it (RFC 9110 §7.8)
+	}
 	trailers := httpguts.HeaderValuesContainsToken(r.Header["Te"], "trailers")
 	RemoveHopByHop(out.Header)
 	if trailers {
@@ -35,6 +38,18 @@ func Outgoing(ctx context.Context, r *http.Request, scheme, authority string) *h
 		out.Body = nil // so that a transport may send it again on a fresh connection
 	}
 	return out
+}
+
+// isHTTP reports whether protocols, an Upgrade field, names HTTP or TLS: requests
+// over such a connection would pass this node unseen.
+func isHTTP(protocols string) bool {
+	for protocol := range strings.SplitSeq(strings.ToLower(protocols), ",") {
+		name, _, _ := strings.Cut(strings.TrimSpace(protocol), "/")
+		if name == "h2c" || name == "h2" || name == "http" || name == "tls" {
+			return true
+		}
+	}
+	return false
 }
 
 // TargetURL is a URL whose RequestURI is path and query of requestURI, the
