@@ -422,6 +422,7 @@ type nginx struct {
 	dir     string
 	address string
 	conf    string
+	netns   string // the network namespace it lives in, "" for this one
 }
 
 // startNginx runs nginx with the text of its http block and waits until it
@@ -429,8 +430,14 @@ type nginx struct {
 // folder of this nginx.
 func startNginx(t testing.TB, address, http string) *nginx {
 	t.Helper()
+	return startNginxIn(t, "", address, http)
+}
+
+// startNginxIn is startNginx in a network namespace.
+func startNginxIn(t testing.TB, netns, address, http string) *nginx {
+	t.Helper()
 	require(t, "nginx")
-	n := &nginx{dir: t.TempDir(), address: address}
+	n := &nginx{dir: t.TempDir(), address: address, netns: netns}
 	user := ""
 	if os.Geteuid() == 0 {
 		user = "user root;"
@@ -453,10 +460,15 @@ http {
 // start runs it, the first time or after a kill.
 func (n *nginx) start(t testing.TB) {
 	t.Helper()
-	n.process = startProcess(t, "nginx", "-p", n.dir, "-c", n.conf, "-e", "stderr")
+	command := inside(n.netns, "nginx", "-p", n.dir, "-c", n.conf, "-e", "stderr")
+	n.process = startProcess(t, command[0], command[1:]...)
 	eventually(t, "nginx listens on "+n.address, func() bool {
 		if n.ended() {
 			t.Fatalf("nginx ended:\n%s", n.stderrText())
+		}
+		if n.netns != "" {
+			probe := inside(n.netns, "curl", "-qsk", "--noproxy", "*", "-o", "/dev/null", "http://"+n.address)
+			return runProgram(t, probe[0], probe[1:]...).code != 7 // could not connect
 		}
 		conn, err := net.Dial("tcp", n.address)
 		if err == nil {
@@ -464,6 +476,15 @@ func (n *nginx) start(t testing.TB) {
 		}
 		return err == nil
 	})
+}
+
+// inside is the command that runs another in a network namespace; "" is this
+// one.
+func inside(netns string, command ...string) []string {
+	if netns == "" {
+		return command
+	}
+	return append([]string{"ip", "netns", "exec", netns}, command...)
 }
 
 // layout is how the nodes of a crossing are spread over processes.
