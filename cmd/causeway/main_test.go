@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -49,6 +51,7 @@ func TestScript(t *testing.T) {
 			"busy":      busy,
 			"origin":    origin,
 			"ready":     ready,
+			"unread":    unread,
 			"fetch":     fetch,
 			"expand":    expand,
 			"different": different,
@@ -112,10 +115,28 @@ func busy(ts *testscript.TestScript, _ bool, args []string) {
 func origin(ts *testscript.TestScript, _ bool, args []string) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
-		fmt.Fprintf(w, `<a href="http://%s/next">next</a>`, r.Host)
+		fmt.Fprintf(w, `<a href="http://%s/next">%s</a>`, r.Host, r.URL.Path)
 	}))
 	ts.Defer(server.Close)
 	ts.Setenv(args[0], server.URL)
+}
+
+// unread ARG… runs causeway, to the end of the script, with a standard output
+// that nobody reads any more.
+func unread(ts *testscript.TestScript, _ bool, args []string) {
+	program, err := exec.LookPath(filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], "causeway"))
+	ts.Check(err)
+	read, write, err := os.Pipe()
+	ts.Check(err)
+	defer write.Close()
+	read.Close()
+	cmd := exec.Command(program, args...)
+	cmd.Dir, cmd.Stdout = ts.MkAbs("."), write
+	ts.Check(cmd.Start())
+	ts.Defer(func() {
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()
+	})
 }
 
 // patience bounds a wait for what must happen.

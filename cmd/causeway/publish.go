@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -47,7 +48,7 @@ write the file that this verb prints and give it a real certificate.`,
 	}
 	flags := verb.Flags()
 	flags.StringVar(&p.as, "as", "localhost:8443", "public host, and port unless it is 443")
-	flags.StringVar(&p.listen, "listen", "", "where to listen (default: 127.0.0.1 and the public port)")
+	flags.StringVar(&p.listen, "listen", "", "where to listen (default: 127.0.0.1, or HOST when it is an address, and the public port)")
 	flags.StringSliceVar(&p.connect, "connect", nil, "where to dial in place of what the DNS says, host:port")
 	flags.StringVar(&p.ca, "ca", "", "PEM file of the authority that signed the origin's certificate (default: the system's)")
 	flags.StringVar(&p.dir, "dir", "", "where the authority and the certificate are kept (default: causeway in the user's configuration folder)")
@@ -91,9 +92,34 @@ func (p *publication) run(out io.Writer) error {
 		access = out
 	}
 	return wrongArguments(serve(daemon.Options{Load: load, Access: access, Log: newLog(nil)}, func() {
-		fmt.Fprintf(out, "%s is now %s\n\n  curl --cacert %s %s/\n\nThe same as a file, causeway.yaml:\n\n%s\nStop with Ctrl-C.\n",
-			origin, public, authority.CertFile(), public, indent(text))
+		fmt.Fprintf(out, "%s is now %s\n\n  curl --cacert %s %s\n\nThe same as a file, causeway.yaml:\n\n%s\nStop with Ctrl-C.\n",
+			origin, public, authority.CertFile(), curlArguments(cfg), indent(text))
 	}))
+}
+
+// curlArguments is the URL to try, and where to find it when the DNS may not
+// know or another port is meant. Names under localhost lead here by themselves
+// (RFC 6761 section 6.3).
+func curlArguments(cfg *config.Config) string {
+	public := cfg.Sites[0].Hosts[0].Public
+	public.Host = strings.Replace(public.Host, "*", "www", 1)
+	host, port, err := net.SplitHostPort(cfg.Listen.HTTPS)
+	if err != nil { // config has checked it
+		return public.String() + "/"
+	}
+	if ip, err := netip.ParseAddr(host); err != nil || ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	asked := public.Port
+	if asked == "" {
+		asked = "443"
+	}
+	_, err = netip.ParseAddr(public.Host)
+	here := err == nil || public.Host == "localhost" || strings.HasSuffix(public.Host, ".localhost")
+	if here && asked == port {
+		return public.String() + "/"
+	}
+	return "--connect-to ::" + net.JoinHostPort(host, port) + " " + public.String() + "/"
 }
 
 // wrongArguments turns what is wrong with the file that publish made of its
@@ -122,11 +148,14 @@ func baseURL(text string) string {
 func (p *publication) file(origin *url.URL) (string, error) {
 	listen := p.listen
 	if listen == "" {
-		port := "443"
-		if _, named, err := net.SplitHostPort(p.as); err == nil {
-			port = named
+		host, port, err := net.SplitHostPort(p.as)
+		if err != nil {
+			host, port = strings.Trim(p.as, "[]"), "443"
 		}
-		listen = net.JoinHostPort("127.0.0.1", port)
+		if _, err := netip.ParseAddr(host); err != nil {
+			host = "127.0.0.1" // a name; an address is listened on
+		}
+		listen = net.JoinHostPort(host, port)
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, "listen: {https: %s}\nsites:\n  - name: publish\n    hosts: {%s: %s}\n", strconv.Quote(listen), strconv.Quote(p.as), strconv.Quote(origin.String()))

@@ -92,6 +92,7 @@ func serve(options daemon.Options, ready func()) error {
 	if err != nil {
 		return err
 	}
+	signal.Ignore(syscall.SIGPIPE) // whoever reads the access log may go; the visitors must not notice
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// After the first signal the next one has its usual effect.
