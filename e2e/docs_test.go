@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 
 	"go.yaml.in/yaml/v4"
@@ -155,6 +156,9 @@ func readPage(t *testing.T, file string) *docPage {
 					}
 				}
 			}
+			if open.background && open.until == "" {
+				t.Errorf("%s: say what it prints when it is ready: until …", open)
+			}
 			waiting = nil
 		case waiting != nil && strings.TrimSpace(line) != "":
 			t.Errorf("%s:%d: %q stands before no block", filepath.Base(file), n, waiting)
@@ -265,7 +269,13 @@ func (r *docRun) block(t *testing.T, b *docBlock) {
 	case b.kind == "sh":
 		r.run(t, b)
 	case b.output:
-		eventually(t, b.String()+": the page shows what is printed", func() bool { return shows(b, r.last()) })
+		printed := r.last()
+		for end := time.Now().Add(patience); !shows(b, printed) && time.Now().Before(end); printed = r.last() {
+			time.Sleep(10 * time.Millisecond) // what goes on may print more
+		}
+		if !shows(b, printed) {
+			t.Errorf("%s: this was printed:\n%s", b, printed)
+		}
 	case b.addTo != "":
 		r.write(t, b, b.addTo, r.files[b.addTo]+b.text)
 	case b.name != "":

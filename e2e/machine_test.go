@@ -300,7 +300,9 @@ func (m *machine) enter(t *testing.T, dir, script string) []string {
 	folders := goFolders(t)
 	path := "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:" + folders[2] + "/bin"
 	args := []string{"--target", fmt.Sprint(m.pid), "--net", "--mount", "--pid", "--root", "env", "-i", "--chdir=" + dir,
-		"PATH=" + path, "HOME=/home/operator", "USER=root", "LANG=C.UTF-8", "GOCACHE=" + folders[0], "GOMODCACHE=" + folders[1]}
+		"PATH=" + path, "HOME=/home/operator", "USER=root", "LANG=C.UTF-8", "GOCACHE=" + folders[0], "GOMODCACHE=" + folders[1],
+		// The checkout may belong to somebody else, and home is another one.
+		"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"}
 	for _, name := range []string{"GOTOOLCHAIN", "GOFLAGS", "CGO_ENABLED"} {
 		if value, ok := os.LookupEnv(name); ok {
 			args = append(args, name+"="+value)
