@@ -41,7 +41,8 @@ func newHostIndex(sites []*Site) hostIndex {
 
 // Lookup is the site of a Host header (`example.cn`, `localhost:8443`): exact
 // before wildcard, the longest wildcard first, whatever the case. A port 80 or
-// 443 counts as none.
+// 443 counts as none. A wildcard stands for host names alone, so that whatever
+// has a site can be written into another field as it is.
 func (c *Config) Lookup(authority string) (*Site, bool) {
 	key, ok := authorityKey(authority)
 	if !ok {
@@ -50,7 +51,7 @@ func (c *Config) Lookup(authority string) (*Site, bool) {
 	if e, ok := c.index.exact[key]; ok {
 		return e.site, true
 	}
-	for rest, ok := afterDot(key); ok; rest, ok = afterDot(rest) {
+	for rest, ok := belowWildcard(key); ok; rest, ok = afterDot(rest) {
 		if e, found := c.index.wild[rest]; found {
 			return e.site, true
 		}
@@ -67,7 +68,7 @@ func (c *Config) LookupName(host string) (*Site, Host, bool) {
 	if entries, ok := c.index.exactName[name]; ok {
 		return oneSite(entries)
 	}
-	for rest, ok := afterDot(name); ok; rest, ok = afterDot(rest) {
+	for rest, ok := belowWildcard(name); ok; rest, ok = afterDot(rest) {
 		if entries, found := c.index.wildName[rest]; found {
 			return oneSite(entries)
 		}
@@ -82,6 +83,24 @@ func oneSite(entries []entry) (*Site, Host, bool) {
 		}
 	}
 	return entries[0].site, *entries[0].host, true
+}
+
+// belowWildcard is what follows the first label of a host[:port] that a wildcard
+// may stand for: a name of letters, digits, hyphens and underscores. A Host
+// field may hold more (RFC 3986 section 3.2.2: "a;for=b", "a,b"), which other
+// fields made of it would take for something else.
+func belowWildcard(authority string) (string, bool) {
+	name, _, _ := strings.Cut(authority, ":")
+	if len(name) > 253 { // RFC 1035 section 2.3.4
+		return "", false
+	}
+	for i := range len(name) {
+		c := name[i]
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' && c != '.' {
+			return "", false
+		}
+	}
+	return afterDot(authority)
 }
 
 // afterDot is what follows the first label.
