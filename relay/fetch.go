@@ -8,6 +8,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -43,7 +44,7 @@ type fetch struct {
 	target  rewrite.Base // where it goes
 	names   *rewrite.Map // what is mapped
 	accept  string       // the client's Accept-Encoding
-	upgrade bool         // it asks to switch protocols
+	upgrade string       // the protocols it asks to switch to, "" for none
 
 	early     hop.EarlyFunc            // takes the origin's 1xx
 	connected time.Duration            // written by the trace before the round trip returns
@@ -67,7 +68,7 @@ func (f *fetch) aim(req *http.Request, local bool) error {
 		return outcome.Errorf(outcome.Refused, "fetch %s: route %s of site %s stays in %s and must not cross", req.URL.Path, route.Path, f.site.Name, route.Stay)
 	}
 	f.target = *route.Origin
-	if names := f.origin.routeMap(route, req.Host); names != nil {
+	if names := f.origin.routeMap(f.site, route, req.Host); names != nil {
 		f.names = names
 	}
 	return nil
@@ -86,6 +87,10 @@ func (f *fetch) run(req *http.Request) (*http.Response, error) {
 	}
 	hop.RemoveOwn(res.Header)
 	if res.StatusCode == http.StatusSwitchingProtocols {
+		if protocol := hop.UpgradeOf(res.Header); !f.asked(protocol) {
+			res.Body.Close()
+			return nil, outcome.Errorf(outcome.OriginBad, "fetch from origin %s: it switched to protocol %q, asked for was %q", f.target, protocol, f.upgrade)
+		}
 		f.names.Header(res.Header)
 		hop.SetLegs(res.Header, f.connected, time.Since(f.start))
 		res.Body = f.switched(res.Body)
@@ -101,6 +106,18 @@ func (f *fetch) run(req *http.Request) (*http.Response, error) {
 	res.Body = &mapped{res.Body}
 	hop.SetLegs(res.Header, f.connected, time.Since(f.start))
 	return res, nil
+}
+
+// asked reports whether the request asked for protocol: an origin may switch to
+// no other (RFC 9110 §7.8), and a client that did not ask would take what
+// follows for the answers to its next requests.
+func (f *fetch) asked(protocol string) bool {
+	for name := range strings.SplitSeq(f.upgrade, ",") {
+		if protocol != "" && strings.EqualFold(strings.TrimSpace(name), protocol) {
+			return true
+		}
+	}
+	return false
 }
 
 // gotConn is the trace's: the round trip waits for it.
@@ -136,7 +153,7 @@ func (f *fetch) outgoing(out *http.Request) *http.Request {
 	if out.Header == nil {
 		out.Header = make(http.Header)
 	}
-	f.upgrade = hop.UpgradeOf(out.Header) != ""
+	f.upgrade = hop.UpgradeOf(out.Header)
 	f.accept = out.Header.Get("Accept-Encoding")
 	if codings := rewrite.Codings(f.accept); codings != "" {
 		out.Header["Accept-Encoding"] = []string{codings}
@@ -155,20 +172,23 @@ func (f *fetch) outgoing(out *http.Request) *http.Request {
 // origin gave a part of something that is rewritten, whose offsets would be
 // wrong; a second when the origin dropped a request that may be repeated.
 func (f *fetch) send(out *http.Request) (*http.Response, error) {
-	res, err := f.origin.send(out, f.upgrade)
+	res, err := f.origin.send(out, f.upgrade != "")
 	if err != nil && out.Context().Err() == nil {
-		f.blame()
-		if f.kind(err) == outcome.OriginCut && repeatable(out) {
-			res, err = f.origin.send(out, f.upgrade)
+		switch kind := f.kind(err); {
+		case kind == outcome.OriginCut && repeatable(out):
+			f.blame()
+			res, err = f.origin.send(out, f.upgrade != "")
+		case kind == outcome.OriginCut || kind == outcome.OriginSlow || kind == outcome.OriginBad:
+			f.blame() // any other is the client's: its body was too large, too slow, or none
 		}
 	}
-	if err != nil || res.StatusCode != http.StatusPartialContent || !rewrite.Rewritable(res.Header) {
-		return res, err
+	if err != nil || res.StatusCode != http.StatusPartialContent || out.Method != http.MethodGet || !rewrite.Rewritable(res.Header) {
+		return res, err // a Range means something with GET alone (RFC 9110 §14.2)
 	}
 	res.Body.Close()
 	out.Header.Del("Range")
 	out.Header.Del("If-Range")
-	return f.origin.send(out, f.upgrade)
+	return f.origin.send(out, f.upgrade != "")
 }
 
 // blame tells the dialer that the address in use failed.

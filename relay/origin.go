@@ -102,10 +102,23 @@ func (o *origin) over(same *origin) *origin {
 	return &origin{fingerprint: o.fingerprint, transport: same.transport, upgrades: same.upgrades, dialer: same.dialer, routes: o.routes}
 }
 
-// routeMap is the host map for answers of a route's own origin, nil when there
-// is none for this host.
-func (o *origin) routeMap(route *config.Route, host string) *rewrite.Map {
-	return o.routes[routeHost{route, host}]
+// routeMap is the host map for answers of a route's own origin to requests for
+// host, a Host field in whatever spelling; nil when there is none.
+func (o *origin) routeMap(site *config.Site, route *config.Route, host string) *rewrite.Map {
+	to, _ := site.Map.OriginOf(host)
+	public, ok := site.Map.PublicOf(to.Scheme, to.Authority())
+	if !ok {
+		return nil
+	}
+	if m := o.routes[routeHost{route, public.Authority()}]; m != nil {
+		return m
+	}
+	// A host below a wildcard. Clients choose its labels: it is not kept.
+	m, err := site.Map.With(rewrite.Pair{Public: public, Origin: *route.Origin})
+	if err != nil {
+		return nil
+	}
+	return m
 }
 
 // routeMaps makes, for each route with an origin of its own and each exact
