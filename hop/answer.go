@@ -1,7 +1,6 @@
 package hop
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -88,8 +87,7 @@ func Answer(w http.ResponseWriter, r *http.Request, res *http.Response, opt Opti
 	}
 	trailers := announceTrailers(w, res)
 	copyHeader(w, res)
-	w.WriteHeader(res.StatusCode)
-	if err := copyBody(w, r, res, opt); err != nil {
+	if err := passBody(w, r, res, opt); err != nil {
 		return err
 	}
 	writeTrailers(w, res, trailers)
@@ -136,80 +134,6 @@ func writeTrailers(w http.ResponseWriter, res *http.Response, announced int) {
 	for name, values := range res.Trailer {
 		w.Header()[prefix+textproto.CanonicalMIMEHeaderKey(name)] = values
 	}
-}
-
-// buffers hold one piece of a body. 32 KiB is what io.Copy and net/http use; a
-// TLS record and an HTTP/2 frame are 16 KiB.
-var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
-
-// copyBody writes res.Body to w as it comes: what is read is flushed at once
-// when more may take its time, that is, when the read did not fill the buffer.
-func copyBody(w http.ResponseWriter, r *http.Request, res *http.Response, opt Options) error {
-	buffer := buffers.Get().(*[32 << 10]byte)
-	defer buffers.Put(buffer)
-	control := http.NewResponseController(w)
-	var written int64
-	n, err := readFirst(control, res, buffer[:])
-	// A stream of HTTP/2 pays for a deadline, and one piece rarely blocks: the
-	// connection's WriteByteTimeout minds that.
-	for timed := r.ProtoMajor == 1; ; timed = true {
-		if n > 0 {
-			if timed && opt.WriteTimeout > 0 {
-				_ = control.SetWriteDeadline(time.Now().Add(opt.WriteTimeout))
-			}
-			m, failed := w.Write(buffer[:n])
-			written += int64(m)
-			if opt.Wrote != nil {
-				opt.Wrote(m)
-			}
-			if failed != nil {
-				return &CopyError{FromClient: true, Err: failed}
-			}
-		}
-		switch {
-		case err == io.EOF && res.ContentLength < 0 && r.Context().Err() != nil:
-			// The client left while the response had no end. An origin that
-			// heard of it may end the body as if it were whole.
-			return &CopyError{FromClient: true, Err: context.Cause(r.Context())}
-		case err == io.EOF:
-			return nil
-		case err != nil:
-			return &CopyError{Err: err}
-		case n < len(buffer) && written != res.ContentLength:
-			if failed := control.Flush(); failed != nil {
-				return &CopyError{FromClient: true, Err: failed}
-			}
-		}
-		n, err = res.Body.Read(buffer[:])
-	}
-}
-
-// headerDelay is how long a header waits for the first bytes of its body, so
-// that both go out in one packet.
-const headerDelay = 5 * time.Millisecond
-
-// readFirst reads the first piece of the body, and sends the header alone when
-// that takes longer than headerDelay: an event stream opens before its first
-// event. A short answer of known length has nothing to show before its body.
-func readFirst(control *http.ResponseController, res *http.Response, buffer []byte) (int, error) {
-	if res.ContentLength >= 0 && res.ContentLength <= int64(len(buffer)) {
-		return res.Body.Read(buffer)
-	}
-	var mu sync.Mutex // guards the writer behind control, and came
-	came := false
-	late := time.AfterFunc(headerDelay, func() {
-		mu.Lock()
-		defer mu.Unlock()
-		if !came {
-			_ = control.Flush() // its failure shows at the next write
-		}
-	})
-	n, err := res.Body.Read(buffer)
-	late.Stop()
-	mu.Lock()
-	defer mu.Unlock()
-	came = true
-	return n, err
 }
 
 // answerUpgrade passes a 101 on and joins the client's connection with

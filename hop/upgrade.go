@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -89,6 +90,10 @@ func join(ctx context.Context, client, origin io.ReadWriteCloser, opt Options) e
 	}
 	return nil
 }
+
+// buffers hold what is under way in one direction. 32 KiB is what io.Copy and
+// net/http use.
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
 // oneWay copies src to dst until src ends, then half-closes dst, or closes both
 // when dst has only one close or something failed.

@@ -1,0 +1,198 @@
+package hop
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// The body of a response on its way to the client:
+//
+//  1. run reads it into one buffer, took looks at what came,
+//  2. what came is written when the buffer is full, when the body ends, or when
+//     no more follows within patience: bytes that come together leave together,
+//     and none waits for long,
+//  3. begin writes the header before the first of them, or alone when patience
+//     is over first: an event stream opens before its first event. A body that
+//     ended before that has a Content-Length from now on.
+
+const (
+	// passSize is as much as nginx keeps of a response (proxy_buffers 8 8k). A
+	// client's socket and a TLS record cost more than the copying.
+	passSize = 64 << 10
+	// patience is how long bytes wait for more. On loopback, and on any line
+	// within a region, what an origin sends at once is together within it.
+	patience = 2 * time.Millisecond
+	// shortBody is a body so short that its header has nothing to show before
+	// it.
+	shortBody = 32 << 10
+	// framePiece and the header of an HTTP/2 frame (RFC 9113 §4.1) are as large
+	// as the largest TLS record: one write more and the last nine bytes would
+	// take a record and a packet of their own.
+	framePiece = 16<<10 - 9
+)
+
+var passBuffers = sync.Pool{New: func() any { return new([passSize]byte) }}
+
+// passing is one body under way.
+type passing struct {
+	w       http.ResponseWriter
+	r       *http.Request
+	res     *http.Response
+	opt     Options
+	control *http.ResponseController
+	timer   *time.Timer // runs late; nil until it is first needed
+
+	mu       sync.Mutex // guards w and all below; run alone changes to, and reads it without
+	buffer   *[passSize]byte
+	from, to int   // buffer[from:to] came and is not yet written
+	written  int64 // bytes
+	begun    bool  // the header is written
+	armed    bool  // the timer will call late
+	over     bool  // run has returned
+	deadline time.Time
+	err      error // of a write
+}
+
+// passBody writes the header of res, which is in w.Header(), and its body.
+func passBody(w http.ResponseWriter, r *http.Request, res *http.Response, opt Options) error {
+	p := &passing{w: w, r: r, res: res, opt: opt, control: http.NewResponseController(w)}
+	p.buffer = passBuffers.Get().(*[passSize]byte)
+	defer passBuffers.Put(p.buffer)
+	return p.run()
+}
+
+func (p *passing) run() error {
+	if p.res.ContentLength < 0 || p.res.ContentLength > shortBody {
+		p.arm()
+	}
+	for {
+		n, err := p.res.Body.Read(p.buffer[p.to:])
+		if ended, err := p.took(n, err); ended {
+			if p.timer != nil {
+				p.timer.Stop()
+			}
+			return err
+		}
+	}
+}
+
+// took takes in what a read gave, and says whether it was the last one.
+func (p *passing) took(n int, err error) (ended bool, _ error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.to += n
+	switch {
+	case err == io.EOF && p.res.ContentLength < 0 && p.r.Context().Err() != nil:
+		// The client left while the response had no end. An origin that heard
+		// of it may end the body as if it were whole.
+		p.over = true
+		return true, &CopyError{FromClient: true, Err: context.Cause(p.r.Context())}
+	case err == io.EOF:
+		p.over = true
+		p.setLength()
+		p.write()
+	case err != nil:
+		p.over = true
+		if p.begun || p.from < p.to {
+			p.write() // so that the client sees how far it went
+			p.flush()
+		}
+		if p.err == nil {
+			return true, &CopyError{Err: err}
+		}
+	case p.to == passSize || p.written+int64(p.to-p.from) == p.res.ContentLength:
+		p.write()
+	case p.to > p.from && !p.armed:
+		p.arm()
+	}
+	if p.err != nil {
+		p.over = true
+		return true, &CopyError{FromClient: true, Err: p.err}
+	}
+	if p.from == p.to {
+		p.from, p.to = 0, 0
+	}
+	return p.over, nil
+}
+
+// arm makes sure that late is called.
+func (p *passing) arm() {
+	p.armed = true
+	if p.timer == nil {
+		p.timer = time.AfterFunc(patience, p.late)
+	} else {
+		p.timer.Reset(patience)
+	}
+}
+
+// late sends what there is.
+func (p *passing) late() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.armed = false
+	if !p.over {
+		p.write()
+		p.flush()
+	}
+}
+
+// setLength gives a body its length that is whole before the header is out.
+func (p *passing) setLength() {
+	if p.begun || p.to == p.from || p.res.ContentLength >= 0 || len(p.res.Trailer) > 0 || p.r.Method == http.MethodHead {
+		return
+	}
+	p.w.Header()["Content-Length"] = []string{strconv.Itoa(p.to - p.from)}
+}
+
+// begin writes the header, once.
+func (p *passing) begin() {
+	if !p.begun {
+		p.begun = true
+		p.extend()
+		p.w.WriteHeader(p.res.StatusCode)
+	}
+}
+
+// write hands what came to the client's connection, after the header.
+func (p *passing) write() {
+	p.begin()
+	most := passSize
+	if p.r.ProtoMajor == 2 {
+		most = framePiece
+	}
+	for p.from < p.to && p.err == nil {
+		piece := p.buffer[p.from:min(p.to, p.from+most)]
+		p.from += len(piece)
+		p.extend()
+		var n int
+		n, p.err = p.w.Write(piece)
+		p.written += int64(n)
+		if p.opt.Wrote != nil {
+			p.opt.Wrote(n)
+		}
+	}
+}
+
+func (p *passing) flush() {
+	if p.err == nil {
+		p.err = p.control.Flush()
+	}
+}
+
+// extend gives the client WriteTimeout from now, give or take an eighth. A
+// stream of HTTP/2 pays for a deadline, and its beginning rarely blocks: the
+// connection's WriteByteTimeout minds that.
+func (p *passing) extend() {
+	if p.opt.WriteTimeout <= 0 || (p.r.ProtoMajor != 1 && p.written == 0) {
+		return
+	}
+	now := time.Now()
+	if p.deadline.Sub(now) < p.opt.WriteTimeout/8*7 {
+		p.deadline = now.Add(p.opt.WriteTimeout)
+		_ = p.control.SetWriteDeadline(p.deadline)
+	}
+}
