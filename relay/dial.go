@@ -20,6 +20,13 @@ const (
 	// 10 s.
 	ejectFirst = 10 * time.Second
 	ejectMost  = 2 * time.Minute
+
+	// mostOpen connections make the next ones drop those that are idle: below
+	// a wildcard clients choose the names, and each name has connections of
+	// its own that would be kept alive. Looked at once in purgePause, so that
+	// a site which has so many in use keeps most of its idle ones.
+	mostOpen   = 2048
+	purgePause = 100 * time.Millisecond
 )
 
 // dialer connects to the addresses of a site's origins: the configured ones or
@@ -29,7 +36,9 @@ type dialer struct {
 	names   *resolver
 	timeout time.Duration
 	turn    atomic.Uint32
-	changed func() // called when the addresses of a name changed or one was left out; set once, before use
+	changed func() // drops idle connections: the addresses of a name changed, or too many are open; set once, before use
+	open    atomic.Int64
+	purged  atomic.Int64 // when idle ones were last dropped for being many, Unix nanoseconds
 
 	mu      sync.Mutex // guards ejected
 	ejected map[string]ejection
@@ -103,12 +112,43 @@ func (d *dialer) one(ctx context.Context, address string, left int, shake func(c
 	if err != nil {
 		return nil, outcome.Errorf(outcome.OriginDial, "dial origin %s: %w", address, err)
 	}
+	d.purge()
+	conn = d.opened(conn)
 	shaken, err := shake(ctx, conn)
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
 	return shaken, nil
+}
+
+// purge drops idle connections when too many are open.
+func (d *dialer) purge() {
+	now, last := time.Now().UnixNano(), d.purged.Load()
+	if d.open.Load() >= mostOpen && now-last > int64(purgePause) && d.purged.CompareAndSwap(last, now) {
+		d.changed()
+	}
+}
+
+// opened counts conn until it is closed.
+func (d *dialer) opened(conn net.Conn) net.Conn {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return conn
+	}
+	d.open.Add(1)
+	return &openConn{TCPConn: tcp, closed: sync.OnceFunc(func() { d.open.Add(-1) })}
+}
+
+// openConn is a connection that its dialer counts.
+type openConn struct {
+	*net.TCPConn
+	closed func()
+}
+
+func (c *openConn) Close() error {
+	c.closed()
+	return c.TCPConn.Close()
 }
 
 // candidates are the addresses for addr, all of them: the good ones by turns,

@@ -225,3 +225,20 @@ func TestRouteOriginStaysInside(t *testing.T) {
 		}
 	}
 }
+
+// Names below a wildcard are chosen by clients: they do not fill a relay with
+// idle connections.
+func TestIdleConnectionsAreBounded(t *testing.T) {
+	origin := newScripted(t, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+	s := relayTo(t, origin.Addr().String())
+	for i := range 3 * mostOpen / 2 {
+		if _, _, err := ask(t, s, "GET", fmt.Sprintf("http://n%d.example.cn/", i), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	origin.mu.Lock()
+	defer origin.mu.Unlock()
+	if origin.open > mostOpen+100 {
+		t.Errorf("%d connections of %d are open", origin.open, origin.opened)
+	}
+}
