@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -64,15 +65,32 @@ func eventually(t testing.TB, what string, done func() bool) {
 	t.Fatalf("waited %v in vain: %s", patience, what)
 }
 
-// freeAddress is a loopback address with a port that nobody listened on.
+// freePorts hands ports out. They are below those that the system gives to
+// outgoing connections (32768 and up), so that none is taken by one before it is
+// listened on.
+var freePorts = struct {
+	mu   sync.Mutex // guards next
+	next int
+}{next: 10_000 + rand.IntN(20_000)}
+
+// freeAddress is a loopback address with a port that nobody listens on and that
+// no other caller has.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	freePorts.mu.Lock()
+	defer freePorts.mu.Unlock()
+	for range 1000 {
+		freePorts.next++
+		if freePorts.next >= 32_000 {
+			freePorts.next = 10_000
+		}
+		if ln, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", freePorts.next)); err == nil {
+			ln.Close()
+			return ln.Addr().String()
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Fatal("no free port")
+	return ""
 }
 
 // writeFile writes dir/name and gives its path.
