@@ -308,9 +308,16 @@ func (x *exchange) answer(res *http.Response) error {
 		StreamTimeout: limits.StreamTimeout,
 		Wrote:         func(n int) { x.rec.BytesOut += int64(n) },
 	})
-	if err != nil {
-		x.rec.Abort(named(err))
+	if err == nil {
+		return nil
 	}
+	if failed := (*hop.CopyError)(nil); errors.As(err, &failed) && failed.Unsent {
+		if x.refuse(named(err)); x.rec.Kind != outcome.ClientGone {
+			return nil
+		}
+		return err
+	}
+	x.rec.Abort(named(err))
 	return err
 }
 

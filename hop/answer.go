@@ -21,6 +21,7 @@ type Options struct {
 // CopyError is a failure while the response was under way.
 type CopyError struct {
 	FromClient bool // the client's side failed (it left, or took too long); else the side the response came from
+	Unsent     bool // not even the header went out: the client may be told of the failure
 	Err        error
 }
 
@@ -73,8 +74,9 @@ func (e *Early) Stop() {
 }
 
 // Answer passes res on as the response to r: the header, the body as it comes,
-// the trailers. It closes res.Body. What it returns is nil or a *CopyError;
-// after one the header is out and the caller must abort the connection
+// the trailers. It closes res.Body. What it returns is nil or a *CopyError.
+// After one that says Unsent, w is as new and takes another response. After any
+// other the header is out and the caller must abort the connection
 // (panic(http.ErrAbortHandler)), so that the client can tell a cut body from a
 // whole one.
 //

@@ -97,10 +97,12 @@ func (p *passing) took(n int, err error) (ended bool, _ error) {
 		p.write()
 	case err != nil:
 		p.over = true
-		if p.begun || p.from < p.to {
-			p.write() // so that the client sees how far it went
-			p.flush()
+		if !p.begun && p.from == p.to {
+			clear(p.w.Header())
+			return true, &CopyError{Unsent: true, Err: err}
 		}
+		p.write() // so that the client sees how far it went
+		p.flush()
 		if p.err == nil {
 			return true, &CopyError{Err: err}
 		}

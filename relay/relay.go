@@ -147,12 +147,22 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Tunnel:        tunnel,
 		Wrote:         func(n int) { rec.BytesOut += int64(n) },
 	})
-	if err != nil {
+	var failed *hop.CopyError
+	switch {
+	case !errors.As(err, &failed):
+	case failed.Unsent:
+		err = named(err)
+		rec.Fail(err)
+	default:
 		rec.Abort(named(err))
 	}
 	rec.Total = time.Since(rec.Start)
 	s.options.Sink.Emit(rec)
-	if err != nil {
+	switch {
+	case err == nil:
+	case failed.Unsent:
+		link.WriteError(w, err)
+	default:
 		panic(http.ErrAbortHandler) // resets the stream: the edge sees that the body was cut
 	}
 }
