@@ -451,3 +451,35 @@ func TestCutBody(t *testing.T) {
 		}
 	})
 }
+
+// TestCutBeforeTheBody: a body that stopped before its first byte is told with
+// a page, and asked for once only.
+func TestCutBeforeTheBody(t *testing.T) {
+	var asked atomic.Int64
+	origin := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		w.Header().Set("Content-Type", "image/png")
+		w.Header().Set("X-Origin", "example.com")
+		if r.URL.Path == "/length" {
+			w.Header().Set("Content-Length", "100000")
+		}
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	})
+	everyWay(t, origin, func(t *testing.T, w way) {
+		for _, path := range []string{"/length", "/chunked"} {
+			asked.Store(0)
+			a := do(t, w.client, newRequest(t, http.MethodGet, w.url(path), nil))
+			// On a slow machine the header may be out before the cut is known.
+			if a.err == nil && (a.StatusCode != 502 || !strings.Contains(string(a.body), "Request <code>") || a.Header.Get("X-Origin") != "") {
+				t.Errorf("%s: %s %v %q", path, a.Status, a.Header, a.body)
+			}
+			if asked.Load() != 1 {
+				t.Errorf("%s: the origin was asked %d times", path, asked.Load())
+			}
+			if r := w.edge.record(t, path); r.Kind != "origin_cut" && r.Kind != "link_cut" {
+				t.Errorf("%s: record %+v", path, r)
+			}
+		}
+	})
+}
