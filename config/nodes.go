@@ -81,6 +81,10 @@ func (c *Config) oneNode(r *report) {
 }
 
 func checkNodeName(r *report, at, name string, names map[string]int, i int) {
+	if name == "ca" {
+		r.value(at, "choose another name", "ca.pem and ca.key are the authority's files in the pki folder")
+		return
+	}
 	if !hostLabel(name) || strings.Contains(name, "_") {
 		r.value(at, "write small letters, digits and - only, at most 63", "%q cannot name a node", name)
 		return

@@ -93,12 +93,18 @@ func (d *Daemon) changeRelay(cfg *config.Config, node *config.Node) error {
 	if d.relay != nil {
 		return d.relay.Swap(cfg)
 	}
-	if !node.IsRelay() && !stays(cfg) {
+	if !node.IsRelay() && !(stays(cfg) && servesStays(node)) {
 		return nil
 	}
-	made, err := relay.New(cfg, relay.Options{Node: node.Name, Local: node.IsEdge(), Sink: d.sink, Log: d.log})
+	made, err := relay.New(cfg, relay.Options{Node: node.Name, Local: servesStays(node), Sink: d.sink, Log: d.log})
 	d.relay = made
 	return err
+}
+
+// servesStays reports whether routes that stay are this node's to serve: it is
+// an edge in the country, or the only node.
+func servesStays(node *config.Node) bool {
+	return node.Role == config.RoleBoth || (node.IsEdge() && node.Region == "cn")
 }
 
 // stays reports whether any route must be fetched on this side.
@@ -112,7 +118,7 @@ func stays(cfg *config.Config) bool {
 // links it needs no more.
 func (d *Daemon) crossing(cfg *config.Config, node *config.Node, identity *cert.LinkIdentity) (edge.Crossing, []*runningLink) {
 	crossing := edge.Crossing{Config: cfg}
-	if d.relay != nil {
+	if d.relay != nil && servesStays(node) {
 		crossing.Stay = d.relay
 	}
 	if node.IsRelay() {

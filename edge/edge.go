@@ -50,7 +50,8 @@ type Crossing struct {
 	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	// Over carries a request to the other side.
 	Over http.RoundTripper
-	// Stay fetches for the routes that must not cross; nil when there are none.
+	// Stay fetches for the routes that must not cross; nil on a node that is not
+	// where they must stay: such requests are refused.
 	Stay http.RoundTripper
 }
 
@@ -242,10 +243,10 @@ func (x *exchange) refuse(err error) bool {
 	if x.rec.Kind == outcome.ClientGone {
 		return false // nobody is there to read it
 	}
-	if x.rec.Kind == outcome.ClientSlow || x.rec.Kind == outcome.BodyTooBig {
+	if (x.rec.Kind == outcome.ClientSlow || x.rec.Kind == outcome.BodyTooBig) && x.r.ProtoMajor == 1 {
 		x.w.Header().Set("Connection", "close") // the rest of the body is not waited for
 	}
-	outcome.WritePage(x.w, x.r.Method, x.rec.Kind, x.rec.RequestID)
+	x.rec.BytesOut = outcome.WritePage(x.w, x.r.Method, x.rec.Kind, x.rec.RequestID)
 	return false
 }
 
@@ -256,10 +257,9 @@ func (x *exchange) cross() (*http.Response, error) {
 	out := x.outgoing(hop.WithEarly(x.r.Context(), early.Send))
 	way := x.Over
 	if route := x.site.Route(x.r.Method, x.r.URL.Path); route != nil && route.Stay != "" {
-		way = x.Stay
-	}
-	if way == nil {
-		return nil, outcome.Errorf(outcome.Internal, "no way for %s of site %s", x.r.URL.Path, x.site.Name)
+		if way = x.Stay; way == nil {
+			return nil, outcome.Errorf(outcome.Stays, "fetch %s: route %s of site %s stays in %s, and this edge is elsewhere", x.r.URL.Path, route.Path, x.site.Name, route.Stay)
+		}
 	}
 	res, err := way.RoundTrip(out)
 	if err != nil {

@@ -45,8 +45,8 @@ const (
 	OriginBad   Kind = "origin_bad"   // the origin answered with something that is not HTTP
 	OriginCut   Kind = "origin_cut"   // the origin's answer stopped before its end
 	Unprocessed Kind = "unprocessed"  // the origin's body can't be decoded (false gzip, decompression bomb)
+	Stays       Kind = "stays"        // the route stays in a country that this node is not in
 	Internal    Kind = "internal"     // a fault of ours
-	Draining    Kind = "draining"     // the node is stopping
 )
 
 // StatusClientGone is what a request is logged with when its client left
@@ -80,8 +80,8 @@ var Table = map[Kind]Entry{
 	OriginBad:   {http.StatusBadGateway, slog.LevelError, "The service gave an answer that can't be used."},
 	OriginCut:   {http.StatusBadGateway, slog.LevelError, "The service gave an answer that can't be used."},
 	Unprocessed: {http.StatusBadGateway, slog.LevelError, "The service gave an answer that can't be used."},
+	Stays:       {http.StatusForbidden, slog.LevelError, "This can't be done from here."},
 	Internal:    {http.StatusInternalServerError, slog.LevelError, "Something went wrong here."},
-	Draining:    {http.StatusServiceUnavailable, slog.LevelInfo, "This server is about to stop; please try again."},
 }
 
 // Error is a failure with its Kind. Err says what happened, for the operator
@@ -91,7 +91,9 @@ type Error struct {
 	Err  error
 }
 
-func (e *Error) Error() string { return string(e.Kind) + ": " + e.Err.Error() }
+// Error is the cause. The kind has a place of its own wherever both are shown.
+func (e *Error) Error() string { return e.Err.Error() }
+
 func (e *Error) Unwrap() error { return e.Err }
 
 // Errorf makes an *Error of a kind; format may use %w.

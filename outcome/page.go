@@ -16,8 +16,8 @@ const page = `<!doctype html>
 
 // WritePage answers a failed request: the status of its kind and a short page
 // that names the request id and no internals. Nothing may have been written
-// yet.
-func WritePage(w http.ResponseWriter, method string, kind Kind, requestID string) {
+// yet. It gives the bytes of the body that were written.
+func WritePage(w http.ResponseWriter, method string, kind Kind, requestID string) int64 {
 	entry := EntryOf(kind)
 	body := fmt.Sprintf(page, entry.Status, entry.Say, requestID)
 	header := w.Header()
@@ -26,7 +26,9 @@ func WritePage(w http.ResponseWriter, method string, kind Kind, requestID string
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(entry.Status)
-	if method != http.MethodHead {
-		_, _ = w.Write([]byte(body))
+	if method == http.MethodHead {
+		return 0
 	}
+	n, _ := w.Write([]byte(body))
+	return int64(n)
 }

@@ -65,7 +65,7 @@ func (f *fetch) aim(req *http.Request, local bool) error {
 		return nil
 	}
 	if route.Stay != "" && !local {
-		return outcome.Errorf(outcome.Refused, "fetch %s: route %s of site %s stays in %s and must not cross", req.URL.Path, route.Path, f.site.Name, route.Stay)
+		return outcome.Errorf(outcome.Stays, "fetch %s: route %s of site %s stays in %s and must not cross", req.URL.Path, route.Path, f.site.Name, route.Stay)
 	}
 	f.target = *route.Origin
 	if names := f.origin.routeMap(f.site, route, req.Host); names != nil {

@@ -185,7 +185,7 @@ func TestFailureKinds(t *testing.T) {
 		{"a body that stops", o.keys(), "https://example.cn/stop", outcome.OriginSlow},
 		{"false gzip", o.keys(), "https://example.cn/false-gzip", outcome.Unprocessed},
 		{"a host that is not ours", o.keys(), "https://example.org/", outcome.HostUnknown},
-		{"a route that stays", o.keys(), "https://example.cn/stay/1", outcome.Refused},
+		{"a route that stays", o.keys(), "https://example.cn/stay/1", outcome.Stays},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			r := newRelay(t, c.keys, short)
