@@ -37,6 +37,11 @@ type browser struct {
 func startBrowser(t *testing.T, certFile, rules string) *browser {
 	t.Helper()
 	require(t, "chromium")
+	folder, err := os.MkdirTemp("", "chromium-") // not t.TempDir: its sockets need a short path
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(folder) })
 	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
 		chromedp.ExecPath("chromium"),
 		chromedp.NoSandbox,
@@ -46,7 +51,8 @@ func startBrowser(t *testing.T, certFile, rules string) *browser {
 		chromedp.Flag("ignore-certificate-errors-spki-list", keyHash(t, certFile)),
 		chromedp.Flag("host-resolver-rules", rules),
 		chromedp.Flag("no-proxy-server", true),
-		chromedp.UserDataDir(t.TempDir()),
+		chromedp.UserDataDir(filepath.Join(folder, "profile")),
+		chromedp.Env("TMPDIR="+folder),
 	)
 	b := &browser{}
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
