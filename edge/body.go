@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"causeway/config"
@@ -22,8 +23,9 @@ type limitedBody struct {
 	client  context.Context // the request's: ends when the client leaves
 	control *http.ResponseController
 	limits  config.Limits
+	trailer http.Header // the request's, complete when the body ends
 	start   time.Time
-	n       *int64 // bytes so far, the record's
+	n       atomic.Int64 // bytes so far
 
 	reading sync.Mutex // held by Read
 
@@ -31,17 +33,20 @@ type limitedBody struct {
 	err error      // io.EOF or what ended it
 }
 
-// limitBody wraps the body of r, the request that w answers; n counts its bytes.
-func limitBody(r *http.Request, w http.ResponseWriter, limits config.Limits, n *int64) *limitedBody {
-	return &limitedBody{ReadCloser: r.Body, client: r.Context(), control: http.NewResponseController(w), limits: limits, start: time.Now(), n: n}
+// limitBody wraps the body of r, the request that w answers.
+func limitBody(r *http.Request, w http.ResponseWriter, limits config.Limits) *limitedBody {
+	return &limitedBody{ReadCloser: r.Body, client: r.Context(), control: http.NewResponseController(w), limits: limits, trailer: r.Trailer, start: time.Now()}
 }
 
 func (b *limitedBody) Read(p []byte) (int, error) {
 	b.reading.Lock()
 	defer b.reading.Unlock()
+	if err := b.end(); err != nil {
+		return 0, err // the connection may be at its next request already
+	}
 	_ = b.control.SetReadDeadline(time.Now().Add(b.limits.BodyTimeout))
 	n, err := b.ReadCloser.Read(p)
-	*b.n += int64(n)
+	b.n.Add(int64(n))
 	if err == nil || err == io.EOF {
 		if over := b.check(err == io.EOF); over != nil {
 			err = over
@@ -56,6 +61,7 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 	if err != nil {
 		if err == io.EOF {
 			_ = b.control.SetReadDeadline(time.Time{}) // the server's own deadlines take over
+			cleanTrailer(b.trailer)
 		}
 		b.mu.Lock()
 		b.err = err
@@ -76,12 +82,12 @@ func (b *limitedBody) left(err error) bool {
 // check holds what came so far against the limits. A body that is whole has
 // come fast enough.
 func (b *limitedBody) check(whole bool) error {
-	if limit := int64(b.limits.BodyBytes); limit > 0 && *b.n > limit {
+	if limit := int64(b.limits.BodyBytes); limit > 0 && b.n.Load() > limit {
 		return outcome.Errorf(outcome.BodyTooBig, "read the request body: over limits.body_bytes, %d", limit)
 	}
 	elapsed := time.Since(b.start)
-	if rate := int64(b.limits.BodyRate); !whole && rate > 0 && elapsed > b.limits.BodyTimeout && float64(*b.n) < elapsed.Seconds()*float64(rate) {
-		return outcome.Errorf(outcome.ClientSlow, "read the request body: %d bytes in %v is under limits.body_rate, %d bytes a second", *b.n, elapsed.Round(time.Second), rate)
+	if rate := int64(b.limits.BodyRate); !whole && rate > 0 && elapsed > b.limits.BodyTimeout && float64(b.n.Load()) < elapsed.Seconds()*float64(rate) {
+		return outcome.Errorf(outcome.ClientSlow, "read the request body: %d bytes in %v is under limits.body_rate, %d bytes a second", b.n.Load(), elapsed.Round(time.Second), rate)
 	}
 	return nil
 }
@@ -94,17 +100,18 @@ func (b *limitedBody) failed() error {
 		b.reading.Lock()
 		defer b.reading.Unlock()
 	}
+	if err := b.end(); err != io.EOF {
+		return err
+	}
+	return nil
+}
+
+// end is io.EOF or what ended the body, nil as long as it goes on.
+func (b *limitedBody) end() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.err == io.EOF {
-		return nil
-	}
 	return b.err
 }
 
 // unread reports whether the body was not read to its end.
-func (b *limitedBody) unread() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.err == nil
-}
+func (b *limitedBody) unread() bool { return b.end() == nil }

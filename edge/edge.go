@@ -113,11 +113,20 @@ func (s *Server) server(limits config.Limits, secure bool) *http.Server {
 		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, secure) }),
 		ReadHeaderTimeout: limits.HeaderTimeout,
 		IdleTimeout:       limits.IdleTimeout,
+		WriteTimeout:      limits.SendTimeout, // the beginning of hop.SendClock
 		MaxHeaderBytes:    int(limits.HeaderBytes),
 		HTTP2:             &http.HTTP2Config{WriteByteTimeout: limits.SendTimeout},
 		// What ends here is a stranger's broken handshake or request.
 		ErrorLog: log.New(debugLines{s.options.Log}, "", 0),
 	}
+}
+
+// sendTimeout is that of the http.Server that serves r.
+func (s *Server) sendTimeout(r *http.Request) time.Duration {
+	if server, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok {
+		return server.WriteTimeout
+	}
+	return s.now.Load().Config.Limits.SendTimeout
 }
 
 // debugLines takes what net/http has to say about connections.
@@ -137,13 +146,15 @@ type exchange struct {
 	rec    outcome.Record
 	site   *config.Site
 	body   *limitedBody // nil for a request without one
+	clock  *hop.SendClock
 }
 
 // serve is the whole path of a request.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, secure bool) {
 	s.serving.Add(1)
 	defer s.serving.Done()
-	x := &exchange{Crossing: s.now.Load(), server: s, w: w, r: r}
+	x := &exchange{Crossing: s.now.Load(), server: s, w: w, r: r, clock: hop.NewSendClock(w, s.sendTimeout(r))}
+	defer x.clock.Stop()
 	x.open(secure)
 	aborted := false
 	if x.admit(secure) {
@@ -153,6 +164,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, secure bool) {
 		} else {
 			aborted = x.answer(res) != nil
 		}
+	}
+	if x.body != nil {
+		x.rec.BytesIn = x.body.n.Load()
 	}
 	x.rec.Total = time.Since(x.rec.Start)
 	s.options.Sink.Emit(&x.rec)
@@ -191,7 +205,8 @@ func (x *exchange) admit(secure bool) bool {
 		return x.refuse(outcome.Errorf(outcome.Refused, "CONNECT to %q: this is no proxy", x.r.Host))
 	}
 	if x.r.URL.Opaque != "" || !httpguts.ValidHeaderFieldName(x.r.Method) { // a method is a token as a field name is (RFC 9110 §9.1)
-		return x.refuse(outcome.Errorf(outcome.BadRequest, "the request line %q %q can't be passed on", x.r.Method, x.r.RequestURI))
+		target, _, _ := strings.Cut(x.r.RequestURI, "?") // a query is not logged
+		return x.refuse(outcome.Errorf(outcome.BadRequest, "the request line %q %q can't be passed on", x.r.Method, target))
 	}
 	if !secure {
 		if goOn := x.admitPlain(); !goOn {
@@ -252,7 +267,7 @@ func (x *exchange) refuse(err error) bool {
 
 // cross sends the request to the other side and gives the answer.
 func (x *exchange) cross() (*http.Response, error) {
-	early := hop.NewEarly(x.w, x.r)
+	early := hop.NewEarly(x.w, x.r, x.clock)
 	defer early.Stop()
 	out := x.outgoing(hop.WithEarly(x.r.Context(), early.Send))
 	way := x.Over
@@ -277,7 +292,8 @@ func (x *exchange) cross() (*http.Response, error) {
 func (x *exchange) outgoing(ctx context.Context) *http.Request {
 	r := x.r
 	if r.Body != nil && r.Body != http.NoBody {
-		x.body = limitBody(r, x.w, x.Config.Limits, &x.rec.BytesIn)
+		cleanTrailer(r.Trailer) // what it announces; what comes, at the body's end
+		x.body = limitBody(r, x.w, x.Config.Limits)
 		r.Body = x.body
 	}
 	out := hop.Outgoing(ctx, r, x.rec.Scheme, r.Host)
@@ -304,7 +320,7 @@ func (x *exchange) answer(res *http.Response) error {
 		own.Set("Connection", "close") // an early answer: the rest of the body is not waited for
 	}
 	err := hop.Answer(x.w, x.r, res, hop.Options{
-		WriteTimeout:  limits.SendTimeout,
+		Clock:         x.clock,
 		StreamTimeout: limits.StreamTimeout,
 		Wrote:         func(n int) { x.rec.BytesOut += int64(n) },
 	})

@@ -3,6 +3,8 @@ package edge
 import (
 	"net/http"
 	"strings"
+
+	"causeway/hop"
 )
 
 // clientClaims are the request fields in which a client could pretend to be
@@ -48,16 +50,28 @@ var clientClaims = map[string]bool{
 // forwarded drops a client's own claims from h and says who it is: client is
 // its address, host the public host, scheme how it came.
 func forwarded(h http.Header, client, host, scheme string) {
-	for name := range h {
-		if clientClaims[name] || (strings.IndexByte(name, '_') >= 0 && clientClaims[underscored(name)]) {
-			delete(h, name)
-		}
-	}
+	dropClaims(h)
 	h["X-Forwarded-For"] = []string{client}
 	h["X-Real-Ip"] = []string{client}
 	h["X-Forwarded-Host"] = []string{host}
 	h["X-Forwarded-Proto"] = []string{scheme}
 	h["Forwarded"] = []string{forwardedElement(client, host, scheme)}
+}
+
+// dropClaims drops a client's own claims from h.
+func dropClaims(h http.Header) {
+	for name := range h {
+		if clientClaims[name] || (strings.IndexByte(name, '_') >= 0 && clientClaims[underscored(name)]) {
+			delete(h, name)
+		}
+	}
+}
+
+// cleanTrailer drops what a client must not say in a trailer: its claims there
+// too.
+func cleanTrailer(trailer http.Header) {
+	hop.RemoveFromTrailer(trailer)
+	dropClaims(trailer)
 }
 
 // underscored is name with the dashes that CGI-like origins see in place of

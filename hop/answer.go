@@ -12,7 +12,8 @@ import (
 
 // Options are what Answer must know of the node and the request.
 type Options struct {
-	WriteTimeout  time.Duration // longest wait for the client to take bytes; 0 = none
+	Clock         *SendClock    // longest wait for the client to take bytes; nil = none
+	WriteTimeout  time.Duration // the same, roughly, without a clock: of no use for what may pause; 0 = none
 	StreamTimeout time.Duration // longest silence, both ways, of an upgraded connection; 0 = none
 	Tunnel        bool          // AcceptTunnel said so: after a 101 the stream itself is the connection
 	Wrote         func(n int)   // told of body bytes as they are written; may be nil
@@ -33,17 +34,38 @@ func (e *CopyError) Error() string {
 }
 func (e *CopyError) Unwrap() error { return e.Err }
 
-// Early is an EarlyFunc that writes to w, safe against a late call. Stop must
-// be called before w is used for the final response.
+// mostEarly is how many informational responses of one request are passed on.
+// An origin has a few to send (RFC 8297); one that does not stop is not waited
+// for.
+const mostEarly = 32
+
+// Early is an EarlyFunc that writes to w, safe against a late call. Send never
+// waits for the client: it is called by who reads a connection that others
+// share. Stop must be called before w is used for the final response.
 type Early struct {
-	mu   sync.Mutex // guards w
-	w    http.ResponseWriter
-	http bool // the client speaks HTTP/1.1 or later and knows 1xx (RFC 9110 §15.2)
+	w     http.ResponseWriter
+	clock *SendClock
+	http  bool // the client speaks HTTP/1.1 or later and knows 1xx (RFC 9110 §15.2)
+
+	writing sync.WaitGroup // write; Stop waits for it
+
+	mu      sync.Mutex // guards the rest
+	came    int
+	waiting []informational
+	busy    bool // write runs
+	stopped bool
+}
+
+// informational is one 1xx response.
+type informational struct {
+	status int
+	header http.Header
 }
 
 // NewEarly passes informational responses to w, the writer that answers r.
-func NewEarly(w http.ResponseWriter, r *http.Request) *Early {
-	return &Early{w: w, http: r.ProtoAtLeast(1, 1)}
+// clock may be nil.
+func NewEarly(w http.ResponseWriter, r *http.Request, clock *SendClock) *Early {
+	return &Early{w: w, http: r.ProtoAtLeast(1, 1), clock: clock}
 }
 
 // Send is the EarlyFunc. 100 is not passed on: the server sends its own when
@@ -51,26 +73,53 @@ func NewEarly(w http.ResponseWriter, r *http.Request) *Early {
 func (e *Early) Send(status int, h http.Header) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.w == nil || !e.http || status == http.StatusContinue || status == http.StatusSwitchingProtocols {
+	if e.stopped || !e.http || e.came == mostEarly || status == http.StatusContinue || status == http.StatusSwitchingProtocols {
 		return
 	}
-	RemoveHopByHop(h)
-	RemoveOwn(h)
-	out := e.w.Header()
-	for name, values := range h {
-		out[name] = values
-	}
-	e.w.WriteHeader(status)
-	for name := range h {
-		delete(out, name)
+	e.came++
+	e.waiting = append(e.waiting, informational{status, h})
+	if !e.busy {
+		e.busy = true
+		e.writing.Go(e.write)
 	}
 }
 
-// Stop ends the passing on.
+// next takes the next response to write.
+func (e *Early) next() (next informational, ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.waiting) == 0 {
+		e.busy = false
+		return next, false
+	}
+	next, e.waiting = e.waiting[0], e.waiting[1:]
+	return next, true
+}
+
+// write writes what waits.
+func (e *Early) write() {
+	for next, ok := e.next(); ok; next, ok = e.next() {
+		RemoveHopByHop(next.header)
+		RemoveOwn(next.header)
+		out := e.w.Header()
+		for name, values := range next.header {
+			out[name] = values
+		}
+		e.clock.start()
+		e.w.WriteHeader(next.status)
+		_ = e.clock.finish(nil) // a failure shows at the next write
+		for name := range next.header {
+			delete(out, name)
+		}
+	}
+}
+
+// Stop ends the passing on, when what came is written.
 func (e *Early) Stop() {
 	e.mu.Lock()
-	e.w = nil
+	e.stopped = true
 	e.mu.Unlock()
+	e.writing.Wait()
 }
 
 // Answer passes res on as the response to r: the header, the body as it comes,
@@ -92,7 +141,8 @@ func Answer(w http.ResponseWriter, r *http.Request, res *http.Response, opt Opti
 	if err := passBody(w, r, res, opt); err != nil {
 		return err
 	}
-	writeTrailers(w, res, trailers)
+	RemoveFromTrailer(res.Trailer)
+	writeTrailers(w, res, trailers, opt.Clock)
 	return nil
 }
 
@@ -111,6 +161,7 @@ func copyHeader(w http.ResponseWriter, res *http.Response) {
 // announceTrailers names the trailers that are known before the body (RFC 9110
 // §6.6.2) and gives their number.
 func announceTrailers(w http.ResponseWriter, res *http.Response) int {
+	RemoveFromTrailer(res.Trailer)
 	if len(res.Trailer) == 0 {
 		return 0
 	}
@@ -124,7 +175,7 @@ func announceTrailers(w http.ResponseWriter, res *http.Response) int {
 
 // writeTrailers sends the trailers: those that were announced by their name,
 // others (HTTP/2 lets a sender surprise us) by net/http's prefix.
-func writeTrailers(w http.ResponseWriter, res *http.Response, announced int) {
+func writeTrailers(w http.ResponseWriter, res *http.Response, announced int, clock *SendClock) {
 	if len(res.Trailer) == 0 {
 		return
 	}
@@ -132,7 +183,8 @@ func writeTrailers(w http.ResponseWriter, res *http.Response, announced int) {
 	if len(res.Trailer) != announced {
 		prefix = http.TrailerPrefix
 	}
-	_ = http.NewResponseController(w).Flush() // a body of no bytes must still go out chunked
+	clock.start()
+	_ = clock.finish(http.NewResponseController(w).Flush()) // a body of no bytes must still go out chunked
 	for name, values := range res.Trailer {
 		w.Header()[prefix+textproto.CanonicalMIMEHeaderKey(name)] = values
 	}
@@ -149,6 +201,7 @@ func answerUpgrade(w http.ResponseWriter, r *http.Request, res *http.Response, o
 		client := acceptTunnel(w, r, res)
 		return join(r.Context(), client, origin, opt)
 	}
+	opt.Clock.release()
 	client, err := hijack(w, res)
 	if err != nil {
 		return &CopyError{FromClient: true, Err: err}

@@ -61,8 +61,11 @@ type passing struct {
 func passBody(w http.ResponseWriter, r *http.Request, res *http.Response, opt Options) error {
 	p := &passing{w: w, r: r, res: res, opt: opt, control: http.NewResponseController(w)}
 	p.buffer = passBuffers.Get().(*[passSize]byte)
-	defer passBuffers.Put(p.buffer)
-	return p.run()
+	err := p.run()
+	if p.err == nil { // after a failure HTTP/2's server may yet look at what it was given
+		passBuffers.Put(p.buffer)
+	}
+	return err
 }
 
 func (p *passing) run() error {
@@ -170,8 +173,9 @@ func (p *passing) write() {
 		piece := p.buffer[p.from:min(p.to, p.from+most)]
 		p.from += len(piece)
 		p.extend()
-		var n int
-		n, p.err = p.w.Write(piece)
+		p.opt.Clock.start()
+		n, err := p.w.Write(piece)
+		p.err = p.opt.Clock.finish(err)
 		p.written += int64(n)
 		if p.opt.Wrote != nil {
 			p.opt.Wrote(n)
@@ -181,7 +185,8 @@ func (p *passing) write() {
 
 func (p *passing) flush() {
 	if p.err == nil {
-		p.err = p.control.Flush()
+		p.opt.Clock.start()
+		p.err = p.opt.Clock.finish(p.control.Flush())
 	}
 }
 

@@ -72,6 +72,22 @@ func RemoveOwn(h http.Header) {
 	}
 }
 
+// notInTrailer are fields that a trailer must not bring, besides those that
+// httpguts knows: what routes, authenticates or steers (RFC 9110 §6.5.1).
+var notInTrailer = map[string]bool{"Cookie": true, "Set-Cookie": true, "Location": true, "Upgrade": true}
+
+// RemoveFromTrailer deletes what no trailer may hold (RFC 9110 §6.5.1): a
+// receiver that merges it into the header would take it for what this node
+// said.
+func RemoveFromTrailer(trailer http.Header) {
+	for name := range trailer {
+		if !httpguts.ValidTrailerHeader(name) || notInTrailer[name] {
+			delete(trailer, name)
+		}
+	}
+	RemoveOwn(trailer)
+}
+
 // UpgradeOf is the protocol a message asks or agrees to switch to (RFC 9110
 // §7.8), "" for none.
 func UpgradeOf(h http.Header) string {
@@ -107,7 +123,7 @@ func TakeLegs(h http.Header) (connect, origin time.Duration) {
 	delete(h, legsField)
 	microseconds := func(text string) time.Duration {
 		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil {
+		if err != nil || n < 0 || n > int64(24*time.Hour/time.Microsecond) {
 			return 0
 		}
 		return time.Duration(n) * time.Microsecond

@@ -99,7 +99,6 @@ var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 // when dst has only one close or something failed.
 func oneWay(dst io.Writer, src io.Reader, moved func(), wrote func(int), closeBoth func()) error {
 	buffer := buffers.Get().(*[32 << 10]byte)
-	defer buffers.Put(buffer)
 	for {
 		n, err := src.Read(buffer[:])
 		if n > 0 {
@@ -108,10 +107,13 @@ func oneWay(dst io.Writer, src io.Reader, moved func(), wrote func(int), closeBo
 			if wrote != nil {
 				wrote(m)
 			}
-			if failed != nil {
+			if failed != nil { // HTTP/2's server may yet look at the buffer: it is not used again
 				closeBoth()
 				return ended(failed)
 			}
+		}
+		if err != nil {
+			buffers.Put(buffer)
 		}
 		if err == io.EOF {
 			if closeWrite(dst) != nil {

@@ -124,15 +124,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	tunnel := hop.AcceptTunnel(r)
 	hop.AcceptExpect(r.Header)
 	hop.RemoveOwn(r.Header)
+	in := &counted{ReadCloser: r.Body}
 	if r.Body != nil {
-		r.Body = &counted{ReadCloser: r.Body, n: &rec.BytesIn}
+		r.Body = in
 	}
-	early := hop.NewEarly(w, r)
+	early := hop.NewEarly(w, r, nil)
 	res, err := s.RoundTrip(hop.Outgoing(hop.WithEarly(r.Context(), early.Send), r, "https", r.Host))
 	early.Stop()
 	if err != nil {
 		rec.Fail(err)
-		rec.Total = time.Since(rec.Start)
+		rec.BytesIn, rec.Total = in.n.Load(), time.Since(rec.Start)
 		s.options.Sink.Emit(rec)
 		link.WriteError(w, err)
 		return
@@ -156,7 +157,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		rec.Abort(named(err))
 	}
-	rec.Total = time.Since(rec.Start)
+	rec.BytesIn, rec.Total = in.n.Load(), time.Since(rec.Start)
 	s.options.Sink.Emit(rec)
 	switch {
 	case err == nil:
@@ -176,14 +177,15 @@ func named(err error) error {
 	return err
 }
 
-// counted adds up the bytes read from a body.
+// counted adds up the bytes read from a body. The transport may read on when the
+// answer is there.
 type counted struct {
 	io.ReadCloser
-	n *int64
+	n atomic.Int64
 }
 
 func (c *counted) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
-	*c.n += int64(n)
+	c.n.Add(int64(n))
 	return n, err
 }

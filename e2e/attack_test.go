@@ -1,0 +1,274 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// framed is a client of HTTP/2 that keeps to no rule but what a test wants.
+type framed struct {
+	net.Conn
+	*http2.Framer
+}
+
+// dialFrames opens a connection to the edge with settings of its own.
+func dialFrames(t *testing.T, c *crossing, settings ...http2.Setting) framed {
+	t.Helper()
+	conn, err := c.dialTLS(t, "example.cn", "h2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	f := framed{conn, http2.NewFramer(conn, conn)}
+	f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	if err := f.WriteSettings(settings...); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// ask sends a GET without a body.
+func (f framed) ask(t *testing.T, stream uint32, host, path string, fields ...string) {
+	t.Helper()
+	var block bytes.Buffer
+	encoder := hpack.NewEncoder(&block)
+	encoder.SetMaxDynamicTableSize(0)
+	all := append([]string{":method", "GET", ":scheme", "https", ":authority", host, ":path", path}, fields...)
+	for i := 0; i < len(all); i += 2 {
+		_ = encoder.WriteField(hpack.HeaderField{Name: all[i], Value: all[i+1]}) // a buffer takes everything
+	}
+	if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// status waits for the end of a stream, or its reset, and gives the last status
+// and the reset's code.
+func (f framed) status(t *testing.T, stream uint32) string {
+	t.Helper()
+	status := ""
+	for {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			return status + " " + err.Error()
+		}
+		if frame.Header().StreamID != stream {
+			continue
+		}
+		switch frame := frame.(type) {
+		case *http2.MetaHeadersFrame:
+			status = frame.PseudoValue("status")
+		case *http2.RSTStreamFrame:
+			return status + " reset"
+		}
+		if frame.Header().Flags.Has(http2.FlagDataEndStream) {
+			return status
+		}
+	}
+}
+
+// TestOddHosts asks for hosts below a wildcard that no browser would ask for:
+// whatever they hold must not come into the fields that tell the origin who
+// asks for what.
+func TestOddHosts(t *testing.T) {
+	ca, seen := newAuthority(t), &arrivals{}
+	c := newCrossing(t, spec{layout: edgeAndRelay, ca: ca, sites: siteOf(newOrigin(t, ca, seen)) + `
+  - name: plain
+    hosts: {"*.plain.cn": http://*.plain.com}
+    http: serve
+`})
+	for _, label := range []string{
+		"a;for=6.6.6.6", "a;proto=gopher", "a,b", "x,for=6.6.6.6", "a%2fb", "a%00", "a%0d%0a", "a!b", "a$b", "a&b", "(a)", "*", "a*", "a+b",
+		"a=b", "a'b", "~a", "[a]", ".", "a.", "..", "",
+		`a"b`, "a b", "a/b", "evil.example/", "a\\b", "a@b", "a?b", "a#b", "a<b>", "a|b", "a`b", "a\tb", "é", "a\x7fb", "a\xffb", strings.Repeat("a", 260),
+	} {
+		host := label + ".example.cn"
+		f := dialFrames(t, c)
+		f.ask(t, 1, host, "/h2")
+		if status := f.status(t, 1); strings.HasPrefix(status, "2") || strings.HasPrefix(status, "5") {
+			t.Errorf("HTTP 2, host %q: %s", host, status)
+		}
+		f.Close()
+		for address, name := range map[string]string{c.https: host, c.http: label + ".plain.cn"} {
+			var conn net.Conn
+			var err error
+			if conn, err = net.Dial("tcp", address); address == c.https {
+				conn, err = c.dialTLS(t, "example.cn", "http/1.1")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			statuses, _ := send(t, conn, "GET /h1 HTTP/1.1\r\nHost: "+name+"\r\nConnection: close\r\n\r\n", 1)
+			if len(statuses) != 1 || statuses[0] != 400 && statuses[0] != 421 {
+				t.Errorf("HTTP 1, host %q: %v", name, statuses)
+			}
+		}
+	}
+	if arrived := seen.take(); len(arrived) > 0 {
+		t.Errorf("the origin saw %q", arrived)
+	}
+	// What sites do have: letters, digits, hyphens, underscores.
+	for _, label := range []string{"a", "A-1", "a_b", "r3---sn-a", "xn--fiq228c"} {
+		f := dialFrames(t, c)
+		f.ask(t, 1, label+".example.cn", "/")
+		if status := f.status(t, 1); status != "200" {
+			t.Errorf("host %q: %s", label, status)
+		}
+		f.Close()
+	}
+}
+
+// TestClientThatNeverReads: who takes no bytes does not keep a request, however
+// small its answer, longer than limits.send_timeout.
+func TestClientThatNeverReads(t *testing.T) {
+	ca := newAuthority(t)
+	origin := newOrigin(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		size := map[string]int{"/small": 100, "/piece": 10_000, "/large": 1 << 20}[r.URL.Path]
+		w.Header().Set("Content-Type", "image/png")
+		_, _ = io.WriteString(w, strings.Repeat("x", size))
+	}))
+	for _, layout := range layouts {
+		c := newCrossing(t, spec{layout: layout, ca: ca, more: "limits: {send_timeout: 400ms}", sites: siteOf(origin)})
+		for _, path := range []string{"/small", "/piece", "/large"} {
+			f := dialFrames(t, c, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+			f.ask(t, 1, "example.cn", path)
+			ended := make(chan string, 1)
+			go func() { ended <- f.status(t, 1) }()
+			select {
+			case status := <-ended:
+				if status != "200 reset" {
+					t.Errorf("%s, %s: %s", layout, path, status)
+				}
+			case <-time.After(patience / 4):
+				t.Errorf("%s, %s: the stream is held for ever", layout, path)
+			}
+			f.Close()
+		}
+	}
+}
+
+// TestEventsWithPauses: a stream of events may pause for longer than
+// limits.send_timeout, which is the client's time and not the origin's.
+func TestEventsWithPauses(t *testing.T) {
+	events := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		for i := range 4 {
+			fmt.Fprintf(w, "data: %d\n\n", i)
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-time.After(700 * time.Millisecond):
+			case <-r.Context().Done():
+			}
+		}
+	})
+	ca := newAuthority(t)
+	origin := newOrigin(t, ca, events)
+	for _, layout := range layouts {
+		c := newCrossing(t, spec{layout: layout, ca: ca, more: "limits: {send_timeout: 300ms}", sites: siteOf(origin)})
+		for _, major := range []int{1, 2} {
+			a := do(t, c.client(t, major), newRequest(t, "GET", "https://example.cn/", nil))
+			if a.err != nil || strings.Count(string(a.body), "data:") != 4 {
+				t.Errorf("%s, HTTP %d: %q, %v", layout, major, a.body, a.err)
+			}
+		}
+	}
+}
+
+// TestHintsNobodyReads: a client that does not read its 103s holds up nobody
+// else, though they all share the link's connection.
+func TestHintsNobodyReads(t *testing.T) {
+	ca := newAuthority(t)
+	stop := make(chan struct{})
+	origin := newOrigin(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hints" {
+			w.Header().Set("Link", "</"+strings.Repeat("a", 30_000)+">; rel=preload")
+			for r.Context().Err() == nil {
+				w.WriteHeader(http.StatusEarlyHints)
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+			return
+		}
+		_, _ = io.WriteString(w, "fine")
+	}))
+	defer close(stop)
+	c := newCrossing(t, spec{layout: edgeAndRelay, ca: ca, more: "limits: {link_connections: 1, origin_timeout: 3s, send_timeout: 1s}", sites: siteOf(origin)})
+	for _, protocol := range []string{"http/1.1", "h2"} {
+		if protocol == "h2" {
+			f := dialFrames(t, c)
+			defer f.Close()
+			f.ask(t, 1, "h1.example.cn", "/hints")
+		} else {
+			conn, err := c.dialTLS(t, "example.cn", protocol)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_, _ = io.WriteString(conn, "GET /hints HTTP/1.1\r\nHost: h1.example.cn\r\n\r\n")
+		}
+		time.Sleep(500 * time.Millisecond)
+		client := c.client(t, 1)
+		client.Timeout = patience / 4
+		for range 5 {
+			res, err := client.Get("https://example.cn/")
+			if err != nil {
+				t.Fatalf("%s: another visitor waits: %v", protocol, err)
+			}
+			res.Body.Close()
+		}
+	}
+}
+
+// TestForbiddenTrailers: what frames, routes or identifies a message is no
+// trailer (RFC 9110 section 6.5.1), either way.
+func TestForbiddenTrailers(t *testing.T) {
+	trailers := make(chan http.Header, 1)
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		trailers <- r.Trailer
+		_ = http.NewResponseController(w).Flush()
+		for _, name := range []string{"X-Sum", "Content-Length", "Transfer-Encoding", "Set-Cookie", "Location", "Causeway-Error", "Connection"} {
+			w.Header().Set(http.TrailerPrefix+name, "1")
+		}
+		_, _ = io.WriteString(w, "body")
+	})
+	everyWay(t, handler, func(t *testing.T, w way) {
+		if w.major == 1 {
+			conn, err := w.dialTLS(t, "example.cn", "http/1.1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: %s\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\nHost: evil\r\nX-Forwarded-For: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nAuthorization: Basic x\r\nCookie: a=b\r\nCauseway-Upgrade: websocket\r\n\r\n", w.public)
+			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.Copy(io.Discard, res.Body)
+			res.Body.Close()
+			if got := <-trailers; len(got) != 1 || got.Get("X-Sum") != "1" {
+				t.Errorf("the origin got the trailers %v", got)
+			}
+		}
+		a := get(t, w.client, w.url("/"), "Te: trailers")
+		<-trailers
+		if len(a.Trailer) != 1 || a.Trailer.Get("X-Sum") != "1" || string(a.body) != "body" {
+			t.Errorf("the client got the trailers %v", a.Trailer)
+		}
+	})
+}
