@@ -181,7 +181,6 @@ type body struct {
 	enc     encoder  // nil for identity
 	work    *work    // nil once everything has been given out
 	given   int      // work.out[:given] has been read
-	text    int64    // bytes of text so far
 	err     error    // comes when work.out has been read
 	stopped bool     // Close was called
 }
@@ -334,10 +333,6 @@ func (b *body) Read(p []byte) (int, error) {
 func (b *body) step() {
 	n, err := b.readText()
 	chunk := b.work.chunk[:n]
-	b.text += int64(n)
-	if err == nil && b.dec != nil && b.text > maxFreeText && b.text/maxRatio > b.source.bytes {
-		err = ErrRatio
-	}
 	if err == io.EOF {
 		err = b.drain()
 	}

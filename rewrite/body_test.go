@@ -382,3 +382,28 @@ func (p *pieces) Read(b []byte) (int, error) {
 	p.data = p.data[n:]
 	return n, nil
 }
+
+// A coding inside another that opens to no end of nothing is a bomb too: no
+// text comes of it that could be counted.
+func TestNestedBomb(t *testing.T) {
+	var empty bytes.Buffer
+	z := gzip.NewWriter(&empty)
+	z.Close()
+	var bomb bytes.Buffer
+	b := brotli.NewWriterLevel(&bomb, 5)
+	for range 8 * maxFreeText / empty.Len() {
+		_, _ = b.Write(empty.Bytes())
+	}
+	b.Close()
+	res := &http.Response{StatusCode: 200, ContentLength: -1, Body: io.NopCloser(&bomb),
+		Header: http.Header{"Content-Type": {"text/html"}, "Content-Encoding": {"gzip, br"}}}
+	m, err := NewMap([]Pair{{Base{"https", "example.cn", ""}, Base{"https", "example.com", ""}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Response(res, Options{})
+	if n, err := io.Copy(io.Discard, res.Body); !errors.Is(err, ErrRatio) {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	res.Body.Close()
+}

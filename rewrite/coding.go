@@ -36,7 +36,8 @@ const (
 )
 
 // A body that grows more than maxRatio-fold is refused once maxFreeText bytes have come out of
-// it. Deflate cannot do more than 1032:1; text that people write stays below 100:1.
+// it, be it as text or between two codings. Deflate cannot do more than 1032:1; text that people
+// write stays below 100:1.
 const (
 	maxRatio    = 1000
 	maxFreeText = 64 << 20
@@ -184,6 +185,8 @@ type decoder struct {
 	inner  *decoder   // what src reads from, nil when that is the body
 	text   io.Reader  // nil until the first Read
 	pool   *sync.Pool // text goes there, nil when nowhere
+	body   *source    // what all of them read from
+	out    int64      // bytes that came of it
 }
 
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readAhead) }}
@@ -200,12 +203,13 @@ var (
 )
 
 // newDecoder opens a list of codings, innermost first; nil when it is empty.
-func newDecoder(list []string, src io.Reader) *decoder {
+func newDecoder(list []string, body *source) *decoder {
 	var d *decoder
+	var src io.Reader = body
 	for i := len(list) - 1; i >= 0; i-- {
 		r := readers.Get().(*bufio.Reader)
 		r.Reset(src)
-		d = &decoder{coding: list[i], src: r, inner: d}
+		d = &decoder{coding: list[i], src: r, inner: d, body: body}
 		src = d
 	}
 	return d
@@ -222,6 +226,9 @@ func (d *decoder) Read(p []byte) (int, error) {
 		}
 	}
 	n, err := d.text.Read(p)
+	if d.out += int64(n); err == nil && d.out > maxFreeText && d.out/maxRatio > d.body.bytes {
+		err = ErrRatio
+	}
 	if err != nil && err != io.EOF {
 		err = fmt.Errorf("open %s body: %w", d.coding, err)
 	}
