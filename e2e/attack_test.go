@@ -3,14 +3,21 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/zstd"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 )
@@ -271,4 +278,206 @@ func TestForbiddenTrailers(t *testing.T) {
 			t.Errorf("the client got the trailers %v", a.Trailer)
 		}
 	})
+}
+
+// soakBody is the body that a request of TestSoak gets: its own, so that a
+// single byte of another's shows.
+func soakBody(id, size int, host string) string {
+	line := fmt.Sprintf("%d <a href=\"https://%s/%d\"> \\/\\/%s %s\n", id, host, id, host, strings.Repeat(string(rune('a'+id%26)), id%97))
+	return strings.Repeat(line, size/60+1)
+}
+
+// soak answers /ID/SIZE/KIND in the coding that is asked for.
+func soak(w http.ResponseWriter, r *http.Request) {
+	var id, size int
+	var kind string
+	_, _ = fmt.Sscanf(strings.ReplaceAll(r.URL.Path, "/", " "), "%d %d %s", &id, &size, &kind)
+	if kind != "early" { // which answers before the body is there
+		_, _ = io.Copy(io.Discard, r.Body)
+	}
+	body := soakBody(id, size, "example.com")
+	w.Header().Set("Content-Type", map[bool]string{true: "image/png", false: "text/html"}[kind == "image"])
+	if coding, _, _ := strings.Cut(r.Header.Get("Accept-Encoding"), ","); coding != "" && kind != "image" {
+		w.Header().Set("Content-Encoding", coding)
+		body = string(encode(coding, body))
+	}
+	if kind == "cut" {
+		_, _ = io.WriteString(w, body[:len(body)/2])
+		panic(http.ErrAbortHandler)
+	}
+	for pieces := 1 + id%7; pieces > 1 && len(body) > pieces; pieces-- {
+		_, _ = io.WriteString(w, body[:len(body)/pieces])
+		body = body[len(body)/pieces:]
+		_ = http.NewResponseController(w).Flush()
+	}
+	_, _ = io.WriteString(w, body)
+}
+
+// TestSoak mixes what visitors do, all at once, with some who leave, origins
+// that break off and reloads. Every byte is the right one, and nothing is left.
+func TestSoak(t *testing.T) {
+	for _, layout := range layouts {
+		t.Run(string(layout), func(t *testing.T) {
+			ca := newAuthority(t)
+			c := newCrossing(t, spec{layout: layout, ca: ca, sites: siteOf(newOrigin(t, ca, http.HandlerFunc(soak)))})
+			nodes := []*node{c.edge}
+			for _, relay := range c.relays {
+				nodes = append(nodes, relay)
+			}
+			clients := []*http.Client{c.client(t, 1), c.client(t, 2), c.client(t, 2)}
+			get(t, clients[0], "https://example.cn/1/1/text")
+			idle := make([][2]int, len(nodes))
+			for i, n := range nodes {
+				idle[i] = n.held(t)
+			}
+			var work sync.WaitGroup
+			requests := make(chan int)
+			for range 24 {
+				work.Go(func() {
+					for id := range requests {
+						if err := soakOnce(t.Context(), clients[id%len(clients)], id); err != nil {
+							t.Errorf("request %d: %v", id, err)
+						}
+					}
+				})
+			}
+			work.Go(func() { c.resets(t, 60) })
+			for id := range 900 {
+				if id%300 == 150 {
+					for _, n := range nodes {
+						n.reload(t)
+					}
+				}
+				requests <- id
+			}
+			close(requests)
+			work.Wait()
+			for _, client := range clients {
+				client.CloseIdleConnections()
+			}
+			for i, n := range nodes {
+				for _, bad := range []string{"panic", "DATA RACE", "fatal error", "goroutine "} {
+					if strings.Contains(n.stderrText(), bad) {
+						t.Errorf("%s in:\n%s", bad, tail(n.stderrText(), 4<<10))
+					}
+				}
+				eventually(t, "nothing is left", func() bool {
+					now := n.held(t)
+					return now[0] <= idle[i][0]+24 && now[1] <= idle[i][1]+24 // kept-alive connections to the origin
+				})
+			}
+		})
+	}
+}
+
+// held is how many goroutines and descriptors a node has.
+func (n *node) held(t *testing.T) [2]int {
+	t.Helper()
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", n.pid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	goroutines, err := strconv.Atoi(n.metric(t, "go_goroutines"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return [2]int{goroutines, len(files)}
+}
+
+// soakOnce makes the request of an id and holds the answer against what it must
+// be.
+func soakOnce(ctx context.Context, client *http.Client, id int) error {
+	size := []int{0, 100, 3_000, 20_000, 70_000, 400_000}[id%6]
+	kind := []string{"text", "text", "image", "text", "cut", "early", "text"}[id%7]
+	coding := []string{"", "gzip", "br", "zstd"}[id%4]
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var body io.Reader
+	method := http.MethodGet
+	if id%5 == 0 || kind == "early" {
+		method, body = http.MethodPost, io.LimitReader(zeros{}, int64(id)*100)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, fmt.Sprintf("https://%s/%d/%d/%s", []string{"example.cn", "h1.example.cn"}[id%2], id, size, kind), body)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Accept-Encoding", coding)
+	res, err := client.Do(req)
+	if err != nil {
+		if kind == "early" {
+			return nil // the client was still sending
+		}
+		return err
+	}
+	defer res.Body.Close()
+	if id%11 == 3 { // leaves in the middle
+		_, _ = io.CopyN(io.Discard, res.Body, int64(size/2))
+		return nil
+	}
+	got, err := io.ReadAll(res.Body)
+	if kind == "cut" {
+		if err == nil && res.StatusCode == http.StatusOK {
+			return fmt.Errorf("a cut body of %d bytes looks whole", len(got))
+		}
+		return nil
+	}
+	if err != nil {
+		if kind == "early" {
+			return nil
+		}
+		return err
+	}
+	host := "example.cn"
+	if kind == "image" {
+		host = "example.com"
+	}
+	text, err := opened(res.Header.Get("Content-Encoding"), got)
+	if want := soakBody(id, size, host); err != nil || res.StatusCode != http.StatusOK || text != want {
+		return fmt.Errorf("%s %v, %v: %d bytes, want %d", req.URL, res.Status, err, len(text), len(want))
+	}
+	return nil
+}
+
+// zeros is a body without end.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// opened opens a content coding.
+func opened(coding string, body []byte) (string, error) {
+	var r io.Reader = bytes.NewReader(body)
+	var err error
+	switch coding {
+	case "gzip":
+		r, err = gzip.NewReader(r)
+	case "br":
+		r = brotli.NewReader(r)
+	case "zstd":
+		r, err = zstd.NewReader(r)
+	}
+	if err != nil {
+		return "", err
+	}
+	text, err := io.ReadAll(r)
+	return string(text), err
+}
+
+// resets asks for large bodies and resets their streams while they come.
+func (c *crossing) resets(t *testing.T, connections int) {
+	for range connections {
+		f := dialFrames(t, c)
+		_ = f.SetDeadline(time.Now().Add(patience / 10))
+		for stream := uint32(1); stream < 40; stream += 2 {
+			f.ask(t, stream, "example.cn", "/7/400000/image")
+		}
+		for range 20 { // some of it
+			if _, err := f.ReadFrame(); err != nil {
+				break
+			}
+		}
+		for stream := uint32(1); stream < 40; stream += 2 {
+			_ = f.WriteRSTStream(stream, http2.ErrCodeCancel)
+		}
+		f.Close()
+	}
 }
