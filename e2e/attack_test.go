@@ -481,3 +481,198 @@ func (c *crossing) resets(t *testing.T, connections int) {
 		f.Close()
 	}
 }
+
+// TestUploadToASlowOrigin: limits.body_timeout is the client's time. An origin
+// that takes longer to read is none of its faults.
+func TestUploadToASlowOrigin(t *testing.T) {
+	ca := newAuthority(t)
+	origin := newOrigin(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(1200 * time.Millisecond)
+		n, err := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n, err)
+	}))
+	for _, layout := range layouts {
+		c := newCrossing(t, spec{layout: layout, ca: ca, more: "limits: {body_timeout: 300ms}", sites: siteOf(origin)})
+		for _, major := range []int{1, 2} {
+			for _, host := range []string{"example.cn", "h1.example.cn"} {
+				const size = 32 << 20
+				a := do(t, c.client(t, major), newRequest(t, "POST", "https://"+host+"/", io.LimitReader(zeros{}, size)))
+				if a.StatusCode != 200 || string(a.body) != fmt.Sprint(size, nil) {
+					t.Errorf("%s, HTTP %d, %s: %s %.100q", layout, major, host, a.Status, a.body)
+				}
+			}
+		}
+	}
+}
+
+// garbage serves each connection with bytes after its first request, then ends
+// it. hold keeps it open instead.
+func garbage(t *testing.T, answers map[string]string) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns sync.WaitGroup
+	conns.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() {
+				defer conn.Close()
+				_ = conn.SetDeadline(time.Now().Add(patience))
+				req, err := http.ReadRequest(bufio.NewReader(conn))
+				if err != nil {
+					return
+				}
+				answer, endless, _ := strings.Cut(answers[req.URL.Path], "ENDLESS")
+				_, err = io.WriteString(conn, answer)
+				for err == nil && endless != "" {
+					_, err = io.WriteString(conn, endless)
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { ln.Close(); conns.Wait() })
+	return ln.Addr().String()
+}
+
+// TestHostileOrigin: whatever an origin sends, the client gets a page or a cut
+// answer, never what looks whole; what it sent is in no log.
+func TestHostileOrigin(t *testing.T) {
+	const ok, secret = "HTTP/1.1 200 OK\r\n", "s3cr3t"
+	answers := map[string]string{
+		"/http09":       "<html>" + secret + "</html>",
+		"/garbage":      "\x00\x01\xff" + secret + "\r\n\r\n",
+		"/nothing":      "",
+		"/status":       "HTTP/1.1 2x0 " + secret + "\r\n\r\n",
+		"/version":      "HTTP/x.y 200 OK\r\n\r\n",
+		"/no-colon":     ok + "Set-Cookie session=" + secret + "\r\nContent-Length: 0\r\n\r\n",
+		"/two-lengths":  ok + "Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+		"/length":       ok + "Content-Length: " + secret + "\r\n\r\nab",
+		"/negative":     ok + "Content-Length: -1\r\n\r\nab",
+		"/short":        ok + "Content-Type: text/html\r\nContent-Length: 100\r\n\r\nab",
+		"/short-image":  ok + "Content-Type: image/png\r\nContent-Length: 100000\r\n\r\nab",
+		"/coding":       ok + "Transfer-Encoding: " + secret + "\r\n\r\nab",
+		"/chunk":        ok + "Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\nzz" + secret + "\r\n",
+		"/chunk-cut":    ok + "Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n",
+		"/chunk-huge":   ok + "Transfer-Encoding: chunked\r\n\r\nffffffffffffffff0\r\nab\r\n",
+		"/chunk-no-end": ok + "Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n",
+		"/gzip":         ok + "Content-Type: text/html\r\nContent-Encoding: gzip\r\nContent-Length: 9\r\n\r\nnot gzip!",
+		"/br":           ok + "Content-Type: text/html\r\nContent-Encoding: br\r\nContent-Length: 9\r\n\r\nnot br!!!",
+		"/zstd":         ok + "Content-Type: text/html\r\nContent-Encoding: zstd\r\nContent-Length: 9\r\n\r\nnot zstd!",
+		"/header":       ok + "X: ENDLESS" + strings.Repeat("x", 4<<10),
+		"/headers":      ok + "ENDLESSX: x\r\n",
+		"/line":         "ENDLESS" + strings.Repeat("x", 4<<10),
+		"/hints":        "ENDLESSHTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n",
+		"/continues":    "ENDLESSHTTP/1.1 100 Continue\r\n\r\n",
+		"/switch":       "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + secret,
+		"/trailers":     ok + "Content-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nENDLESSX: x\r\n",
+		"/extension":    ok + "Content-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n1;ENDLESSxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+		"/status-0":     "HTTP/1.1 000 X\r\n\r\n",
+		"/status-99":    "HTTP/1.1 099 X\r\n\r\n",
+		"/first-line":   ok + " Set-Cookie: session=" + secret + "\r\n\r\n",
+	}
+	address := garbage(t, answers)
+	ca := newAuthority(t)
+	for _, layout := range layouts {
+		c := newCrossing(t, spec{layout: layout, ca: ca, more: "limits: {origin_timeout: 1s, origin_idle_timeout: 1s}\nlog: {level: debug}", sites: fmt.Sprintf(`
+  - name: site
+    hosts: {example.cn: http://example.com}
+    origin: {connect: [%q]}
+    tls: {cert: CERT, key: KEY}
+`, address)})
+		for path := range answers {
+			for _, major := range []int{1, 2} {
+				req := newRequest(t, "GET", "https://example.cn"+path, nil, "Accept-Encoding: gzip")
+				res, err := c.client(t, major).Do(req)
+				if err != nil {
+					continue // cut
+				}
+				body, err := io.ReadAll(res.Body)
+				res.Body.Close()
+				if err == nil && (res.StatusCode != 502 && res.StatusCode != 504 || !bytes.Contains(body, []byte("Request <code>"))) {
+					t.Errorf("%s, HTTP %d, %s: %s %v %.200q", layout, major, path, res.Status, res.Header, body)
+				}
+				if bytes.Contains(body, []byte(secret)) && path != "/chunk" {
+					t.Errorf("%s, HTTP %d, %s: told %q", layout, major, path, body)
+				}
+			}
+		}
+		nodes := map[string]*node{"edge": c.edge}
+		for name, relay := range c.relays {
+			nodes[name] = relay
+		}
+		for name, n := range nodes {
+			for _, line := range append(n.stdoutLines(), n.stderrText()) {
+				for _, bad := range []string{secret, "panic", "goroutine "} {
+					if strings.Contains(line, bad) {
+						t.Errorf("%s: %q in %.600s", name, bad, line)
+					}
+				}
+				if len(line) > 4<<10 && !strings.Contains(line, "level=") {
+					t.Errorf("%s: a record of %d bytes: %.300s", name, len(line), line)
+				}
+			}
+		}
+	}
+}
+
+// TestAnswerBeforeTheBody: an origin that answers at once and reads on does not
+// make the edge touch a request that is over.
+func TestAnswerBeforeTheBody(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns sync.WaitGroup
+	conns.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() {
+				defer conn.Close()
+				_ = conn.SetDeadline(time.Now().Add(patience))
+				reader := bufio.NewReader(conn)
+				if _, err := http.ReadRequest(reader); err != nil {
+					return
+				}
+				time.Sleep(100 * time.Millisecond) // who sends the body waits for this origin now
+				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+				time.Sleep(10 * time.Millisecond) // the answer is through
+				_, _ = io.Copy(io.Discard, reader)
+			})
+		}
+	})
+	t.Cleanup(func() { ln.Close(); conns.Wait() })
+	ca := newAuthority(t)
+	for _, layout := range layouts {
+		c := newCrossing(t, spec{layout: layout, ca: ca, sites: fmt.Sprintf(`
+  - name: site
+    hosts: {example.cn: http://example.com}
+    origin: {connect: [%q]}
+    tls: {cert: CERT, key: KEY}
+`, ln.Addr())})
+		for _, major := range []int{1, 2} {
+			client := c.client(t, major)
+			for range 5 {
+				req := newRequest(t, "POST", "https://example.cn/", io.LimitReader(zeros{}, 64<<20))
+				res, err := client.Do(req)
+				if err != nil {
+					continue // it was still sending
+				}
+				_, _ = io.Copy(io.Discard, res.Body)
+				res.Body.Close()
+			}
+		}
+		for _, n := range append([]*node{c.edge}, c.relays["relay-1"]) {
+			if n != nil && n.ended() {
+				t.Errorf("%s: the process is gone:\n%.2000s", layout, n.stderrText())
+			}
+		}
+	}
+}

@@ -29,8 +29,11 @@ type limitedBody struct {
 
 	reading sync.Mutex // held by Read
 
-	mu  sync.Mutex // guards err: the crossing may read on while the answer is there
-	err error      // io.EOF or what ended it
+	mu      sync.Mutex  // guards the rest, and control: the crossing may read on while the answer is there, and after it
+	timer   *time.Timer // runs late
+	waiting bool        // for the client's bytes
+	over    bool        // the handler has returned: its connection is not touched any more
+	err     error       // io.EOF or what ended the body
 }
 
 // limitBody wraps the body of r, the request that w answers.
@@ -41,11 +44,11 @@ func limitBody(r *http.Request, w http.ResponseWriter, limits config.Limits) *li
 func (b *limitedBody) Read(p []byte) (int, error) {
 	b.reading.Lock()
 	defer b.reading.Unlock()
-	if err := b.end(); err != nil {
-		return 0, err // the connection may be at its next request already
+	if err := b.wait(); err != nil {
+		return 0, err
 	}
-	_ = b.control.SetReadDeadline(time.Now().Add(b.limits.BodyTimeout))
 	n, err := b.ReadCloser.Read(p)
+	b.came()
 	b.n.Add(int64(n))
 	if err == nil || err == io.EOF {
 		if over := b.check(err == io.EOF); over != nil {
@@ -60,7 +63,6 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 	}
 	if err != nil {
 		if err == io.EOF {
-			_ = b.control.SetReadDeadline(time.Time{}) // the server's own deadlines take over
 			cleanTrailer(b.trailer)
 		}
 		b.mu.Lock()
@@ -68,6 +70,55 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 		b.mu.Unlock()
 	}
 	return n, err
+}
+
+// wait begins the client's time for its next bytes. A deadline would go on while
+// nobody reads, over HTTP/2, and how fast the origin takes the body is not the
+// client's fault.
+func (b *limitedBody) wait() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err != nil {
+		return b.err
+	}
+	if b.over {
+		return http.ErrBodyReadAfterClose
+	}
+	b.waiting = true
+	if b.timer == nil {
+		b.timer = time.AfterFunc(b.limits.BodyTimeout, b.late)
+	} else {
+		b.timer.Reset(b.limits.BodyTimeout)
+	}
+	return nil
+}
+
+// late ends a read that waits.
+func (b *limitedBody) late() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.waiting && !b.over {
+		_ = b.control.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// came ends the client's time.
+func (b *limitedBody) came() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting = false
+	b.timer.Stop()
+}
+
+// stop must be called at the end of the handler. Whoever still reads gets no
+// more.
+func (b *limitedBody) stop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.over = true
+	if b.timer != nil {
+		b.timer.Stop()
+	}
 }
 
 // left reports whether err, of a read, says that the client left. Otherwise it

@@ -19,6 +19,7 @@
 package edge
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -123,7 +124,7 @@ func (s *Server) server(limits config.Limits, secure bool) *http.Server {
 
 // sendTimeout is that of the http.Server that serves r.
 func (s *Server) sendTimeout(r *http.Request) time.Duration {
-	if server, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok {
+	if server, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok && server.WriteTimeout > 0 {
 		return server.WriteTimeout
 	}
 	return s.now.Load().Config.Limits.SendTimeout
@@ -133,6 +134,10 @@ func (s *Server) sendTimeout(r *http.Request) time.Duration {
 type debugLines struct{ logger *slog.Logger }
 
 func (d debugLines) Write(line []byte) (int, error) {
+	if bytes.Contains(line, []byte("panic serving")) { // and that is ours
+		d.logger.Error("handler failed", "event", strings.TrimSpace(string(line)))
+		return len(line), nil
+	}
 	d.logger.Debug("connection", "event", strings.TrimSpace(string(line)))
 	return len(line), nil
 }
@@ -154,7 +159,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, secure bool) {
 	s.serving.Add(1)
 	defer s.serving.Done()
 	x := &exchange{Crossing: s.now.Load(), server: s, w: w, r: r, clock: hop.NewSendClock(w, s.sendTimeout(r))}
-	defer x.clock.Stop()
+	defer x.end()
 	x.open(secure)
 	aborted := false
 	if x.admit(secure) {
@@ -173,6 +178,14 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, secure bool) {
 	if aborted {
 		panic(http.ErrAbortHandler) // the client must see that the answer is cut
 	}
+}
+
+// end lets go of the connection: the crossing may read on, and timers may fire.
+func (x *exchange) end() {
+	if x.body != nil {
+		x.body.stop()
+	}
+	x.clock.Stop()
 }
 
 // open begins the record.

@@ -133,6 +133,9 @@ func (e *Early) Stop() {
 // response has the same.
 func Answer(w http.ResponseWriter, r *http.Request, res *http.Response, opt Options) error {
 	defer res.Body.Close()
+	if !ValidStatus(res.StatusCode) {
+		return &CopyError{Unsent: true, Err: fmt.Errorf("status %d", res.StatusCode)}
+	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return answerUpgrade(w, r, res, opt)
 	}

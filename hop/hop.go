@@ -88,6 +88,12 @@ func RemoveFromTrailer(trailer http.Header) {
 	RemoveOwn(trailer)
 }
 
+// ValidStatus reports whether status is one of a final response, or a 101
+// (RFC 9110 §15). net/http reads others, and panics when it shall write them.
+func ValidStatus(status int) bool {
+	return status >= 200 && status <= 999 || status == http.StatusSwitchingProtocols
+}
+
 // UpgradeOf is the protocol a message asks or agrees to switch to (RFC 9110
 // §7.8), "" for none.
 func UpgradeOf(h http.Header) string {

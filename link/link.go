@@ -115,6 +115,8 @@ func (r refusals) Write(line []byte) (int, error) {
 	if rest, ok := strings.CutPrefix(text, "http: TLS handshake error from "); ok {
 		peer, reason, _ := strings.Cut(rest, ": ")
 		r.logger.Warn("link refused a peer", "peer", peer, "reason", reason)
+	} else if strings.Contains(text, "panic serving") { // a fault of ours
+		r.logger.Error("handler failed", "event", text)
 	} else {
 		r.logger.Debug("link", "event", text)
 	}

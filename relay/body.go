@@ -49,8 +49,22 @@ func (b *watched) Read(p []byte) (int, error) {
 	case errors.Is(err, context.Canceled):
 		return n, outcome.Errorf(outcome.ClientGone, "read from origin: %w", err)
 	}
-	return n, outcome.Errorf(outcome.OriginCut, "read from origin: %w", err)
+	return n, outcome.Errorf(outcome.OriginCut, "read from origin: %w", unquoted{err})
 }
+
+// unquoted is an error of net/http without what it quotes, which is what it
+// could not read: a line with a cookie, or of a page.
+type unquoted struct{ error }
+
+func (u unquoted) Error() string {
+	message, _, quotes := strings.Cut(u.error.Error(), `"`)
+	if quotes {
+		message += "…"
+	}
+	return message
+}
+
+func (u unquoted) Unwrap() error { return u.error }
 
 func (b *watched) Close() error {
 	if b.timer != nil {

@@ -86,6 +86,10 @@ func (f *fetch) run(req *http.Request) (*http.Response, error) {
 		return nil, f.named(out.Context(), err)
 	}
 	hop.RemoveOwn(res.Header)
+	if !hop.ValidStatus(res.StatusCode) {
+		res.Body.Close()
+		return nil, outcome.Errorf(outcome.OriginBad, "fetch from origin %s: status %d", f.target, res.StatusCode)
+	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		if protocol := hop.UpgradeOf(res.Header); !f.asked(protocol) {
 			res.Body.Close()
@@ -213,7 +217,11 @@ func (f *fetch) named(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return outcome.Errorf(outcome.KindOf(cause), "fetch from origin %s: %w", f.target, cause)
 	}
-	return outcome.Errorf(f.kind(err), "fetch from origin %s: %w", f.target, err)
+	kind := f.kind(err)
+	if kind == outcome.OriginBad {
+		err = unquoted{err}
+	}
+	return outcome.Errorf(kind, "fetch from origin %s: %w", f.target, err)
 }
 
 // kind classifies an error of a round trip.

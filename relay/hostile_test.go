@@ -84,7 +84,7 @@ sites:
     origin: {connect: [%q]}
     http: serve
     routes: [{path: /inside*, origin: "http://%s"}]
-limits: {origin_timeout: 2s}`, address, address))
+limits: {origin_timeout: 20s}`, address, address))
 	if err != nil {
 		t.Fatal(err)
 	}
