@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net"
 	"net/http"
 	"strings"
@@ -176,8 +175,8 @@ func (r *replayReader) Close() error { return nil }
 
 // isEventStream reports whether an answer is made of server-sent events.
 func isEventStream(h http.Header) bool {
-	mediaType, _, _ := mime.ParseMediaType(h.Get("Content-Type"))
-	return mediaType == "text/event-stream"
+	mediaType, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(mediaType), "text/event-stream")
 }
 
 // isCut reports whether err says that the origin closed the connection before
