@@ -4,11 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"regexp"
 	"strconv"
@@ -18,7 +16,8 @@ import (
 	"unsafe"
 )
 
-// benchProto is how the load comes: always over connections that are kept.
+// benchProto is how the load comes: 32 requests at a time, over connections that
+// are kept.
 type benchProto struct {
 	name, scheme string
 	args         []string // of h2load
@@ -27,7 +26,9 @@ type benchProto struct {
 var (
 	benchHTTP1 = benchProto{"http1", "http", []string{"--h1", "-c", "32", "-m", "1"}}
 	// One cipher for all: nginx and Go would each choose another.
-	benchTLSH2 = benchProto{"tls-h2", "https", []string{"-c", "8", "-m", "4", "--tls13-ciphers=TLS_AES_128_GCM_SHA256"}}
+	benchTLSH2 = benchProto{"tls-h2", "https", []string{"-c", "4", "-m", "8", "--tls13-ciphers=TLS_AES_128_GCM_SHA256"}}
+	// What browsers say.
+	benchBrowser = benchProto{"tls-h2", "https", append(benchTLSH2.args, "-H", "Accept-Encoding: gzip, deflate, br, zstd")}
 )
 
 // benchContender is a proxy and what it is asked for.
@@ -52,8 +53,7 @@ func benchDrive(b *testing.B, c benchContender, proto benchProto, requests int) 
 	if err != nil {
 		b.Fatalf("h2load: %v\n%s", err, out)
 	}
-	done := benchDone.FindSubmatch(out)
-	if done == nil || string(done[1]) != strconv.Itoa(requests) {
+	if done := benchDone.FindSubmatch(out); done == nil || string(done[1]) != strconv.Itoa(requests) {
 		b.Fatalf("%s did not answer all of %d requests:\n%s", c.name, requests, out)
 	}
 	return float64(spent.Nanoseconds()) / float64(requests)
@@ -84,85 +84,61 @@ func benchSame(b *testing.B, proto benchProto, contenders []benchContender) {
 }
 
 // benchDiscard fetches the page and gives its length.
-func benchDiscard(b *testing.B, c benchContender, proto benchProto) int64 {
+func benchDiscard(b *testing.B, c benchContender, proto benchProto, fields ...string) int64 {
 	b.Helper()
-	n, err := io.Copy(io.Discard, benchGet(b, c, proto).Body)
+	n, err := io.Copy(io.Discard, benchGet(b, c, proto, fields...).Body)
 	if err != nil {
 		b.Fatal(err)
 	}
 	return n
 }
 
-// benchGet asks for the page, and goes on asking until the proxy is up. The body
-// is closed with the benchmark.
-func benchGet(b *testing.B, c benchContender, proto benchProto) *http.Response {
+// benchGet asks for the page. The body is closed with the benchmark.
+func benchGet(b *testing.B, c benchContender, proto benchProto, fields ...string) *http.Response {
 	b.Helper()
 	transport := &http.Transport{
 		DisableCompression: true, ForceAttemptHTTP2: true,
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // the certificates are other benchmarks' matter
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, c.proxy.address(proto))
 		},
 	}
 	b.Cleanup(transport.CloseIdleConnections)
-	var err error
-	for range 200 {
-		var res *http.Response
-		res, err = (&http.Client{Transport: transport}).Get(proto.scheme + "://" + c.host + c.path)
-		if err == nil && res.StatusCode == http.StatusOK {
-			b.Cleanup(func() { res.Body.Close() })
-			return res
-		}
-		if err == nil {
-			err = fmt.Errorf("status %s", res.Status)
-			res.Body.Close()
-		}
-		time.Sleep(50 * time.Millisecond)
+	res, err := (&http.Client{Transport: transport}).Do(newRequest(b, http.MethodGet, proto.scheme+"://"+c.host+c.path, nil, fields...))
+	if err != nil {
+		b.Fatalf("%s: %v", c.name, err)
 	}
-	b.Fatalf("%s: %v", c.name, err)
-	return nil
+	b.Cleanup(func() { res.Body.Close() })
+	if res.StatusCode != http.StatusOK {
+		b.Fatalf("%s: %s", c.name, res.Status)
+	}
+	return res
 }
 
-// cpu is the processor time the proxy's processes have used, user and system,
-// in nanoseconds: the sum that /proc/PID/stat shows in hundredths of a second
-// (utime + stime), read from the process's clock.
+// cpu is the processor time the proxy's processes have used, user and system:
+// the sum that /proc/PID/stat shows in hundredths of a second (utime + stime),
+// read to the nanosecond from the process's clock.
 func (p *benchProxy) cpu(b *testing.B) time.Duration {
 	b.Helper()
 	var total time.Duration
-	for _, pid := range p.pids {
+	for _, process := range p.processes {
 		// clock_getcpuclockid(3): the complement of the process id, and 2 for
 		// CPUCLOCK_SCHED.
-		clock := uintptr(^pid<<3 | 2)
+		clock := uintptr(^process.pid()<<3 | 2)
 		var spent syscall.Timespec
 		if _, _, errno := syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, clock, uintptr(unsafe.Pointer(&spent)), 0); errno != 0 {
-			b.Fatalf("clock of process %d: %v", pid, errno)
+			b.Fatalf("clock of process %d: %v", process.pid(), errno)
 		}
 		total += time.Duration(spent.Nano())
 	}
 	return total
 }
 
-// peakMemory is the most memory the proxy's processes had resident (VmHWM), in
-// bytes.
-func (p *benchProxy) peakMemory(b *testing.B) int64 {
+// peakMemory is the most memory that the proxy's processes ever held, in bytes.
+func (p *benchProxy) peakMemory(b *testing.B) (total int64) {
 	b.Helper()
-	var total int64
-	for _, pid := range p.pids {
-		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-		if err != nil {
-			b.Fatal(err)
-		}
-		peak := benchPeak.FindSubmatch(status)
-		if peak == nil {
-			b.Fatalf("no VmHWM in %s", status)
-		}
-		kilobytes, err := strconv.ParseInt(string(peak[1]), 10, 64)
-		if err != nil {
-			b.Fatal(err)
-		}
-		total += kilobytes << 10
+	for _, process := range p.processes {
+		total += process.peakMemory(b)
 	}
 	return total
 }
-
-var benchPeak = regexp.MustCompile(`VmHWM:\s+(\d+) kB`)

@@ -1,28 +1,21 @@
 package e2e
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"text/template"
-	"time"
-
-	"causeway/cert"
 )
 
-// benchOriginHost is what the origin calls itself.
-const benchOriginHost = "www.example.com"
+const (
+	benchPublicHost = "example.cn"
+	benchOriginHost = "www.example.com" // what the origin calls itself
+)
 
-// benchScene is all that a benchmark runs against. Everything logs its accesses
-// to a file, as a proxy in service does.
+// benchScene is all that a benchmark runs against. Every proxy logs its accesses
+// to a file, as one in service does.
 type benchScene struct {
 	files    string // what the origin serves
 	causeway *benchProxy
@@ -32,8 +25,8 @@ type benchScene struct {
 
 // benchProxy is a running proxy.
 type benchProxy struct {
-	http, https string // host:port
-	pids        []int  // the processes that do its work
+	http, https string     // host:port
+	processes   []*process // that do its work
 }
 
 func (p *benchProxy) address(proto benchProto) string {
@@ -43,226 +36,87 @@ func (p *benchProxy) address(proto benchProto) string {
 	return p.http
 }
 
-// against is the usual comparison for one path.
-func (s *benchScene) against(path string) []benchContender {
+// against is the usual comparison for one path of a public host.
+func (s *benchScene) against(host, path string) []benchContender {
 	return []benchContender{
-		{"causeway", s.causeway, "example.cn", path},
-		{"nginx", s.nginx, "example.cn", path},
-		{"edge+relay", s.crossing, "example.cn", path},
+		{"causeway", s.causeway, host, path},
+		{"nginx", s.nginx, host, path},
+		{"edge+relay", s.crossing, host, path},
 	}
 }
 
 // benchPlan is what the configuration files are made from.
 type benchPlan struct {
-	Dir, OriginHost, Small string
-	Root                   bool // nginx would give root away and not find the files
+	Dir, OriginHost, Small, CA, Cert, Key, OriginCert, OriginKey string
 
 	Origin, OriginTLS1, OriginTLS2 string // host:port, as all below
 	NginxHTTP, NginxHTTPS          string
-	CausewayHTTP, CausewayHTTPS    string
-	EdgeHTTP, EdgeHTTPS, RelayLink string
-
-	CA, Cert, Key, OriginCert, OriginKey string // files
+	OneHTTP, OneHTTPS, OneAdmin    string
+	EdgeHTTP, EdgeHTTPS, EdgeAdmin string
+	RelayLink, RelayAdmin          string
 }
 
 // benchStart starts the scene; it ends with the benchmark.
 func benchStart(b *testing.B) *benchScene {
 	b.Helper()
-	causeway := os.Getenv("CAUSEWAY")
-	if causeway == "" {
-		b.Skip("CAUSEWAY names no binary: run make bench")
-	}
-	dir := b.TempDir()
-	plan := &benchPlan{Dir: dir, OriginHost: benchOriginHost, Small: benchSmallBody, Root: os.Getuid() == 0}
+	require(b, "nginx", "h2load", "sh")
+	dir, ca := b.TempDir(), newAuthority(b)
+	plan := &benchPlan{Dir: dir, OriginHost: benchOriginHost, Small: benchSmallBody, CA: ca.file()}
+	plan.Cert, plan.Key = ca.issue(b, "public", benchPublicHost, "*."+benchPublicHost)
+	plan.OriginCert, plan.OriginKey = ca.issue(b, "origin", benchOriginHost)
 	for _, address := range []*string{
 		&plan.Origin, &plan.OriginTLS1, &plan.OriginTLS2, &plan.NginxHTTP, &plan.NginxHTTPS,
-		&plan.CausewayHTTP, &plan.CausewayHTTPS, &plan.EdgeHTTP, &plan.EdgeHTTPS, &plan.RelayLink,
+		&plan.OneHTTP, &plan.OneHTTPS, &plan.OneAdmin, &plan.EdgeHTTP, &plan.EdgeHTTPS, &plan.EdgeAdmin, &plan.RelayLink, &plan.RelayAdmin,
 	} {
-		*address = benchAddress(b)
+		*address = freeAddress(b)
 	}
-	files := filepath.Join(dir, "files")
-	if err := os.Mkdir(files, 0o755); err != nil {
-		b.Fatal(err)
-	}
-	benchFiles(b, files)
-	benchCertificates(b, plan)
+	benchFiles(b, dir)
+	mustRun(b, binary, "link-ca", "--dir", filepath.Join(dir, "pki"), "edge-1", "relay-1")
 
-	benchNginx(b, plan, "origin", benchOriginConf)
-	s := &benchScene{
-		files:    files,
-		nginx:    &benchProxy{plan.NginxHTTP, plan.NginxHTTPS, benchNginx(b, plan, "proxy", benchProxyConf)},
-		causeway: &benchProxy{http: plan.CausewayHTTP, https: plan.CausewayHTTPS},
-		crossing: &benchProxy{http: plan.EdgeHTTP, https: plan.EdgeHTTPS},
+	startNginx(b, plan.Origin, plan.fill(b, benchOriginConf))
+	proxy := startNginx(b, plan.NginxHTTP, plan.fill(b, benchProxyConf))
+	one := writeFile(b, dir, "one.yaml", plan.fill(b, benchOneYAML+benchSitesYAML))
+	two := writeFile(b, dir, "two.yaml", plan.fill(b, benchTwoYAML+benchSitesYAML))
+	return &benchScene{
+		files:    dir,
+		nginx:    &benchProxy{plan.NginxHTTP, plan.NginxHTTPS, []*process{proxy.process}},
+		causeway: &benchProxy{plan.OneHTTP, plan.OneHTTPS, []*process{benchNode(b, dir, plan.OneAdmin, one, "")}},
+		crossing: &benchProxy{plan.EdgeHTTP, plan.EdgeHTTPS, []*process{
+			benchNode(b, dir, plan.RelayAdmin, two, "relay-1"),
+			benchNode(b, dir, plan.EdgeAdmin, two, "edge-1"),
+		}},
 	}
-	one := benchWrite(b, plan, "one.yaml", benchOneYAML)
-	s.causeway.pids = []int{benchProcess(b, dir, "causeway", causeway, "run", "--config", one)}
-	two := benchWrite(b, plan, "two.yaml", benchTwoYAML)
-	s.crossing.pids = []int{
-		benchProcess(b, dir, "relay-1", causeway, "run", "--config", two, "--node", "relay-1"),
-		benchProcess(b, dir, "edge-1", causeway, "run", "--config", two, "--node", "edge-1"),
-	}
-	return s
 }
 
-// benchAddress is a free port of loopback.
-func benchAddress(b *testing.B) string {
+// benchNode runs a node with its access log in a file.
+func benchNode(b *testing.B, dir, admin, file, name string) *process {
 	b.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
+	run := `exec "$0" run --config "$1" --node "$2" >"$3"`
+	n := &node{startProcess(b, "sh", "-c", run, binary, file, name, filepath.Join(dir, "access-"+name+".log")), admin}
+	n.ready(b)
+	return n.process
 }
 
-// benchCertificates makes one authority with keys for the public hosts, the
-// origin and the two nodes, all ECDSA P-256.
-func benchCertificates(b *testing.B, plan *benchPlan) {
+// fill puts the plan into a configuration.
+func (plan *benchPlan) fill(b *testing.B, text string) string {
 	b.Helper()
-	authority, err := cert.OpenAuthority(filepath.Join(plan.Dir, "pki"), "bench")
-	if err != nil {
+	var out strings.Builder
+	if err := template.Must(template.New("").Parse(text)).Execute(&out, plan); err != nil {
 		b.Fatal(err)
 	}
-	issue := func(name string, hosts ...string) (certFile, keyFile string) {
-		if err := authority.Issue(filepath.Join(plan.Dir, "pki"), name, hosts); err != nil {
-			b.Fatal(err)
-		}
-		path := filepath.Join(plan.Dir, "pki", name)
-		return path + ".pem", path + ".key"
-	}
-	plan.CA = authority.CertFile()
-	plan.Cert, plan.Key = issue("public", "example.cn", "*.example.cn")
-	plan.OriginCert, plan.OriginKey = issue("origin", benchOriginHost)
-	issue("edge-1")
-	issue("relay-1")
+	return out.String()
 }
-
-// benchWrite fills a configuration in and gives the file's path.
-func benchWrite(b *testing.B, plan *benchPlan, name, text string) string {
-	b.Helper()
-	var out bytes.Buffer
-	if err := template.Must(template.New(name).Parse(text)).Execute(&out, plan); err != nil {
-		b.Fatal(err)
-	}
-	file := filepath.Join(plan.Dir, name)
-	if err := os.WriteFile(file, out.Bytes(), 0o644); err != nil {
-		b.Fatal(err)
-	}
-	return file
-}
-
-// benchProcess starts a command with its output in dir/NAME.out and ends it with
-// the benchmark.
-func benchProcess(b *testing.B, dir, name, path string, args ...string) (pid int) {
-	b.Helper()
-	out, err := os.Create(filepath.Join(dir, name+".out"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	command := exec.Command(path, args...)
-	command.Stdout, command.Stderr = out, out
-	if err := command.Start(); err != nil {
-		b.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- command.Wait() }()
-	b.Cleanup(func() {
-		defer out.Close()
-		_ = command.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-done:
-		case <-time.After(10 * time.Second):
-			_ = command.Process.Kill()
-			<-done
-		}
-	})
-	time.Sleep(100 * time.Millisecond)
-	select {
-	case err := <-done:
-		done <- err
-		text, _ := os.ReadFile(out.Name())
-		b.Fatalf("%s ended at once: %v\n%s", name, err, text)
-	default:
-	}
-	return command.Process.Pid
-}
-
-// benchNginx starts nginx with one worker and gives the worker's process.
-func benchNginx(b *testing.B, plan *benchPlan, name, conf string) []int {
-	b.Helper()
-	file := benchWrite(b, plan, name+".conf", benchNginxHead+conf+"}\n")
-	prefix := filepath.Join(plan.Dir, name)
-	if err := os.Mkdir(prefix, 0o755); err != nil {
-		b.Fatal(err)
-	}
-	main := benchProcess(b, plan.Dir, name, "nginx", "-p", prefix, "-c", file, "-e", "error.log")
-	for range 100 {
-		if workers := benchChildren(b, main); len(workers) == 1 {
-			return workers
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	b.Fatal("nginx has no worker")
-	return nil
-}
-
-// benchChildren are the processes whose parent is pid.
-func benchChildren(b *testing.B, pid int) []int {
-	b.Helper()
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		b.Fatal(err)
-	}
-	var children []int
-	for _, entry := range entries {
-		child, err := strconv.Atoi(entry.Name())
-		if err != nil {
-			continue
-		}
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", child))
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
-			continue
-		}
-		// pid (name) state ppid …; the name may hold anything.
-		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-		if len(fields) > 1 && fields[1] == strconv.Itoa(pid) {
-			children = append(children, child)
-		}
-	}
-	return children
-}
-
-const benchNginxHead = `
-daemon off;
-worker_processes 1;
-pid nginx.pid;
-{{if .Root}}user root;{{end}}
-events { worker_connections 1024; }
-http {
-	client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
-	types { text/html html; text/plain txt; application/octet-stream bin; }
-	default_type application/octet-stream;
-	sendfile on;
-	tcp_nopush on;
-	keepalive_requests 100000000;
-	access_log access.log;
-`
 
 const benchOriginConf = `
-	access_log off;
-	open_file_cache max=100;
+	sendfile on; tcp_nopush on; keepalive_requests 100000000; open_file_cache max=100;
+	root {{.Dir}};
+	ssl_certificate {{.OriginCert}}; ssl_certificate_key {{.OriginKey}};
 	server {
 		listen {{.Origin}};
 		listen {{.OriginTLS1}} ssl;
-		ssl_certificate {{.OriginCert}}; ssl_certificate_key {{.OriginKey}};
-		root {{.Dir}}/files;
 		location = /small { default_type text/plain; return 200 "{{.Small}}"; }
 	}
-	server {
-		listen {{.OriginTLS2}} ssl http2;
-		ssl_certificate {{.OriginCert}}; ssl_certificate_key {{.OriginKey}};
-		root {{.Dir}}/files;
-	}
+	server { listen {{.OriginTLS2}} ssl http2; }
 `
 
 // benchProxyConf is what people run today, with what it needs to keep its
@@ -270,7 +124,10 @@ const benchOriginConf = `
 const benchProxyConf = `
 	upstream plain { server {{.Origin}}; keepalive 64; keepalive_requests 100000000; }
 	upstream tls1 { server {{.OriginTLS1}}; keepalive 64; keepalive_requests 100000000; }
+	access_log DIR/access.log;
+	keepalive_requests 100000000;
 	ssl_certificate {{.Cert}}; ssl_certificate_key {{.Key}};
+	gzip on; gzip_types *;
 	proxy_http_version 1.1;
 	proxy_set_header Connection "";
 	proxy_set_header Host {{.OriginHost}};
@@ -309,18 +166,50 @@ sites:
     hosts: {tls1.example.cn: "https://{{.OriginHost}}"}
     origin: {connect: ["{{.OriginTLS1}}"], tls: {ca: {{.CA}}}}
     tls: {cert: {{.Cert}}, key: {{.Key}}}
-    http: serve
   - name: tls2
     hosts: {tls2.example.cn: "https://{{.OriginHost}}"}
     origin: {connect: ["{{.OriginTLS2}}"], tls: {ca: {{.CA}}}}
     tls: {cert: {{.Cert}}, key: {{.Key}}}
-    http: serve
 `
 
-const benchOneYAML = `listen: {http: "{{.CausewayHTTP}}", https: "{{.CausewayHTTPS}}"}` + benchSitesYAML
+const benchOneYAML = `listen: {http: "{{.OneHTTP}}", https: "{{.OneHTTPS}}", admin: "{{.OneAdmin}}"}`
 
 const benchTwoYAML = `pki: pki
 nodes:
-  - {name: edge-1, role: edge, listen: {http: "{{.EdgeHTTP}}", https: "{{.EdgeHTTPS}}"}}
-  - {name: relay-1, role: relay, listen: {link: "{{.RelayLink}}"}, address: "{{.RelayLink}}"}
-` + benchSitesYAML
+  - {name: edge-1, role: edge, listen: {http: "{{.EdgeHTTP}}", https: "{{.EdgeHTTPS}}", admin: "{{.EdgeAdmin}}"}}
+  - {name: relay-1, role: relay, listen: {link: "{{.RelayLink}}", admin: "{{.RelayAdmin}}"}, address: "{{.RelayLink}}"}
+`
+
+// benchFiles writes what the origin serves.
+func benchFiles(b *testing.B, dir string) {
+	b.Helper()
+	page := benchPage(benchOriginHost)
+	foreign := benchPage("www.another.com") // as long, and not mapped
+	for name, text := range map[string]string{
+		"page.html":       page,
+		"nomatch.html":    foreign,
+		"nomatch.bin":     foreign,
+		"nomatch-1m.html": strings.Repeat(foreign, 25),
+		"nomatch-1m.bin":  strings.Repeat(foreign, 25),
+	} {
+		writeFile(b, dir, name, text)
+	}
+}
+
+// benchBulkFile writes bulk.txt.
+func benchBulkFile(b *testing.B, dir string) {
+	b.Helper()
+	file, err := os.Create(filepath.Join(dir, "bulk.txt"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	piece := strings.Repeat(benchPage(benchOriginHost), 25)
+	for written := 0; written < benchBulkSize; written += len(piece) {
+		if _, err := fmt.Fprint(file, piece[:min(len(piece), benchBulkSize-written)]); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := file.Close(); err != nil {
+		b.Fatal(err)
+	}
+}
