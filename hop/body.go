@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -23,6 +24,8 @@ const (
 	// passSize is as much as nginx keeps of a response (proxy_buffers 8 8k). A
 	// client's socket and a TLS record cost more than the copying.
 	passSize = 64 << 10
+	// eventSize is for event streams: they are small, many, and open for hours.
+	eventSize = 4 << 10
 	// patience is how long bytes wait for more. On loopback, and on any line
 	// within a region, what an origin sends at once is together within it.
 	patience = 2 * time.Millisecond
@@ -47,7 +50,7 @@ type passing struct {
 	timer   *time.Timer // runs late; nil until it is first needed
 
 	mu       sync.Mutex // guards w and all below; run alone changes to, and reads it without
-	buffer   *[passSize]byte
+	buffer   []byte
 	from, to int   // buffer[from:to] came and is not yet written
 	written  int64 // bytes
 	begun    bool  // the header is written
@@ -60,10 +63,15 @@ type passing struct {
 // passBody writes the header of res, which is in w.Header(), and its body.
 func passBody(w http.ResponseWriter, r *http.Request, res *http.Response, opt Options) error {
 	p := &passing{w: w, r: r, res: res, opt: opt, control: http.NewResponseController(w)}
-	p.buffer = passBuffers.Get().(*[passSize]byte)
+	if strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream") {
+		p.buffer = make([]byte, eventSize)
+		return p.run()
+	}
+	buffer := passBuffers.Get().(*[passSize]byte)
+	p.buffer = buffer[:]
 	err := p.run()
 	if p.err == nil { // after a failure HTTP/2's server may yet look at what it was given
-		passBuffers.Put(p.buffer)
+		passBuffers.Put(buffer)
 	}
 	return err
 }
@@ -109,7 +117,7 @@ func (p *passing) took(n int, err error) (ended bool, _ error) {
 		if p.err == nil {
 			return true, &CopyError{Err: err}
 		}
-	case p.to == passSize || p.written+int64(p.to-p.from) == p.res.ContentLength:
+	case p.to == len(p.buffer) || p.written+int64(p.to-p.from) == p.res.ContentLength:
 		p.write()
 	case p.to > p.from && !p.armed:
 		p.arm()
@@ -165,7 +173,7 @@ func (p *passing) begin() {
 // write hands what came to the client's connection, after the header.
 func (p *passing) write() {
 	p.begin()
-	most := passSize
+	most := len(p.buffer)
 	if p.r.ProtoMajor == 2 {
 		most = framePiece
 	}
