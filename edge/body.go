@@ -110,12 +110,19 @@ func (b *limitedBody) came() {
 	b.timer.Stop()
 }
 
+// Close leaves the body to the server, which closes it once the answer is out.
+// Over HTTP/1.1 closing it would first read what the client still sends.
+func (b *limitedBody) Close() error { return nil }
+
 // stop must be called at the end of the handler. Whoever still reads gets no
-// more.
+// more: the server waits for it.
 func (b *limitedBody) stop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.over = true
+	if b.waiting {
+		_ = b.control.SetReadDeadline(time.Unix(1, 0))
+	}
 	if b.timer != nil {
 		b.timer.Stop()
 	}

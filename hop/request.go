@@ -2,6 +2,7 @@ package hop
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -116,4 +117,36 @@ func EarlyOf(ctx context.Context) EarlyFunc {
 		return early
 	}
 	return func(int, http.Header) {}
+}
+
+// Exchange sends req through send. Closing the body of the response ends the
+// exchange at once, though the client may still be sending: net/http's HTTP/2
+// transport would wait for the next bytes of the request's body.
+func Exchange(req *http.Request, send func(*http.Request) (*http.Response, error)) (*http.Response, error) {
+	if req.Body == nil || req.Body == http.NoBody {
+		return send(req)
+	}
+	ctx, cancel := context.WithCancel(req.Context())
+	res, err := send(req.WithContext(ctx))
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	if res.ProtoMajor == 2 {
+		res.Body = &ending{res.Body, cancel}
+	} else {
+		res.Body = &canceling{res.Body, cancel} // a connection of HTTP/1.1 whose exchange is over is kept
+	}
+	return res, nil
+}
+
+// ending cancels an exchange when its body is closed, and then closes it.
+type ending struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+}
+
+func (e *ending) Close() error {
+	e.cancel()
+	return e.ReadCloser.Close()
 }

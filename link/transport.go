@@ -290,7 +290,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if hop.UpgradeOf(out.Header) != "" {
 		res, err = hop.OpenTunnel(out, conn.RoundTrip)
 	} else {
-		res, err = conn.RoundTrip(out)
+		res, err = hop.Exchange(out, conn.RoundTrip)
 	}
 	if err != nil {
 		if ctx.Err() != nil {
