@@ -90,7 +90,7 @@ func TestStay(t *testing.T) {
 	if a := do(t, c.client(t, 1), newRequest(t, "POST", "https://example.cn/api/entries", nil)); a.StatusCode == 200 {
 		t.Errorf("the relay fetched it: %q", a.body)
 	}
-	if r := relay.record(t, "/api/entries"); r.Kind != "refused" {
+	if r := relay.record(t, "/api/entries"); r.Kind != "stays" {
 		t.Errorf("record %+v", r)
 	}
 }

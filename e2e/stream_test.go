@@ -315,6 +315,35 @@ func TestLongText(t *testing.T) {
 	}
 }
 
+// TestEarlyAnswer: an origin that has seen enough answers at once, however long
+// the client would go on, or pause.
+func TestEarlyAnswer(t *testing.T) {
+	origin := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.ReadFull(r.Body, make([]byte, 5))
+		w.Header().Set("Connection", "close") // else net/http's own server reads on before it answers
+		http.Error(w, "enough", http.StatusRequestEntityTooLarge)
+	})
+	everyWay(t, origin, func(t *testing.T, w way) {
+		if w.major == 1 { // by hand: net/http's client waits for a body that is being read
+			conn, err := w.dialTLS(t, w.public, "http/1.1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			statuses, bodies := send(t, conn, "POST / HTTP/1.1\r\nHost: "+w.public+"\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n", 1)
+			if len(statuses) != 1 || statuses[0] != 413 || bodies[0] != "enough\n" {
+				t.Errorf("%v %q", statuses, bodies)
+			}
+			return
+		}
+		body, more := io.Pipe()
+		defer more.Close()
+		go func() { _, _ = io.WriteString(more, "begun") }()
+		if a := do(t, w.client, newRequest(t, http.MethodPost, w.url("/"), body)); a.StatusCode != 413 || string(a.body) != "enough\n" {
+			t.Errorf("%s %q", a.Status, a.body)
+		}
+	})
+}
+
 // asked is a body that notes when it is read.
 type asked struct {
 	io.Reader
