@@ -36,12 +36,19 @@ type dialer struct {
 	names   *resolver
 	timeout time.Duration
 	turn    atomic.Uint32
-	changed func() // drops idle connections: the addresses of a name changed, or too many are open; set once, before use
+	tooMany func() // drops idle connections; set once, before use
 	open    atomic.Int64
 	purged  atomic.Int64 // when idle ones were last dropped for being many, Unix nanoseconds
 
-	mu      sync.Mutex // guards ejected
+	mu      sync.Mutex // guards the rest
 	ejected map[string]ejection
+	using   map[string][]*use // host:port of the origin URL -> the names it is dialled by
+}
+
+// use is a name that leads to an origin, and the answer that was last seen.
+type use struct {
+	host string
+	seen atomic.Uint64 // generation; 0 = none yet
 }
 
 // ejection is an address that failed.
@@ -51,21 +58,72 @@ type ejection struct {
 }
 
 func newDialer(connect map[string][]string, names *resolver, timeout time.Duration) *dialer {
-	return &dialer{connect: connect, names: names, timeout: timeout, changed: func() {}, ejected: make(map[string]ejection)}
+	return &dialer{connect: connect, names: names, timeout: timeout, tooMany: func() {}, ejected: make(map[string]ejection), using: make(map[string][]*use)}
+}
+
+// lanes is how many addresses are taken by turns: the longest origin.connect.
+func (d *dialer) lanes() int {
+	most := 1
+	for _, connect := range d.connect {
+		most = max(most, len(connect))
+	}
+	return most
+}
+
+// leftOut reports whether the address that lane begins at has failed lately.
+func (d *dialer) leftOut(lane int, addr string) bool {
+	targets := d.targets(addr)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return time.Now().Before(d.ejected[targets[lane%len(targets)]].until)
+}
+
+// moved reports, once, that a name by which addr is dialled leads elsewhere
+// since the last time, and has names that are due looked up again meanwhile.
+func (d *dialer) moved(addr string) bool {
+	changed := false
+	for _, name := range d.uses(addr) {
+		generation := d.names.generation(name.host)
+		if seen := name.seen.Load(); generation != seen && name.seen.CompareAndSwap(seen, generation) {
+			changed = changed || seen != 0
+		}
+	}
+	return changed
+}
+
+// uses are the names by which addr is dialled.
+func (d *dialer) uses(addr string) []*use {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	names, known := d.using[addr]
+	if known {
+		return names
+	}
+	for _, target := range d.targets(addr) {
+		host, _, err := net.SplitHostPort(target)
+		if _, notIP := netip.ParseAddr(host); err == nil && notIP != nil {
+			names = append(names, &use{host: host})
+		}
+	}
+	if len(d.using) >= mostNames { // below a wildcard clients choose the names
+		clear(d.using)
+	}
+	d.using[addr] = names
+	return names
 }
 
 // dial opens a plain connection for addr, the host:port of an origin URL.
-func (d *dialer) dial(ctx context.Context, _, addr string) (net.Conn, error) {
-	return d.each(ctx, addr, func(ctx context.Context, conn net.Conn) (net.Conn, error) { return conn, nil })
+func (d *dialer) dial(ctx context.Context, lane int, addr string) (net.Conn, error) {
+	return d.each(ctx, lane, addr, func(ctx context.Context, conn net.Conn) (net.Conn, error) { return conn, nil })
 }
 
 // dialTLS opens a TLS connection for addr, verified for addr's host.
-func (d *dialer) dialTLS(ctx context.Context, addr string, verify *tls.Config) (net.Conn, error) {
+func (d *dialer) dialTLS(ctx context.Context, lane int, addr string, verify *tls.Config) (net.Conn, error) {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, outcome.Errorf(outcome.BadRequest, "dial origin: %w", err)
 	}
-	return d.each(ctx, addr, func(ctx context.Context, conn net.Conn) (net.Conn, error) {
+	return d.each(ctx, lane, addr, func(ctx context.Context, conn net.Conn) (net.Conn, error) {
 		settings := verify.Clone()
 		settings.ServerName = host
 		secure := tls.Client(conn, settings)
@@ -77,10 +135,10 @@ func (d *dialer) dialTLS(ctx context.Context, addr string, verify *tls.Config) (
 }
 
 // each tries the addresses for addr until one connects and shakes hands.
-func (d *dialer) each(ctx context.Context, addr string, shake func(context.Context, net.Conn) (net.Conn, error)) (net.Conn, error) {
+func (d *dialer) each(ctx context.Context, lane int, addr string, shake func(context.Context, net.Conn) (net.Conn, error)) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
-	candidates, err := d.candidates(ctx, addr)
+	candidates, err := d.candidates(ctx, lane, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +184,7 @@ func (d *dialer) one(ctx context.Context, address string, left int, shake func(c
 func (d *dialer) purge() {
 	now, last := time.Now().UnixNano(), d.purged.Load()
 	if d.open.Load() >= mostOpen && now-last > int64(purgePause) && d.purged.CompareAndSwap(last, now) {
-		d.changed()
+		d.tooMany()
 	}
 }
 
@@ -151,11 +209,14 @@ func (c *openConn) Close() error {
 	return c.TCPConn.Close()
 }
 
-// candidates are the addresses for addr, all of them: the good ones by turns,
-// then those left out, for when nothing else is left.
-func (d *dialer) candidates(ctx context.Context, addr string) ([]string, error) {
+// candidates are the addresses for addr, all of them: the lane's own first, those
+// of one name by turns, and those left out at the end, for when nothing else is
+// left.
+func (d *dialer) candidates(ctx context.Context, lane int, addr string) ([]string, error) {
 	var all []string
-	for _, target := range d.targets(addr) {
+	targets := d.targets(addr)
+	for i := range targets {
+		target := targets[(lane+i)%len(targets)]
 		host, port, err := net.SplitHostPort(target)
 		if err != nil {
 			return nil, outcome.Errorf(outcome.OriginDial, "dial origin %s: %w", target, err)
@@ -164,27 +225,23 @@ func (d *dialer) candidates(ctx context.Context, addr string) ([]string, error) 
 			all = append(all, net.JoinHostPort(ip.String(), port))
 			continue
 		}
-		ips, moved, err := d.names.lookup(ctx, host)
+		ips, err := d.names.lookup(ctx, host)
 		if err != nil {
 			return nil, outcome.Errorf(outcome.OriginName, "resolve origin %s: %w", host, err)
 		}
-		if moved {
-			d.changed()
-		}
-		for _, ip := range ips {
-			all = append(all, net.JoinHostPort(ip.String(), port))
+		turn := int(d.turn.Add(1))
+		for j := range ips {
+			all = append(all, net.JoinHostPort(ips[(turn+j)%len(ips)].String(), port))
 		}
 	}
 	if len(all) == 0 {
 		return nil, outcome.Errorf(outcome.OriginName, "resolve origin %s: no address", addr)
 	}
-	start := int(d.turn.Add(1)) % len(all)
 	good := make([]string, 0, len(all))
 	var bad []string
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for i := range all {
-		address := all[(start+i)%len(all)]
+	for _, address := range all {
 		if time.Now().Before(d.ejected[address].until) {
 			bad = append(bad, address)
 		} else {

@@ -176,12 +176,12 @@ func (f *fetch) outgoing(out *http.Request) *http.Request {
 // origin gave a part of something that is rewritten, whose offsets would be
 // wrong; a second when the origin dropped a request that may be repeated.
 func (f *fetch) send(out *http.Request) (*http.Response, error) {
-	res, err := f.origin.send(out, f.upgrade != "")
+	res, err := f.origin.send(out, hostPort(f.target), f.upgrade != "")
 	if err != nil && out.Context().Err() == nil {
 		switch kind := f.kind(err); {
 		case kind == outcome.OriginCut && repeatable(out):
 			f.blame()
-			res, err = f.origin.send(out, f.upgrade != "")
+			res, err = f.origin.send(out, hostPort(f.target), f.upgrade != "")
 		case kind == outcome.OriginCut || kind == outcome.OriginSlow || kind == outcome.OriginBad:
 			f.blame() // any other is the client's: its body was too large, too slow, or none
 		}
@@ -192,7 +192,7 @@ func (f *fetch) send(out *http.Request) (*http.Response, error) {
 	res.Body.Close()
 	out.Header.Del("Range")
 	out.Header.Del("If-Range")
-	return f.origin.send(out, f.upgrade != "")
+	return f.origin.send(out, hostPort(f.target), f.upgrade != "")
 }
 
 // blame tells the dialer that the address in use failed.

@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"causeway/config"
-	"causeway/hop"
 	"causeway/rewrite"
 )
 

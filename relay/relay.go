@@ -103,8 +103,10 @@ func (st *state) originLike(o *origin) *origin {
 	return nil
 }
 
-// Close drops the idle connections to the origins.
+// Close drops the idle connections to the origins and ends look-ups. Requests
+// may still come: they dial anew.
 func (s *Server) Close() {
+	s.resolver.close()
 	for _, o := range s.state.Load().sites {
 		o.closeIdle()
 	}

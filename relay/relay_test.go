@@ -237,6 +237,29 @@ func TestDeadAddressIsLeftOut(t *testing.T) {
 	}
 }
 
+// Requests take the addresses of origin.connect by turns, also where one
+// connection could carry them all.
+func TestAddressesByTurns(t *testing.T) {
+	var served [2]atomic.Int32
+	first := newOrigin(t, func(_ http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			t.Errorf("came with %s", r.Proto)
+		}
+		served[0].Add(1)
+	})
+	second := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served[1].Add(1) }))
+	second.TLS, second.EnableHTTP2 = first.TLS.Clone(), true
+	second.StartTLS()
+	defer second.Close()
+	r := newRelay(t, fmt.Sprintf("connect: [%q, %q], tls: {ca: %q}", first.address(), second.Listener.Addr(), first.ca), "")
+	for range 20 {
+		fetch(t, r, request(t, "GET", "https://example.cn/", nil))
+	}
+	if a, b := served[0].Load(), served[1].Load(); a != 10 || b != 10 {
+		t.Errorf("served %d and %d", a, b)
+	}
+}
+
 // A part of a text that is rewritten has wrong offsets: the whole is fetched.
 // A part of anything else passes.
 func TestRanges(t *testing.T) {

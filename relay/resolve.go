@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -31,41 +32,77 @@ const (
 type resolver struct {
 	lookupIP func(ctx context.Context, host string) ([]netip.Addr, time.Duration, error)
 
+	base  context.Context // ends with close
+	end   context.CancelFunc
+	tasks sync.WaitGroup // look-ups in the background; close waits for them
+
 	mu    sync.Mutex // guards names
 	names map[string]*name
 }
 
 // name is one name's answer.
 type name struct {
-	mu    sync.Mutex // held while looking up: others wait for the same answer
+	generation atomic.Uint64 // counts the answers that differ from the one before
+	due        atomic.Int64  // when the answer is too old, Unix nanoseconds; 0 = no answer yet
+	renewing   atomic.Bool   // a look-up in the background is under way
+
+	mu    sync.Mutex // guards the rest; held while looking up: others wait for the same answer
 	ips   []netip.Addr
 	until time.Time
 }
 
 func newResolver() *resolver {
-	return &resolver{lookupIP: lookupTTL(""), names: make(map[string]*name)}
+	r := &resolver{lookupIP: lookupTTL(""), names: make(map[string]*name)}
+	r.base, r.end = context.WithCancel(context.Background())
+	return r
 }
 
-// lookup gives host's addresses, and whether they changed since the last time.
-func (r *resolver) lookup(ctx context.Context, host string) (ips []netip.Addr, changed bool, err error) {
+// close ends the look-ups in the background.
+func (r *resolver) close() {
+	r.end()
+	r.tasks.Wait()
+}
+
+// generation counts how often host's addresses changed, from 1; 0 before the
+// first answer. When the answer is due it is asked for again in the background,
+// so that a name whose connections are kept alive is followed too, and no
+// request waits.
+func (r *resolver) generation(host string) uint64 {
+	n := r.name(host)
+	due := n.due.Load()
+	if due != 0 && time.Now().UnixNano() >= due && r.base.Err() == nil && n.renewing.CompareAndSwap(false, true) {
+		r.tasks.Go(func() {
+			defer n.renewing.Store(false)
+			_, _ = r.lookup(r.base, host) // a failure leaves the old answer, and is tried again
+		})
+	}
+	return n.generation.Load()
+}
+
+// lookup gives host's addresses.
+func (r *resolver) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	n := r.name(host)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := time.Now()
 	if now.Before(n.until) {
-		return n.ips, false, nil
+		return n.ips, nil
 	}
 	fresh, ttl, err := r.lookupIP(ctx, host)
 	if err != nil {
+		n.due.Store(now.Add(leastTTL).UnixNano())
 		if n.ips != nil && now.Before(n.until.Add(staleFor)) {
-			return n.ips, false, nil
+			return n.ips, nil
 		}
-		return nil, false, err
+		return nil, err
 	}
 	slices.SortFunc(fresh, netip.Addr.Compare)
-	changed = n.ips != nil && !slices.Equal(n.ips, fresh)
+	if n.ips == nil || !slices.Equal(n.ips, fresh) {
+		n.generation.Add(1)
+	}
 	n.ips, n.until = fresh, now.Add(min(max(ttl, leastTTL), mostTTL))
-	return fresh, changed, nil
+	n.due.Store(n.until.UnixNano())
+	return fresh, nil
 }
 
 // name finds or makes the entry of host.
