@@ -32,6 +32,46 @@ const (
 // Load reads the file at path. It touches no other file: see CheckFiles. The
 // error is Errors when the file was read and is wrong.
 func Load(path string) (*Config, error) {
+	data, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, data)
+}
+
+// Check is Load and, for the part of the node called name, CheckFiles: all that
+// is wrong at once, with the named files looked at as far as the file can be
+// understood. With name "" and several nodes no files are looked at, and the
+// node is nil.
+func Check(path, name string) (*Config, *Node, error) {
+	data, err := readFile(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, errs, err := decodeAndCheck(path, data)
+	if err != nil {
+		return nil, nil, err
+	}
+	var node *Node
+	if len(c.Nodes) == 1 && name == "" {
+		node = c.Nodes[0]
+	} else if len(c.Nodes) > 0 && name != "" {
+		if node, err = c.Node(name); err != nil && len(errs) == 0 {
+			return nil, nil, err
+		}
+	}
+	if node != nil {
+		errs = append(errs, c.checkFiles(node, time.Now())...)
+	}
+	if len(errs) > 0 {
+		errs = errs.sorted()
+		return nil, nil, errs[:min(len(errs), maxErrors)]
+	}
+	return c, node, nil
+}
+
+// readFile is the content of the file, or one byte more than it may have.
+func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
@@ -42,7 +82,7 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
-	return Parse(path, data[:n])
+	return data[:n], nil
 }
 
 // readFull fills data from f as far as f goes.
@@ -57,9 +97,22 @@ func readFull(f *os.File, data []byte) (int, error) {
 // Parse reads the content of a file. path is for messages and for the relative
 // paths in it. The error is Errors, sorted by place.
 func Parse(path string, data []byte) (*Config, error) {
+	c, errs, err := decodeAndCheck(path, data)
+	if err != nil {
+		return nil, err
+	}
+	if len(errs) > 0 {
+		errs = errs.sorted()
+		return nil, errs[:min(len(errs), maxErrors)]
+	}
+	return c, nil
+}
+
+// decodeAndCheck gives what could be decoded, and what is wrong with it.
+func decodeAndCheck(path string, data []byte) (*Config, Errors, error) {
 	dir, err := filepath.Abs(filepath.Dir(path))
 	if err != nil {
-		return nil, fmt.Errorf("find the folder of %s: %w", path, err)
+		return nil, nil, fmt.Errorf("find the folder of %s: %w", path, err)
 	}
 	d := &decoder{
 		report: report{file: path, places: places{}, bad: map[string]bool{}},
@@ -73,12 +126,10 @@ func Parse(path string, data []byte) (*Config, error) {
 			c.check(&d.report)
 		}
 	}
-	if len(d.errs) > 0 {
-		errs := d.errs.sorted()
-		return nil, errs[:min(len(errs), maxErrors)]
+	if len(d.errs) == 0 {
+		c.index = newHostIndex(c.Sites)
 	}
-	c.index = newHostIndex(c.Sites)
-	return c, nil
+	return c, d.errs, nil
 }
 
 // decoder walks nodes and Go values side by side.

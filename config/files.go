@@ -18,13 +18,14 @@ import (
 // origins, and both, in a file with nodes, their part of the pki. They must be
 // readable PEM, keys must fit, certificates must cover the public hosts and be
 // in force now. The error is Errors.
-func (c *Config) CheckFiles(n *Node) error { return c.checkFiles(n, time.Now()) }
+func (c *Config) CheckFiles(n *Node) error { return c.checkFiles(n, time.Now()).orNil() }
 
-func (c *Config) checkFiles(n *Node, now time.Time) error {
+// checkFiles also takes a Config of which a part could not be decoded.
+func (c *Config) checkFiles(n *Node, now time.Time) Errors {
 	f := &filesCheck{report: report{file: c.Path, places: c.places, bad: map[string]bool{}}, now: now}
 	for i, s := range c.Sites {
 		path := fmt.Sprintf("sites[%d]", i)
-		if n.IsEdge() && s.TLS != nil {
+		if n.IsEdge() && s.TLS != nil && s.TLS.Cert != "" && s.TLS.Key != "" {
 			f.site(path+".tls", s)
 		}
 		if n.IsRelay() && s.Origin.TLS.CA != "" {
@@ -34,7 +35,7 @@ func (c *Config) checkFiles(n *Node, now time.Time) error {
 	if n.Role != RoleBoth && c.PKI != "" {
 		f.pki(c.PKI, n.Name)
 	}
-	return f.errs.orNil()
+	return f.errs
 }
 
 // pemFile is a file and the path in the configuration that names it.
@@ -76,7 +77,7 @@ func (f *filesCheck) site(path string, s *Site) {
 	}
 	var missing []string
 	for _, h := range s.Hosts {
-		if !covers(leaf, h.Public.Host) {
+		if h.Public.Host != "" && !covers(leaf, h.Public.Host) {
 			missing = append(missing, h.Public.Host)
 		}
 	}

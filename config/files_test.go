@@ -206,7 +206,7 @@ func TestCheckFiles(t *testing.T) {
 			for _, line := range test.want {
 				want = append(want, file+strings.ReplaceAll(line, "DIR", dir))
 			}
-			err = c.checkFiles(n, testNow)
+			err = c.checkFiles(n, testNow).orNil()
 			if len(want) == 0 {
 				if err != nil {
 					t.Errorf("got %v", err)

@@ -59,9 +59,15 @@ Access log lines go to standard output, everything else to standard error.`,
 // wrong: the error is config.Errors too.
 func readFile(path string) (*config.Config, error) {
 	cfg, err := config.Load(path)
+	return cfg, unreadable(path, err)
+}
+
+// unreadable turns the failure to open the file into an error of the file; any
+// other error stays.
+func unreadable(path string, err error) error {
 	var cause *fs.PathError
 	if !errors.As(err, &cause) {
-		return cfg, err
+		return err
 	}
 	wrong := &config.Error{File: path, Msg: fmt.Sprintf("the file can't be read: %v", cause.Err), Mend: "name another"}
 	switch {
@@ -70,7 +76,7 @@ func readFile(path string) (*config.Config, error) {
 	case errors.Is(err, fs.ErrPermission):
 		wrong.Mend = "let the user that runs causeway read it"
 	}
-	return nil, config.Errors{wrong}
+	return config.Errors{wrong}
 }
 
 // readPart reads the file and finds the node whose part to take.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -130,18 +131,15 @@ certificates, keys, authorities.`,
 // check reads the file and, when it is clear whose part to take, the files of
 // that part. looked says which were looked at.
 func check(file, name string) (cfg *config.Config, looked string, err error) {
-	cfg, err = readFile(file)
-	if err != nil {
-		return nil, "", err
+	cfg, node, err := config.Check(file, name)
+	var wrong config.Errors
+	if err = unreadable(file, err); err != nil && !errors.As(err, &wrong) {
+		err = &usageError{err}
 	}
-	if name == "" && len(cfg.Nodes) > 1 {
-		return cfg, " (certificates and keys: name a node with --node)", nil
+	if err == nil && node == nil {
+		looked = " (certificates and keys: name a node with --node)"
 	}
-	node, err := cfg.Node(name)
-	if err != nil {
-		return nil, "", &usageError{err}
-	}
-	return cfg, "", cfg.CheckFiles(node)
+	return cfg, looked, err
 }
 
 // sayJSON prints a file's errors for programs; an empty array is fine.
