@@ -9,7 +9,7 @@ LDFLAGS := -s -w -X causeway/daemon.version=$(VERSION)
 # Debian packages that the tests talk to: real origins, clients, browsers.
 PACKAGES := nginx-light curl chromium python3-doc openssl iproute2 gcc libc6-dev
 # What the benchmarks need besides.
-BENCH_PACKAGES := nginx-light wrk nghttp2-client openssl
+BENCH_PACKAGES := nginx-light nghttp2-client openssl
 FUZZTIME ?= 5s
 
 .PHONY: build test vet lint unit race fuzz e2e bench dev deps clean
@@ -24,6 +24,7 @@ test: deps lint race fuzz e2e
 
 lint:
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "not gofmt-ed:"; echo "$$unformatted"; exit 1; fi
+	go mod tidy -diff
 	go vet ./...
 	go tool staticcheck ./...
 
