@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"time"
 
 	"causeway/admin"
 	"causeway/cert"
@@ -14,6 +15,10 @@ import (
 	"causeway/link"
 	"causeway/relay"
 )
+
+// linkPatience is how long a request waits for a relay when none has a
+// connection: about as long as a relay takes to restart.
+const linkPatience = 2 * time.Second
 
 // linkKey is all that a link is made of: another key is another link.
 type linkKey struct {
@@ -152,7 +157,7 @@ func (d *Daemon) crossing(cfg *config.Config, node *config.Node, identity *cert.
 		obsolete = append(obsolete, running)
 	}
 	d.links = needed
-	group := link.NewGroup(members, cfg.Limits.ConnectTimeout)
+	group := link.NewGroup(members, min(cfg.Limits.ConnectTimeout, linkPatience))
 	d.group.Store(group)
 	crossing.Over = group
 	return crossing, obsolete
