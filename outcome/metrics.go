@@ -73,7 +73,7 @@ func (m *Metrics) Emit(rec *Record) {
 	}
 	of.total.Observe(rec.Total.Seconds())
 	if rec.Kind != OK {
-		m.failures.WithLabelValues(rec.Role, rec.Site, string(rec.Kind)).Inc()
+		m.failures.WithLabelValues(rec.Role, rec.Site, kindLabel(rec.Kind)).Inc()
 	}
 }
 
@@ -98,6 +98,15 @@ func (m *Metrics) seriesOf(rec *Record) *series {
 	m.seen[key] = of
 	m.mu.Unlock()
 	return of
+}
+
+// kindLabel keeps a peer on the link from inventing labels: a kind that is not
+// in the table, of a newer node perhaps, is "other".
+func kindLabel(kind Kind) string {
+	if _, known := Table[kind]; known {
+		return string(kind)
+	}
+	return "other"
 }
 
 // methodLabel keeps a client from inventing labels: the methods of RFC 9110

@@ -113,7 +113,10 @@ func TestMetricsAreBounded(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
 	m := NewMetrics(registry)
 	for i := range 100 {
-		m.Emit(&Record{Role: "edge", Site: "shop", Method: fmt.Sprint("M", i), Host: fmt.Sprint(i), Path: fmt.Sprint(i), Status: 200, BytesOut: 10})
+		m.Emit(&Record{Role: "edge", Site: "shop", Method: fmt.Sprint("M", i), Host: fmt.Sprint(i), Path: fmt.Sprint(i), Status: 200, BytesOut: 10, Kind: Kind(fmt.Sprint("k", i))})
+	}
+	if n, err := testutil.GatherAndCount(registry, "causeway_request_failures_total"); err != nil || n != 1 {
+		t.Errorf("%d series of failures, %v", n, err)
 	}
 	if n, err := testutil.GatherAndCount(registry, "causeway_requests_total"); err != nil || n != 1 {
 		t.Errorf("%d series, %v", n, err)
