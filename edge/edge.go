@@ -30,7 +30,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -68,7 +67,7 @@ type Options struct {
 type Server struct {
 	options Options
 	now     atomic.Pointer[Crossing] // replaced whole by Swap
-	serving sync.WaitGroup           // requests under way, upgraded connections among them
+	serving atomic.Int64             // requests under way, upgraded connections among them
 }
 
 // New makes a Server.
@@ -85,11 +84,8 @@ func (s *Server) Swap(crossing Crossing) { s.now.Store(&crossing) }
 // Wait returns when no request is under way any more, or when ctx ends. The
 // listeners must be closed.
 func (s *Server) Wait(ctx context.Context) {
-	done := make(chan struct{})
-	go func() { s.serving.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-ctx.Done():
+	for s.serving.Load() > 0 && ctx.Err() == nil {
+		time.Sleep(5 * time.Millisecond) // once in a node's life
 	}
 }
 
@@ -157,7 +153,7 @@ type exchange struct {
 // serve is the whole path of a request.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, secure bool) {
 	s.serving.Add(1)
-	defer s.serving.Done()
+	defer s.serving.Add(-1)
 	x := &exchange{Crossing: s.now.Load(), server: s, w: w, r: r, clock: hop.NewSendClock(w, s.sendTimeout(r))}
 	defer x.end()
 	x.open(secure)

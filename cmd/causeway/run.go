@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -100,13 +101,15 @@ func serve(options daemon.Options, ready func()) error {
 	}
 	signal.Ignore(syscall.SIGPIPE) // whoever reads the access log may go; the visitors must not notice
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	// After the first signal the next one has its usual effect.
 	context.AfterFunc(ctx, stop)
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	go func() {
+	var reloading sync.WaitGroup
+	defer reloading.Wait()
+	defer stop()
+	reloading.Go(func() {
 		for {
 			select {
 			case <-hangup:
@@ -115,7 +118,7 @@ func serve(options daemon.Options, ready func()) error {
 				return
 			}
 		}
-	}()
+	})
 	return d.Run(ctx, ready)
 }
 
