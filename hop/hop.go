@@ -6,8 +6,8 @@
 //  1. Outgoing turns the server's request into the one to send on: hop-by-hop
 //     fields gone, the target byte for byte, an upgrade kept on purpose,
 //  2. the node's http.RoundTripper carries it (the link, the relay, the
-//     origin), through Exchange where it has a body; a 1xx on the way back goes through the function that WithEarly
-//     put in the context,
+//     origin), through Exchange where it has a body; a 1xx on the way back goes
+//     through the function that WithEarly put in the context,
 //  3. Answer passes the response on: header, body as it comes, trailers; or,
 //     after a 101, joins the two connections.
 //
