@@ -55,6 +55,7 @@ var floors = []struct {
 		"cert":    "certificates of sites and of the node",
 		"config":  "the file",
 		"edge":    "the role",
+		"hop":     "connections whose frames leave together",
 		"link":    "opens and serves links",
 		"outcome": "where records go",
 		"relay":   "the role",

@@ -16,6 +16,7 @@ import (
 
 	"causeway/cert"
 	"causeway/config"
+	"causeway/hop"
 )
 
 // serverKind is what a socket is for.
@@ -162,13 +163,14 @@ func (d *Daemon) start(key serverKey, socket net.Listener, settings string, cfg 
 		conns:  connCount{fresh: make(map[net.Conn]bool)},
 	}
 	running.server.ConnState = running.conns.note
+	running.server.ConnContext = hop.BurstContext
 	running.server.BaseContext = func(net.Listener) context.Context { return d.base }
 	d.tasks.Go(func() {
 		defer close(running.done)
 		listener := netutil.LimitListener(running.turn, cfg.Limits.Connections)
 		var err error
 		if key.kind == kindHTTPS || key.kind == kindLink {
-			err = running.server.ServeTLS(listener, "", "")
+			err = running.server.ServeTLS(hop.Bursts(listener), "", "")
 		} else {
 			err = running.server.Serve(listener)
 		}

@@ -177,18 +177,24 @@ func (p *passing) write() {
 	if p.r.ProtoMajor == 2 {
 		most = framePiece
 	}
+	together := burstOf(p.r.Context())
+	together.begin()
 	for p.from < p.to && p.err == nil {
 		piece := p.buffer[p.from:min(p.to, p.from+most)]
 		p.from += len(piece)
 		p.extend()
 		p.opt.Clock.start()
-		n, err := p.w.Write(piece)
-		p.err = p.opt.Clock.finish(err)
+		var n int
+		n, p.err = p.w.Write(piece)
 		p.written += int64(n)
 		if p.opt.Wrote != nil {
 			p.opt.Wrote(n)
 		}
 	}
+	if err := together.end(); p.err == nil {
+		p.err = err
+	}
+	p.err = p.opt.Clock.finish(p.err)
 }
 
 func (p *passing) flush() {
