@@ -8,8 +8,9 @@
 //  2. the node's http.RoundTripper carries it (the link, the relay, the
 //     origin), through Exchange where it has a body; a 1xx on the way back goes
 //     through the function that WithEarly put in the context,
-//  3. Answer passes the response on: header, body as it comes, trailers; or,
-//     after a 101, joins the two connections.
+//  3. Answer passes the response on: header, body as it comes (body.go),
+//     trailers; or, after a 101, joins the two connections. Below TLS what it
+//     writes at once leaves at once (burst.go).
 //
 // Between nodes an upgraded connection travels as one HTTP/2 stream: OpenTunnel
 // wraps the sending side, AcceptTunnel and Answer the receiving side (tunnel.go).
