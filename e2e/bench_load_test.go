@@ -26,7 +26,7 @@ type benchProto struct {
 var (
 	benchHTTP1 = benchProto{"http1", "http", []string{"--h1", "-c", "32", "-m", "1"}}
 	// One cipher for all: nginx and Go would each choose another.
-	benchTLSH2 = benchProto{"tls-h2", "https", []string{"-c", "4", "-m", "8", "--tls13-ciphers=TLS_AES_128_GCM_SHA256"}}
+	benchTLSH2 = benchProto{"tls-h2", "https", []string{"-c", "8", "-m", "4", "--tls13-ciphers=TLS_AES_128_GCM_SHA256"}}
 	// What browsers say.
 	benchBrowser = benchProto{"tls-h2", "https", append(benchTLSH2.args, "-H", "Accept-Encoding: gzip, deflate, br, zstd")}
 )
