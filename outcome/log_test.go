@@ -80,7 +80,7 @@ func TestLinesAreSlogs(t *testing.T) {
 	for k := range Table {
 		kind = append(kind, k)
 	}
-	for i := range 500 {
+	for i := range 120 {
 		text := func(n int) string { return texts[(i*7+n*3)%len(texts)] }
 		took := func(n int) time.Duration { return durations[(i*5+n)%len(durations)] }
 		rec := &Record{
