@@ -52,7 +52,8 @@ func (g *Group) Connections() map[string]int {
 
 // RoundTrip sends req over the best relay. A request that never left, or one
 // that may be repeated (idempotent, RFC 9110 §9.2.2, and without a body), moves
-// to another connection once when the link fails under it.
+// to another connection, of another relay where one is up, when the link fails
+// under it: at most three times.
 func (g *Group) RoundTrip(req *http.Request) (*http.Response, error) {
 	tries := 4
 	var failed *Transport // the last one to fail: another is taken before it

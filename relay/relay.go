@@ -7,7 +7,7 @@
 //  2. RoundTrip finds the site by the public host, in an immutable snapshot,
 //  3. the request is mapped: host, Origin, Referer, query,
 //  4. the site's http.Transport sends it: a kept-alive connection to one of the
-//     origin's addresses, always verified (origin.go, dial.go, resolve.go),
+//     origin's addresses, always verified (reach.go, dial.go, resolve.go),
 //  5. the response is mapped back: header first, then the body as it streams,
 //  6. ServeHTTP passes it on over the link and emits the record.
 //
