@@ -393,15 +393,26 @@ func TestDrainLimit(t *testing.T) {
 	}
 }
 
-// TestSecondSignal: a second SIGTERM ends at once what is draining.
+// TestSecondSignal: a second signal ends at once what is draining, also one
+// that comes together with the first.
 func TestSecondSignal(t *testing.T) {
 	o := newSlowOrigin(t)
-	c := newCrossing(t, spec{layout: oneProcess, ca: o.ca, sites: siteOf(o.address)})
-	o.begin(t, c, 1)
-	c.edge.signal(t, syscall.SIGTERM)
-	eventually(t, "it drains", func() bool { status, _ := c.edge.ask("/readyz"); return status == 503 })
-	eventually(t, "it ends", func() bool {
-		_ = c.edge.cmd.Process.Signal(syscall.SIGTERM) // one that came before the first was understood does not count
-		return c.edge.ended()
-	})
+	for name, second := range map[string]func(c *crossing){
+		"while it drains": func(c *crossing) {
+			eventually(t, "it drains", func() bool { status, _ := c.edge.ask("/readyz"); return status == 503 })
+			c.edge.signal(t, syscall.SIGTERM)
+		},
+		// The system would make one of two that are the same.
+		"with the first": func(c *crossing) { c.edge.signal(t, syscall.SIGINT) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCrossing(t, spec{layout: oneProcess, ca: o.ca, sites: siteOf(o.address)})
+			o.begin(t, c, 1)
+			c.edge.signal(t, syscall.SIGTERM)
+			second(c)
+			if code := c.edge.wait(t); code != -1 {
+				t.Errorf("it ended with %d, and not by the signal", code)
+			}
+		})
+	}
 }

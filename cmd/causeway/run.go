@@ -100,16 +100,20 @@ func serve(options daemon.Options, ready func()) error {
 		return err
 	}
 	signal.Ignore(syscall.SIGPIPE) // whoever reads the access log may go; the visitors must not notice
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// After the first signal the next one has its usual effect.
-	context.AfterFunc(ctx, stop)
+	ctx, drain := context.WithCancel(context.Background())
+	ending := make(chan os.Signal, 2)
+	signal.Notify(ending, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(ending)
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	var reloading sync.WaitGroup
-	defer reloading.Wait()
-	defer stop()
-	reloading.Go(func() {
+	over := make(chan struct{})
+	var listening sync.WaitGroup
+	defer listening.Wait()
+	defer close(over)
+	defer drain()
+	listening.Go(func() { drainThenDie(ending, drain, over) })
+	listening.Go(func() {
 		for {
 			select {
 			case <-hangup:
@@ -120,6 +124,25 @@ func serve(options daemon.Options, ready func()) error {
 		}
 	})
 	return d.Run(ctx, ready)
+}
+
+// drainThenDie drains at the first signal of ending, and ends the program by
+// the second, however soon it comes. It returns when over is closed.
+func drainThenDie(ending chan os.Signal, drain func(), over <-chan struct{}) {
+	select {
+	case <-ending:
+		drain()
+	case <-over:
+		return
+	}
+	select {
+	case sig := <-ending:
+		signal.Stop(ending) // its usual effect again: what started the program sees that a signal ended it
+		if self, err := os.FindProcess(os.Getpid()); err == nil {
+			_ = self.Signal(sig)
+		}
+	case <-over:
+	}
 }
 
 func reloadVerb() *cobra.Command {
