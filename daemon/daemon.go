@@ -23,7 +23,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 
@@ -149,15 +148,6 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	}
 	d.drain()
 	return err
-}
-
-// tuneGC trades memory for processor time: the live heap of a proxy is small.
-// The environment's GOGC goes before. 800 would spare 3 % more of a small answer
-// for twice the heap (docs/PERFORMANCE.md).
-func tuneGC() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400)
-	}
 }
 
 // Reload reads the file again and swaps it in. On an error nothing changed.
