@@ -24,6 +24,9 @@ const (
 	// passSize is as much as nginx keeps of a response (proxy_buffers 8 8k). A
 	// client's socket and a TLS record cost more than the copying.
 	passSize = 64 << 10
+	// A buffer with less room left than one part in fullPart is full: a read of
+	// the little that is left costs as much as one of the whole.
+	fullPart = 16
 	// eventSize is for event streams: they are small, many, and open for hours.
 	eventSize = 4 << 10
 	// patience is how long bytes wait for more. On loopback, and on any line
@@ -117,7 +120,7 @@ func (p *passing) took(n int, err error) (ended bool, _ error) {
 		if p.err == nil {
 			return true, &CopyError{Err: err}
 		}
-	case p.to == len(p.buffer) || p.written+int64(p.to-p.from) == p.res.ContentLength:
+	case len(p.buffer)-p.to < len(p.buffer)/fullPart || p.written+int64(p.to-p.from) == p.res.ContentLength:
 		p.write()
 	case p.to > p.from && !p.armed:
 		p.arm()

@@ -108,7 +108,7 @@ func BenchmarkBody(b *testing.B) {
 			h.Set("Content-Encoding", c.came)
 		}
 		length := int64(-1)
-		if len(coded) < chunkSize {
+		if len(coded) < aheadSize {
 			length = int64(len(coded))
 		}
 		buf := make([]byte, 32<<10)

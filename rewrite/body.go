@@ -17,9 +17,11 @@ type Options struct {
 }
 
 const (
-	chunkSize = 32 << 10 // one read of the origin; also the most that Response reads ahead
+	chunkSize = 64 << 10 // one read of the origin
+	aheadSize = 32 << 10 // the most that Response reads ahead
 	smallText = 256 << 10
 	freeTail  = 64 << 10 // bytes behind the end of a coded body that are read and let go
+	passRoom  = 8 << 10  // a reader with less room is not worth passing text to without copying
 )
 
 // Response maps res from the origin's names to the public ones. It owns res from here on.
@@ -53,7 +55,7 @@ func (m *Map) Response(res *http.Response, opt Options) {
 	}
 	b := newBody(res, p)
 	if p.sniff {
-		b.readAhead(chunkSize)
+		b.readAhead(aheadSize)
 		if !b.looksLikeText() {
 			res.Body = b.untouched()
 			return
@@ -62,7 +64,7 @@ func (m *Map) Response(res *http.Response, opt Options) {
 	m.describe(res, p)
 	b.start(m.toPublic)
 	res.Body = b
-	if 0 <= res.ContentLength && res.ContentLength <= chunkSize && p.kind != eventStream && len(res.Trailer) == 0 {
+	if 0 <= res.ContentLength && res.ContentLength <= aheadSize && p.kind != eventStream && len(res.Trailer) == 0 {
 		b.readAhead(int(res.ContentLength))
 		if b.whole(res.ContentLength) {
 			res.ContentLength = b.finish()
@@ -182,6 +184,7 @@ type body struct {
 	work    *work    // nil once everything has been given out
 	given   int      // work.out[:given] has been read
 	err     error    // comes when work.out has been read
+	busy    bool     // there was something to exchange in the last chunk
 	stopped bool     // Close was called
 }
 
@@ -189,7 +192,7 @@ type body struct {
 type work struct {
 	stream Stream
 	chunk  [chunkSize]byte // text as the origin has it
-	ahead  [chunkSize]byte // what Response read
+	ahead  [aheadSize]byte // what Response read
 	text   []byte          // rewritten, for the encoder
 	out    []byte          // for Read
 }
@@ -197,7 +200,7 @@ type work struct {
 var works = sync.Pool{New: func() any { return &work{out: make([]byte, 0, chunkSize+chunkSize/4)} }}
 
 // maxKept is how much memory for output goes back to the pool.
-const maxKept = 4 * chunkSize
+const maxKept = 2 * chunkSize
 
 func (w *work) Write(p []byte) (int, error) {
 	w.out = append(w.out, p...)
@@ -292,7 +295,7 @@ func (b *body) start(r *Replacer) {
 // be kept: then Read goes on with it.
 func (b *body) finish() int64 {
 	for b.err == nil && len(b.work.out) < smallText {
-		b.step()
+		b.step(nil)
 	}
 	if b.err != io.EOF {
 		return -1
@@ -310,15 +313,17 @@ func (b *body) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	for b.err == nil && b.given == len(b.work.out) {
+	n := 0
+	for b.err == nil && n == 0 && b.given == len(b.work.out) {
 		b.work.out, b.given = b.work.out[:0], 0
-		b.step()
+		n = b.step(p)
 	}
 	if b.work == nil {
 		return 0, b.err
 	}
-	n := copy(p, b.work.out[b.given:])
-	b.given += n
+	more := copy(p[n:], b.work.out[b.given:])
+	b.given += more
+	n += more
 	if b.err == nil || b.given < len(b.work.out) {
 		return n, nil
 	}
@@ -329,35 +334,49 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, b.err
 }
 
-// step reads text once and appends what it becomes to out. It flushes unless more is there.
-func (b *body) step() {
-	n, err := b.readText()
-	chunk := b.work.chunk[:n]
+// step reads text once and appends what it becomes to out. Text that goes on as it came stays where
+// it was read, in room, and step says how much that is. It flushes unless more is there.
+func (b *body) step(room []byte) (passed int) {
+	text, held := b.work.chunk[:], 0
+	inRoom := b.enc == nil && !b.busy && len(room) >= passRoom
+	if inRoom {
+		held = b.work.stream.CopyHeld(room)
+		text = room[held:min(len(room), held+chunkSize)]
+	}
+	n, err := b.readText(text)
 	if err == io.EOF {
 		err = b.drain()
 	}
-	if err != nil && err != io.EOF {
-		b.write(chunk, false)
-		b.flush()
-		b.err = err
-		return
-	}
 	b.err = err
-	b.write(chunk, err == io.EOF)
-	if err == io.EOF {
-		b.end()
-		return
+	if inRoom {
+		passed = b.pass(room[:held+n], held)
+	} else {
+		b.write(text[:n])
 	}
-	if n < chunkSize && !b.source.ready {
+	switch {
+	case err == io.EOF:
+		b.end()
+	case err != nil || n < len(text) && !b.source.ready:
 		b.flush()
 	}
+	return passed
 }
 
-func (b *body) readText() (int, error) {
-	if b.dec != nil {
-		return b.dec.Read(b.work.chunk[:])
+// pass leaves text, which begins with what was held back, where it is if nothing in it is to be
+// exchanged.
+func (b *body) pass(text []byte, held int) int {
+	if done, ok := b.work.stream.Pass(text, b.err == io.EOF); ok {
+		return done
 	}
-	return b.source.Read(b.work.chunk[:])
+	b.write(b.work.chunk[:copy(b.work.chunk[:], text[held:])])
+	return 0
+}
+
+func (b *body) readText(p []byte) (int, error) {
+	if b.dec != nil {
+		return b.dec.Read(p)
+	}
+	return b.source.Read(p)
 }
 
 // end is the end of a whole body. Digests may have come in the trailer.
@@ -384,18 +403,17 @@ func (b *body) drain() error {
 	return io.EOF
 }
 
-// write puts a chunk through the stream, into the encoder if there is one.
-func (b *body) write(chunk []byte, final bool) {
-	w := b.work
+// write puts a chunk, the last one when b.err is io.EOF, through the stream and into the encoder if
+// there is one.
+func (b *body) write(chunk []byte) {
+	w, before, final := b.work, b.work.stream.exchanged, b.err == io.EOF
 	if b.enc == nil {
 		w.out = w.stream.Append(w.out, chunk, final)
-		return
-	}
-	w.text = w.stream.Append(w.text[:0], chunk, final)
-	if len(w.text) > 0 {
+	} else if w.text = w.stream.Append(w.text[:0], chunk, final); len(w.text) > 0 {
 		_, err := b.enc.Write(w.text)
 		b.fail(err)
 	}
+	b.busy = w.stream.exchanged > before
 }
 
 func (b *body) flush() {

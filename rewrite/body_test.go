@@ -127,7 +127,7 @@ func TestBodyInEveryCoding(t *testing.T) {
 					if res.ContentLength >= 0 && (res.ContentLength != int64(raw.Len()) || res.Header.Get("Content-Length") != strconv.Itoa(raw.Len())) {
 						t.Fatalf("%s: Content-Length %d, %d bytes", name, res.ContentLength, raw.Len())
 					}
-					if small := known && len(coded) <= chunkSize; small != (res.ContentLength >= 0) {
+					if small := known && len(coded) <= aheadSize; small != (res.ContentLength >= 0) {
 						t.Fatalf("%s: Content-Length %d", name, res.ContentLength)
 					}
 					coding := res.Header.Get("Content-Encoding")

@@ -94,8 +94,14 @@ type lead struct {
 	spelling    spelling
 }
 
+// mostly is what stands before most hosts.
+const mostly = "https://"
+
 // leadBefore reads the slashes and the scheme before the host that starts at b[i].
 func leadBefore(b []byte, i int) (l lead, ok bool) {
+	if i >= len(mostly) && string(b[i-len(mostly):i]) == mostly {
+		return lead{scheme: "https", schemeStart: i - 8, colon: i - 3, slashes: i - 2, bare: i - 1, spelling: plain}, true
+	}
 	second, bare, s, ok := slashBefore(b, i)
 	if !ok {
 		return l, false

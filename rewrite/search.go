@@ -99,6 +99,15 @@ func (s *search) next(b []byte, i int) int {
 		return len(b)
 	}
 	stride, mask := s.stride, s.mask
+	for ; i+3*stride+4 <= len(b); i += 4 * stride { // four at a time, for the processor to do at once
+		v0 := (binary.LittleEndian.Uint32(b[i:]) | foldBits) & mask
+		v1 := (binary.LittleEndian.Uint32(b[i+stride:]) | foldBits) & mask
+		v2 := (binary.LittleEndian.Uint32(b[i+2*stride:]) | foldBits) & mask
+		v3 := (binary.LittleEndian.Uint32(b[i+3*stride:]) | foldBits) & mask
+		if s.filter[slot(v0)] || s.filter[slot(v1)] || s.filter[slot(v2)] || s.filter[slot(v3)] {
+			break
+		}
+	}
 	for ; i+4 <= len(b); i += stride {
 		v := (binary.LittleEndian.Uint32(b[i:]) | foldBits) & mask
 		if s.filter[slot(v)] {

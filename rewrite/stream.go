@@ -10,6 +10,7 @@ import "strings"
 //  1. Append puts a small chunk behind what is kept and runs over both.
 //  2. Of a large chunk only the first maxSeam bytes go there; the rest is read where it lies.
 //  3. keep stores what the next chunk needs.
+//  4. Pass spares the copying where nothing matches.
 //
 // A Stream is for one goroutine. The zero value is ready after Reset.
 type Stream struct {
@@ -17,6 +18,8 @@ type Stream struct {
 	kept     [maxSeen + maxHeld + maxSeam]byte
 	seen     int // kept[:seen] has been let go
 	held     int // kept[seen:held] is held back
+
+	exchanged int // URLs so far
 }
 
 const (
@@ -36,17 +39,18 @@ const (
 func (r *Replacer) NewStream() *Stream { return &Stream{replacer: r} }
 
 // Reset makes s a stream of r at its start.
-func (s *Stream) Reset(r *Replacer) { s.replacer, s.seen, s.held = r, 0, 0 }
+func (s *Stream) Reset(r *Replacer) { s.replacer, s.seen, s.held, s.exchanged = r, 0, 0, 0 }
 
 // Held is how many bytes s holds back.
 func (s *Stream) Held() int { return s.held - s.seen }
 
 // Append appends to dst what is certain once src has come; after the final chunk all of it.
 func (s *Stream) Append(dst, src []byte, final bool) []byte {
+	var done, exchanged int
 	if len(src) <= maxSeam {
 		s.held += copy(s.kept[s.held:], src)
-		var done int
-		dst, done, _ = s.replacer.run(dst, s.kept[:s.held], s.seen, final)
+		dst, done, exchanged = s.replacer.run(dst, s.kept[:s.held], s.seen, final)
+		s.exchanged += exchanged
 		s.keep(s.kept[:s.held], done)
 		return dst
 	}
@@ -54,13 +58,38 @@ func (s *Stream) Append(dst, src []byte, final bool) []byte {
 	if s.held > 0 {
 		before := s.held
 		n := copy(s.kept[before:], src[:maxSeam])
-		dst, start, _ = s.replacer.run(dst, s.kept[:before+n], s.seen, false)
+		dst, start, exchanged = s.replacer.run(dst, s.kept[:before+n], s.seen, false)
+		s.exchanged += exchanged
 		start -= before
 	}
-	dst, done, _ := s.replacer.run(dst, src, start, final)
+	dst, done, exchanged = s.replacer.run(dst, src, start, final)
+	s.exchanged += exchanged
 	s.keep(src, done)
 	return dst
 }
+
+// Pass is Append where nothing is to be exchanged, and copies nothing: b begins with the Held bytes
+// (CopyHeld), and what has come stands behind them. It says ok when b[:done] is to be let go as it
+// is; otherwise s has not changed and awaits an Append of what has come.
+func (s *Stream) Pass(b []byte, final bool) (done int, ok bool) {
+	seam := s.kept[:s.held+copy(s.kept[s.held:], b[s.Held():][:min(maxSeam, len(b)-s.Held())])]
+	short := len(seam)-s.seen == len(b)
+	end, ok := s.replacer.skim(seam, s.seen, final && short)
+	if !ok {
+		return 0, false
+	}
+	if done = end - s.seen; short {
+		s.keep(seam, end)
+		return done, true
+	}
+	if done, ok = s.replacer.skim(b, done, final); ok {
+		s.keep(b, done)
+	}
+	return done, ok
+}
+
+// CopyHeld copies what s holds back to b, which has room for maxHeld bytes.
+func (s *Stream) CopyHeld(b []byte) int { return copy(b, s.kept[s.seen:s.held]) }
 
 // keep stores b from maxSeen before done.
 func (s *Stream) keep(b []byte, done int) {
@@ -77,26 +106,41 @@ func (r *Replacer) run(dst, b []byte, start int, final bool) (out []byte, done, 
 	}
 	done = start
 	var m match
-	for i := r.search.next(b, start); i < len(b); i = r.search.next(b, i+r.search.stride) {
-		for _, g := range r.search.grams(b, i) {
-			from, end, ok := g.stands(b, i)
-			if !ok || from < done || from >= limit {
-				continue
-			}
-			if !r.verify(&m, b, from, end, g.literal) || m.start() < done {
-				continue
-			}
-			dst = r.append(append(dst, b[done:m.start()]...), b, &m)
-			done = m.end
-			replaced++
-			break
-		}
+	for i := start; r.next(&m, b, &i, done, limit); i += r.search.stride {
+		dst = r.append(append(dst, b[done:m.start()]...), b, &m)
+		done = m.end
+		replaced++
 	}
 	if done < limit {
 		dst = append(dst, b[done:limit]...)
 		done = limit
 	}
 	return dst, done, replaced
+}
+
+// skim is run as far as it would only copy; ok is false when there is a match.
+func (r *Replacer) skim(b []byte, start int, final bool) (done int, ok bool) {
+	limit := len(b)
+	if !final {
+		limit = undecided(b, start)
+	}
+	var m match
+	i := start
+	return limit, !r.next(&m, b, &i, start, limit)
+}
+
+// next finds the next match that the search comes upon from b[i] on, and moves i there. Its host
+// starts between done, where the match before ended, and limit.
+func (r *Replacer) next(m *match, b []byte, i *int, done, limit int) (found bool) {
+	for *i = r.search.next(b, *i); *i < len(b); *i = r.search.next(b, *i+r.search.stride) {
+		for _, g := range r.search.grams(b, *i) {
+			from, end, ok := g.stands(b, *i)
+			if ok && from >= done && from < limit && r.verify(m, b, from, end, g.literal) && m.start() >= done {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // undecided is where, at the end of b, something starts that may become a match: somewhere in the

@@ -53,6 +53,28 @@ func checkStream(t *testing.T, r *Replacer, text string, seed uint64) {
 	if string(out) != want {
 		t.Fatalf("in chunks\n     text %q\n      got %q\nreference %q", text, out, want)
 	}
+	if out := passed(s, r, text, rng, longest); out != want {
+		t.Fatalf("passed in chunks\n     text %q\n      got %q\nreference %q", text, out, want)
+	}
+}
+
+// passed is text through Pass, where that does, and Append.
+func passed(s *Stream, r *Replacer, text string, rng *rand.Rand, longest int) string {
+	s.Reset(r)
+	src, out := []byte(text), []byte(nil)
+	for {
+		n := min(len(src), 1+rng.IntN(longest))
+		b := make([]byte, s.Held()+n)
+		copy(b[s.CopyHeld(b):], src)
+		if done, ok := s.Pass(b, n == len(src)); ok {
+			out = append(out, b[:done]...)
+		} else {
+			out = s.Append(out, src[:n], n == len(src))
+		}
+		if src = src[n:]; len(src) == 0 {
+			return string(out)
+		}
+	}
 }
 
 func FuzzStream(f *testing.F) {
