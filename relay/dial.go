@@ -153,9 +153,21 @@ func (d *dialer) each(ctx context.Context, lane int, addr string, shake func(con
 		if ctx.Err() != nil {
 			break
 		}
-		d.failed(candidate)
+		if !refusedName(err) {
+			d.failed(candidate)
+		}
 	}
 	return nil, errors.Join(failures...)
+}
+
+// refusedName reports whether err, of dialling an address for a host, may be
+// true of that host alone: the address was reached and spoke TLS, but had no
+// certificate that proves the host, or ended the handshake with an alert. Many
+// names may lead to the address, and below a wildcard clients choose them.
+func refusedName(err error) bool {
+	var certificate *tls.CertificateVerificationError
+	var alert *net.OpError
+	return errors.As(err, &certificate) || (errors.As(err, &alert) && alert.Op == "remote error") // crypto/tls's word for an alert
 }
 
 // one tries one address, within its share of the time that is left.
