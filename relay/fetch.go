@@ -100,16 +100,22 @@ func (f *fetch) run(req *http.Request) (*http.Response, error) {
 		res.Body = f.switched(res.Body)
 		return res, nil
 	}
-	idle := f.limits.OriginIdleTimeout
-	if isEventStream(res.Header) {
-		idle = f.limits.StreamTimeout
-	}
-	res.Body = newWatched(res.Body, idle, f.breaker(res))
 	res.Request = out
-	f.names.Response(res, rewrite.Options{AcceptEncoding: f.accept})
+	f.mapResponse(res)
 	res.Body = &mapped{res.Body}
 	hop.SetLegs(res.Header, f.connected, time.Since(f.start))
 	return res, nil
+}
+
+// mapResponse maps the header and the body of res. A 206 that came this far is
+// no text, or one that is whole for itself (part.go).
+func (f *fetch) mapResponse(res *http.Response) {
+	status := res.StatusCode
+	if status == http.StatusPartialContent {
+		res.StatusCode = http.StatusOK
+	}
+	f.names.Response(res, rewrite.Options{AcceptEncoding: f.accept})
+	res.StatusCode = status
 }
 
 // asked reports whether the request asked for protocol: an origin may switch to
@@ -172,10 +178,31 @@ func (f *fetch) outgoing(out *http.Request) *http.Request {
 	return out
 }
 
-// send does the round trips: usually one; a second without Range when the
-// origin gave a part of something that is rewritten, whose offsets would be
-// wrong; a second when the origin dropped a request that may be repeated.
+// send gets the answer. A part of a text that is rewritten (part.go) is asked
+// for again without Range, for the whole; where that is no help, or may not be,
+// the answer can't be used.
 func (f *fetch) send(out *http.Request) (*http.Response, error) {
+	for {
+		res, err := f.try(out)
+		if err != nil {
+			return nil, err
+		}
+		asked := out.Header.Get("Range") != ""
+		if !partOfText(res, asked) {
+			return res, nil
+		}
+		res.Body.Close()
+		if !asked || !repeatable(out) {
+			return nil, outcome.Errorf(outcome.OriginBad, "it gave a part (206) of a text to a %s for the whole, and names can't be mapped in a part", out.Method)
+		}
+		out.Header.Del("Range")
+		out.Header.Del("If-Range")
+	}
+}
+
+// try does the round trips: usually one; a second when the origin dropped a
+// request that may be repeated.
+func (f *fetch) try(out *http.Request) (*http.Response, error) {
 	res, err := f.origin.send(out, hostPort(f.target), f.upgrade != "")
 	if err != nil && out.Context().Err() == nil {
 		switch kind := f.kind(err); {
@@ -186,13 +213,15 @@ func (f *fetch) send(out *http.Request) (*http.Response, error) {
 			f.blame() // any other is the client's: its body was too large, too slow, or none
 		}
 	}
-	if err != nil || res.StatusCode != http.StatusPartialContent || out.Method != http.MethodGet || !rewrite.Rewritable(res.Header) {
-		return res, err // a Range means something with GET alone (RFC 9110 §14.2)
+	if err != nil || res.StatusCode == http.StatusSwitchingProtocols {
+		return res, err
 	}
-	res.Body.Close()
-	out.Header.Del("Range")
-	out.Header.Del("If-Range")
-	return f.origin.send(out, hostPort(f.target), f.upgrade != "")
+	idle := f.limits.OriginIdleTimeout
+	if isEventStream(res.Header) {
+		idle = f.limits.StreamTimeout
+	}
+	res.Body = newWatched(res.Body, idle, f.breaker(res))
+	return res, nil
 }
 
 // blame tells the dialer that the address in use failed.

@@ -131,6 +131,60 @@ func TestPostIsSentOnce(t *testing.T) {
 	}
 }
 
+// A part of a text has the origin's names and offsets: it never passes. Other
+// parts do, and texts that an API counts in a unit of its own are rewritten.
+func TestParts(t *testing.T) {
+	const page = `<a href="http://example.com/">` // 30 bytes
+	part := func(kind, contentRange, body string) string {
+		return fmt.Sprintf("HTTP/1.1 206 Partial Content\r\nContent-Type: %s\r\nContent-Range: %s\r\nContent-Length: %d\r\n\r\n%s", kind, contentRange, len(body), body)
+	}
+	parts := func(kind string) string {
+		one := "\r\n--cut\r\nContent-Type: " + kind + "\r\nContent-Range: bytes 0-29/90\r\n\r\n" + page
+		return one + one + "\r\n--cut--\r\n"
+	}
+	multipart := func(kind, body string) string { return part(kind, "", body) }
+	const rewritten = `<a href="http://example.cn/">`
+	for name, c := range map[string]struct {
+		method, ranges, answer string
+		kind                   outcome.Kind
+		body                   string
+		asked                  int
+	}{
+		"nobody asked":              {"GET", "", part("text/html", "bytes 0-29/90", page), outcome.OriginBad, "", 1},
+		"asked, and again":          {"GET", "bytes=0-29", part("text/html", "bytes 0-29/90", page), outcome.OriginBad, "", 2},
+		"asked, and does not say":   {"GET", "bytes=0-29", part("text/html", "", page), outcome.OK, rewritten, 2},
+		"POST":                      {"POST", "bytes=0-29", part("text/html", "bytes 0-29/90", page), outcome.OriginBad, "", 1},
+		"HEAD":                      {"HEAD", "bytes=0-29", part("text/html", "bytes 0-29/90", ""), outcome.OriginBad, "", 2},
+		"no type":                   {"GET", "", part("", "bytes 0-29/90", page), outcome.OriginBad, "", 1},
+		"an image":                  {"GET", "bytes=0-29", part("image/png", "bytes 0-29/90", page), outcome.OK, page, 1},
+		"an image, unasked":         {"GET", "", part("image/png", "bytes 0-29/90", page), outcome.OK, page, 1},
+		"of another unit":           {"GET", "items=0-1", part("application/json", "items 0-1/9", page), outcome.OK, rewritten, 1},
+		"of no unit, unasked":       {"GET", "", part("application/json", "0-1/9", page), outcome.OK, rewritten, 1},
+		"does not say, unasked":     {"GET", "", part("text/html", "", page), outcome.OK, rewritten, 1},
+		"several":                   {"GET", "bytes=0-29,60-89", multipart("multipart/byteranges; boundary=cut", parts("text/html")), outcome.OriginBad, "", 2},
+		"several, unasked":          {"GET", "", multipart("multipart/byteranges; boundary=cut", parts("text/html")), outcome.OriginBad, "", 1},
+		"several of an image":       {"GET", "bytes=0-29,60-89", multipart(`Multipart/ByteRanges; boundary="cut"`, parts("image/png")), outcome.OK, parts("image/png"), 1},
+		"several of nobody knows":   {"GET", "bytes=0-29,60-89", multipart("multipart/byteranges", parts("image/png")), outcome.OriginBad, "", 2},
+		"several, with a long head": {"GET", "", multipart("multipart/byteranges; boundary=cut", "--cut\r\nX: "+strings.Repeat("x", 100<<10)), outcome.OriginBad, "", 1},
+	} {
+		origin := newScripted(t, c.answer)
+		s := relayTo(t, origin.Addr().String())
+		var fields []string
+		if c.ranges != "" {
+			fields = append(fields, "Range: "+c.ranges)
+		}
+		res, body, err := ask(t, s, c.method, "http://example.cn/", nil, fields...)
+		if outcome.KindOf(err) != c.kind || body != c.body || (err == nil && res.StatusCode != 206) {
+			t.Errorf("%s: %.200q, %v, want %.200q, kind %q", name, body, err, c.body, c.kind)
+		}
+		origin.mu.Lock()
+		if len(origin.asked) != c.asked {
+			t.Errorf("%s: the origin saw %q, want %d", name, origin.asked, c.asked)
+		}
+		origin.mu.Unlock()
+	}
+}
+
 // An origin switches to what was asked for, or not at all.
 func TestSwitchUnasked(t *testing.T) {
 	for _, c := range []struct {
