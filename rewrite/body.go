@@ -62,7 +62,7 @@ func (m *Map) Response(res *http.Response, opt Options) {
 		}
 	}
 	m.describe(res, p)
-	b.start(m.toPublic)
+	b.start(m, res, p)
 	res.Body = b
 	if 0 <= res.ContentLength && res.ContentLength <= aheadSize && p.kind != eventStream && len(res.Trailer) == 0 {
 		b.readAhead(int(res.ContentLength))
@@ -166,9 +166,20 @@ func addVary(h http.Header) {
 	h["Vary"] = append(h["Vary"], "Accept-Encoding")
 }
 
+// stage is a step of a text on its way to the Stream: it sees what the origin says, opened, in
+// UTF-8 or another charset that holds ASCII. Append appends to dst what is certain once src has
+// come, and after the final chunk all of it; however the text is cut, what comes out is the same.
+// It holds a bounded part back. Append may be called with an empty src.
+type stage interface {
+	Append(dst, src []byte, final bool) []byte
+}
+
+// stages are what a body goes through before the Stream: none for most.
+func (m *Map) stages(_ *http.Response, _ plan) []stage { return nil }
+
 // body reads the origin's body, opens it, exchanges the names and closes it again:
 //
-//	origin -> source -> decoder -> chunk -> stream -> encoder -> out -> Read
+//	origin -> source -> decoder -> chunk -> stages -> stream -> encoder -> out -> Read
 //
 // mu guards everything below it: a server may close a body while another goroutine reads it.
 type body struct {
@@ -181,6 +192,7 @@ type body struct {
 	came    []string
 	dec     *decoder // nil for identity
 	enc     encoder  // nil for identity
+	stages  []stage  // nil for most
 	work    *work    // nil once everything has been given out
 	given   int      // work.out[:given] has been read
 	err     error    // comes when work.out has been read
@@ -194,6 +206,7 @@ type work struct {
 	chunk  [chunkSize]byte // text as the origin has it
 	ahead  [aheadSize]byte // what Response read
 	text   []byte          // rewritten, for the encoder
+	staged [2][]byte       // between the stages
 	out    []byte          // for Read
 }
 
@@ -284,8 +297,9 @@ type untouched struct {
 	io.Closer
 }
 
-func (b *body) start(r *Replacer) {
-	b.work.stream.Reset(r)
+func (b *body) start(m *Map, res *http.Response, p plan) {
+	b.work.stream.Reset(m.toPublic)
+	b.stages = m.stages(res, p)
 	if b.dec = newDecoder(b.came, &b.source); b.coding != "" {
 		b.enc = newEncoder(b.coding, b.work)
 	}
@@ -338,7 +352,7 @@ func (b *body) Read(p []byte) (int, error) {
 // it was read, in room, and step says how much that is. It flushes unless more is there.
 func (b *body) step(room []byte) (passed int) {
 	text, held := b.work.chunk[:], 0
-	inRoom := b.enc == nil && !b.busy && len(room) >= passRoom
+	inRoom := b.enc == nil && len(b.stages) == 0 && !b.busy && len(room) >= passRoom
 	if inRoom {
 		held = b.work.stream.CopyHeld(room)
 		text = room[held:min(len(room), held+chunkSize)]
@@ -407,6 +421,11 @@ func (b *body) drain() error {
 // there is one.
 func (b *body) write(chunk []byte) {
 	w, before, final := b.work, b.work.stream.exchanged, b.err == io.EOF
+	for i, s := range b.stages {
+		staged := &w.staged[i%len(w.staged)]
+		*staged = s.Append((*staged)[:0], chunk, final)
+		chunk = *staged
+	}
 	if b.enc == nil {
 		w.out = w.stream.Append(w.out, chunk, final)
 	} else if w.text = w.stream.Append(w.text[:0], chunk, final); len(w.text) > 0 {
@@ -440,10 +459,15 @@ func (b *body) release() {
 	if b.enc != nil {
 		freeEncoder(b.coding, b.enc)
 	}
+	for i := range b.work.staged {
+		if cap(b.work.staged[i]) > maxKept {
+			b.work.staged[i] = nil
+		}
+	}
 	if cap(b.work.out) <= maxKept && cap(b.work.text) <= maxKept {
 		works.Put(b.work)
 	}
-	b.work, b.dec, b.enc, b.source = nil, nil, nil, source{}
+	b.work, b.dec, b.enc, b.stages, b.source = nil, nil, nil, nil, source{}
 }
 
 // Close closes the origin's body.

@@ -32,6 +32,7 @@ type Map struct {
 	pairs    []Pair
 	toPublic *Replacer
 	toOrigin *Replacer
+	rules    Rules
 	version  string
 }
 
@@ -77,7 +78,7 @@ func (m *Map) compile() {
 	}
 	m.toPublic, m.toOrigin = newReplacer(m.pairs), newReplacer(turned)
 	m.toPublic.back, m.toOrigin.back = m.toOrigin, m.toPublic
-	m.version = hashPairs(m.pairs)
+	m.version = hashMap(m.pairs, m.rules)
 }
 
 func (p Pair) fault() string {
@@ -108,16 +109,16 @@ func (m *Map) ToPublic() *Replacer { return m.toPublic }
 // ToOrigin exchanges public hosts for origin ones: for what the client says.
 func (m *Map) ToOrigin() *Replacer { return m.toOrigin }
 
-// Version is a short hash of the pairs, whatever their order: eight lower-case letters and
-// digits that are the same on every node with the same map and the same engine.
+// Version is a short hash of the pairs, whatever their order, and of the rules: eight lower-case
+// letters and digits that are the same on every node with the same map and the same engine.
 func (m *Map) Version() string { return m.version }
 
-func hashPairs(pairs []Pair) string {
+func hashMap(pairs []Pair, rules Rules) string {
 	lines := make([]string, len(pairs))
 	for i, p := range pairs {
 		lines[i] = p.Public.String() + " " + p.Origin.String()
 	}
 	slices.SortFunc(lines, cmp.Compare[string])
-	sum := sha256.Sum256(fmt.Appendf(nil, "%d\n%s", engineVersion, strings.Join(lines, "\n")))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d\n%s%s", engineVersion, strings.Join(lines, "\n"), rules.mark()))
 	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:5]))
 }
