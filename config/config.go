@@ -111,6 +111,11 @@ type Site struct {
 	// The origin is `http://` or `https://`, a host and perhaps a port. A host
 	// that is dialled in a way of its own is written
 	// `example.cn: {to: https://example.com, connect: ["203.0.113.10:443"]}`.
+	//
+	// A host whose origin has another registered domain than that of the
+	// first host is a third party carried along, such as
+	// `fonts.example.cn: https://fonts.googleapis.com`. It is sent neither the
+	// site's cookies nor the client's address, and its own cookies are dropped.
 	Hosts []Host `yaml:"hosts" example:"{example.cn: https://example.com}"`
 
 	// How the origin is reached, for all hosts of the site. Left out, origin
@@ -135,11 +140,17 @@ type Site struct {
 	// the file, counts; other paths go to the origin host of the public host.
 	Routes []Route `yaml:"routes,omitempty"`
 
+	// How names are exchanged in bodies, beyond the usual.
+	Rewrite Rewrite `yaml:"rewrite,omitempty"`
+
 	// What is added to answers.
 	Headers Headers `yaml:"headers,omitempty"`
 
 	// Map between the public and the origin hosts of the site.
 	Map *rewrite.Map `yaml:"-"`
+
+	maps   ruledMaps      // Map with the rules of Rewrite
+	others []rewrite.Base // third parties
 }
 
 // Host is one public host and the origin behind it.
@@ -153,6 +164,9 @@ type Host struct {
 	// Where to dial for this host, in place of the `origin.connect` of the
 	// site: `host:port`, the port by default that of the origin URL.
 	Connect []string `yaml:"connect,omitempty" kind:"connect" example:"[\"203.0.113.10:443\"]"`
+
+	// For a third party: pass cookies both ways, and the client's address.
+	Cookies bool `yaml:"cookies,omitempty" default:"false"`
 
 	written string // the key in the file, for messages
 }
@@ -203,7 +217,40 @@ const (
 	HTTPOff      HTTPMode = "off"      // nothing
 )
 
-// Route is a path rule inside a site. It has an `origin`, and perhaps `stay`.
+// Rewrite is how names are exchanged in what crosses, beyond the usual.
+type Rewrite struct {
+	// `false`: bodies, both ways, and queries stay as they are. Header fields
+	// are mapped all the same.
+	Bodies bool `yaml:"bodies,omitempty" default:"true"`
+
+	// What stays as it is, as with `bodies: false`: paths as in `routes`
+	// (`/signed/*`), and requests that have a query parameter
+	// (`?X-Amz-Signature`), for what is signed.
+	Exclude []string `yaml:"exclude,omitempty" kind:"exclude" example:"[/signed/*, \"?X-Amz-Signature\"]"`
+
+	// Media types that are text beside the usual ones; with a `-` before it,
+	// one of the usual ones that is not.
+	Types []string `yaml:"types,omitempty" kind:"mediatype" example:"[application/x-shop, -text/csv]"`
+
+	// Map a host without a scheme too where it is a whole string in quotes, in
+	// JSON, JavaScript and HTML: `{"domain": "example.com"}`.
+	Bare bool `yaml:"bare,omitempty" default:"false"`
+
+	// Cookies whose values hold URLs of the site. Other values are passed as
+	// they are.
+	Cookies []string `yaml:"cookies,omitempty" kind:"cookie" example:"[return_to]"`
+
+	// Longest body of a request that is mapped as a whole and keeps its
+	// length. A longer one is mapped as it comes, and sent in chunks.
+	BodyBytes Size `yaml:"body_bytes,omitempty" default:"1MiB" min:"1KiB" max:"64MiB"`
+
+	// Put a script into pages that maps the URLs which other scripts put
+	// together in the browser. The script names the origin's hosts.
+	Runtime bool `yaml:"runtime,omitempty" default:"false"`
+}
+
+// Route is a path rule inside a site. It has an `origin`, perhaps with `stay`,
+// or a `rewrite`, or both.
 type Route struct {
 	// The path, compared after percent-decoding and without empty segments, dot
 	// segments and `;parameters`, as an origin may read it: exact (`/api/login`), or
@@ -221,6 +268,11 @@ type Route struct {
 	// Base URL of the origin for this route alone. It is dialled as it is
 	// written; with `stay`, by the edge.
 	Origin *rewrite.Base `yaml:"origin,omitempty" example:"http://10.0.1.5:3000"`
+
+	// How names are exchanged, in place of the whole `rewrite` of the site.
+	Rewrite *Rewrite `yaml:"rewrite,omitempty" example:"{bodies: false}"`
+
+	maps ruledMaps // the site's Map with the rules of Rewrite
 }
 
 // Headers is what a site adds to answers.

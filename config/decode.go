@@ -472,6 +472,12 @@ func (d *decoder) kind(kind, s string) (string, *fault) {
 		return parseAddress(s)
 	case "method":
 		return parseMethod(s)
+	case "mediatype":
+		return parseMediaType(s)
+	case "exclude":
+		return parseExclude(s)
+	case "cookie":
+		return parseCookieName(s)
 	}
 	return s, nil
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	gopath "path"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -19,6 +20,9 @@ func (c *Config) checkRoutes(r *report, path string, s *Site) {
 			r.value(at+".origin", "write one host", "the origin of a route cannot be a wildcard")
 		}
 		c.checkStay(r, at, route)
+		if route.Rewrite != nil {
+			checkRewrite(r, at+".rewrite", route.Rewrite)
+		}
 		checkReached(r, path, s.Routes, i)
 	}
 }
@@ -27,16 +31,24 @@ func checkRoutePath(r *report, at, path string) {
 	if !r.good(at) || path == "" {
 		return
 	}
-	switch star := strings.IndexByte(path, '*'); {
-	case path[0] != '/':
-		r.value(at, "write /"+strings.TrimPrefix(path, "./"), "%q does not begin with /", path)
-	case star >= 0 && star < len(path)-1:
-		r.value(at, "keep one * at the end, such as "+path[:star+1], "a * can only be the last character of a path")
-	case strings.ContainsAny(path, "?#"):
-		r.value(at, "write the path alone", "a path has no query or fragment")
-	case strings.Contains(path, "//") || strings.Contains(path, "/./") || strings.Contains(path, "/../") || strings.Contains(path, ";"):
-		r.value(at, "write "+plainPath(path), "requests are compared without empty segments, dot segments and ;parameters, so that none would match")
+	if f := pathFault(path); f != nil {
+		r.value(at, f.mend, "%s", f.msg)
 	}
+}
+
+// pathFault is what is wrong with a path that requests are compared with.
+func pathFault(path string) *fault {
+	switch star := strings.IndexByte(path, '*'); {
+	case !strings.HasPrefix(path, "/"):
+		return &fault{strconv.Quote(path) + " does not begin with /", "write /" + strings.TrimPrefix(path, "./")}
+	case star >= 0 && star < len(path)-1:
+		return &fault{"a * can only be the last character of a path", "keep one * at the end, such as " + path[:star+1]}
+	case strings.ContainsAny(path, "?#"):
+		return &fault{"a path has no query or fragment", "write the path alone"}
+	case strings.Contains(path, "//") || strings.Contains(path, "/./") || strings.Contains(path, "/../") || strings.Contains(path, ";"):
+		return &fault{"requests are compared without empty segments, dot segments and ;parameters, so that none would match", "write " + plainPath(path)}
+	}
+	return nil
 }
 
 func checkMethodsOnce(r *report, at string, methods []string) {
@@ -56,8 +68,8 @@ func (c *Config) checkStay(r *report, at string, route *Route) {
 		return
 	}
 	switch {
-	case route.Origin == nil && route.Stay == "":
-		r.value(at, "add origin: http://10.0.1.5:3000, or take the route out", "a route without origin and stay does nothing")
+	case route.Origin == nil && route.Stay == "" && route.Rewrite == nil:
+		r.value(at, "add origin: http://10.0.1.5:3000, or take the route out", "a route without origin, stay and rewrite does nothing")
 	case route.Stay == "":
 	case route.Origin == nil:
 		r.value(at+".stay", "add origin: http://10.0.1.5:3000, a server in China", "stay: cn needs an origin in this route")
@@ -157,12 +169,18 @@ func (s *Site) Route(method, path string) *Route {
 	path = plainPath(path)
 	for i := range s.Routes {
 		route := &s.Routes[i]
-		prefix, open := strings.CutSuffix(route.Path, "*")
-		if (path == prefix || open && strings.HasPrefix(path, prefix)) && route.takesMethod(method) {
+		if pathMatches(route.Path, path) && route.takesMethod(method) {
 			return route
 		}
 	}
 	return nil
+}
+
+// pathMatches says whether a path of the file, perhaps a prefix with *, takes
+// in a plain path.
+func pathMatches(written, path string) bool {
+	prefix, open := strings.CutSuffix(written, "*")
+	return path == prefix || open && strings.HasPrefix(path, prefix)
 }
 
 // plainPath is path without empty segments, dot segments and segment

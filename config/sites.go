@@ -31,6 +31,7 @@ func (c *Config) check(r *report) {
 	checkPublicOnce(r, c.Sites)
 	c.checkLoops(r)
 	for i, s := range c.Sites {
+		checkRewrite(r, fmt.Sprintf("sites[%d].rewrite", i), &s.Rewrite)
 		c.checkRoutes(r, fmt.Sprintf("sites[%d].routes", i), s)
 	}
 	if len(r.errs) == 0 {
@@ -307,6 +308,7 @@ func makeMaps(r *report, sites []*Site) {
 		m, err := rewrite.NewMap(pairs)
 		if err == nil {
 			s.Map = m
+			s.name()
 			continue
 		}
 		at := "sites[" + strconv.Itoa(i) + "].hosts"
@@ -315,5 +317,16 @@ func makeMaps(r *report, sites []*Site) {
 			at = hostPath(at, s.Hosts[pair.Index].written)
 		}
 		r.value(at, "change the public host or the origin", "cannot be mapped: %v", err)
+	}
+}
+
+// name puts the rules of the site and of its routes into the map.
+func (s *Site) name() {
+	s.maps, s.others = newRuledMaps(s.Map, &s.Rewrite), others(s.Hosts)
+	s.Map = s.maps.ruled
+	for i := range s.Routes {
+		if route := &s.Routes[i]; route.Rewrite != nil {
+			route.maps = newRuledMaps(s.Map, route.Rewrite)
+		}
 	}
 }
