@@ -381,6 +381,73 @@ nodes:
 	}
 }
 
+// Strangers that hold the link's places, and come again as soon as they are put
+// out, keep no node of ours out.
+func TestStrangersOnTheLink(t *testing.T) {
+	origin := newOrigin(t, "over there")
+	dir := t.TempDir()
+	authority, err := cert.OpenAuthority(filepath.Join(dir, "pki"), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"edge-1", "relay-1"} {
+		if err := authority.Issue(filepath.Join(dir, "pki"), name, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(dir, "causeway.yaml")
+	address, linkAddress := freeAddress(t), freeAddress(t)
+	write(t, file, fmt.Sprintf(`
+sites:
+  - {name: shop, hosts: {example.cn: %q}, http: serve}
+pki: pki
+nodes:
+  - {name: edge-1, role: edge, region: cn, listen: {http: %q}}
+  - {name: relay-1, role: relay, region: us, listen: {link: %q}, address: %q}
+limits: {connections: 8}
+`, origin.URL, address, linkAddress, linkAddress))
+	start(t, file, "relay-1")
+	ctx, cancel := context.WithCancel(t.Context())
+	var strangers sync.WaitGroup
+	defer strangers.Wait()
+	defer cancel()
+	const many = 800 // more than the relay has places for
+	in := make(chan struct{}, many)
+	for i := range many {
+		from := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(i%16))}}
+		strangers.Go(func() {
+			for ctx.Err() == nil {
+				conn, err := from.DialContext(ctx, "tcp", linkAddress)
+				if err != nil {
+					return
+				}
+				select {
+				case in <- struct{}{}:
+				default:
+				}
+				leave := context.AfterFunc(ctx, func() { conn.Close() })
+				_, _ = conn.Read(make([]byte, 1)) // until it is put out
+				leave()
+				conn.Close()
+			}
+		})
+	}
+	for range many {
+		<-in
+	}
+	start(t, file, "edge-1")
+	get := client(t)
+	for end := time.Now().Add(10 * time.Second); ; {
+		status, body, err := get(address, "example.cn", "/")
+		if status == 200 && body == "over there" {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the edge has no link: %d %q %v", status, body, err)
+		}
+	}
+}
+
 // A node whose address is taken does not start, and leaves nothing behind.
 func TestBusyAddress(t *testing.T) {
 	busy, err := net.Listen("tcp", "127.0.0.1:0")

@@ -17,6 +17,7 @@ import (
 	"causeway/cert"
 	"causeway/config"
 	"causeway/hop"
+	"causeway/link"
 )
 
 // serverKind is what a socket is for.
@@ -163,15 +164,24 @@ func (d *Daemon) start(key serverKey, socket net.Listener, settings string, cfg 
 		conns:  connCount{fresh: make(map[net.Conn]bool)},
 	}
 	running.server.ConnState = running.conns.note
-	running.server.ConnContext = hop.BurstContext
+	if running.server.ConnContext == nil {
+		running.server.ConnContext = hop.BurstContext
+	}
 	running.server.BaseContext = func(net.Listener) context.Context { return d.base }
 	d.tasks.Go(func() {
 		defer close(running.done)
-		listener := netutil.LimitListener(running.turn, cfg.Limits.Connections)
+		connections := cfg.Limits.Connections
+		if key.kind == kindLink {
+			connections += link.MostStrangers // so that they take none of the nodes'
+		}
+		listener := netutil.LimitListener(running.turn, connections)
 		var err error
-		if key.kind == kindHTTPS || key.kind == kindLink {
+		switch key.kind {
+		case kindHTTPS:
 			err = running.server.ServeTLS(hop.Bursts(listener), "", "")
-		} else {
+		case kindLink:
+			err = link.Serve(running.server, hop.Bursts(listener))
+		default:
 			err = running.server.Serve(listener)
 		}
 		if !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {

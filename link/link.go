@@ -7,7 +7,8 @@
 //     open: a request never waits for a handshake, it pays one round trip,
 //  2. Group.RoundTrip picks a relay (the smallest prefer that is up, then by
 //     turns), Transport.RoundTrip the connection with the fewest requests,
-//  3. the relay's http.Server, made by NewServer, takes the stream,
+//  3. the relay's http.Server, made by NewServer, takes the stream; Serve lets
+//     its connections in (door.go),
 //  4. a failure there comes back as its kind (WriteError) and is an
 //     *outcome.Error at this end again; a body cut on one side is a reset
 //     stream on the other.
@@ -58,8 +59,8 @@ const (
 	errorField = hop.Prefix + "Error"
 )
 
-// NewServer is the relay's end: serve it with ServeTLS(listener, "", "").
-// peers is the TLS configuration that admits the file's edges and no one else.
+// NewServer is the relay's end, for Serve. peers is the TLS configuration that
+// admits the file's edges and no one else.
 func NewServer(handler http.Handler, peers *tls.Config, logger *slog.Logger) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
@@ -69,7 +70,8 @@ func NewServer(handler http.Handler, peers *tls.Config, logger *slog.Logger) *ht
 		Protocols:         protocols,
 		HTTP2:             http2Config(),
 		MaxHeaderBytes:    headerBytes,
-		ReadHeaderTimeout: 15 * time.Second,
+		ReadHeaderTimeout: handshakeTimeout, // what it bounds, on a connection of HTTP/2
+		ConnContext:       bursts,
 		ErrorLog:          log.New(refusals{logger}, "", 0),
 	}
 }
@@ -107,12 +109,15 @@ func http2Config() *http.HTTP2Config {
 }
 
 // refusals turns the server's own log lines into records: a refused peer is a
-// warning that names its address and why.
+// warning that names its address and why. Of those that the door turned away it
+// tells itself.
 type refusals struct{ logger *slog.Logger }
 
 func (r refusals) Write(line []byte) (int, error) {
 	text := string(bytes.TrimSpace(line))
-	if rest, ok := strings.CutPrefix(text, "http: TLS handshake error from "); ok {
+	if rest, ok := strings.CutPrefix(text, turnedAwayLine); ok {
+		r.logger.Warn("link turned strangers away; too many connect and do not prove themselves", "strangers", rest)
+	} else if rest, ok := strings.CutPrefix(text, "http: TLS handshake error from "); ok && !strings.HasSuffix(rest, errTurnedAway.Error()) {
 		peer, reason, _ := strings.Cut(rest, ": ")
 		r.logger.Warn("link refused a peer", "peer", peer, "reason", reason)
 	} else if strings.Contains(text, "panic serving") { // a fault of ours

@@ -66,31 +66,43 @@ func newPair(t *testing.T, pki string, line simnet.Line, handler http.Handler) *
 
 // serve starts the relay; the function it adds to stop ends it.
 func (p *pair) serve(handler http.Handler) *http.Server {
+	p.t.Helper()
+	ln, err := p.line.Listen("relay-1")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return p.serveOn(handler, ln)
+}
+
+// serveOn is serve on a listener.
+func (p *pair) serveOn(handler http.Handler, ln net.Listener) *http.Server {
 	identity, err := cert.LinkTLS(p.pki, "relay-1")
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	server := link.NewServer(handler, identity.Server([]string{"edge-1"}), p.logger)
-	ln, err := p.line.Listen("relay-1")
-	if err != nil {
-		p.t.Fatal(err)
-	}
 	done := make(chan struct{})
-	go func() { defer close(done); _ = server.ServeTLS(ln, "", "") }()
+	go func() { defer close(done); _ = link.Serve(server, ln) }()
 	p.stop = append(p.stop, func() { server.Close(); <-done })
 	return server
 }
 
 // connect runs an edge's transport.
 func (p *pair) connect(pki, node string) *link.Transport {
+	p.t.Helper()
+	return p.connectTo(pki, node, "relay-1", 3)
+}
+
+// connectTo runs an edge's transport to what listens at address.
+func (p *pair) connectTo(pki, node, address string, connections int) *link.Transport {
 	identity, err := cert.LinkTLS(pki, node)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	transport := link.NewTransport(link.Peer{
-		Name: "relay-1", Connections: 3, ConnectTimeout: 5 * time.Second, DrainTimeout: time.Second,
+		Name: "relay-1", Connections: connections, ConnectTimeout: 5 * time.Second, DrainTimeout: time.Second,
 		TLS:  identity.Client("relay-1"),
-		Dial: func(ctx context.Context) (net.Conn, error) { return p.line.Dial(ctx, "relay-1") },
+		Dial: func(ctx context.Context) (net.Conn, error) { return p.line.Dial(ctx, address) },
 		Log:  p.logger,
 	})
 	ctx, cancel := context.WithCancel(p.t.Context())
