@@ -107,14 +107,24 @@ func newRuledMaps(m *rewrite.Map, w *Rewrite) ruledMaps {
 // Names is the host map for a request, with the rules that it comes under:
 // those of its route (nil: none matched), else those of the site.
 func (s *Site) Names(route *Route, path, query string) *rewrite.Map {
-	n := &s.maps
+	m := s.mapsOf(route)
+	if m.rewrite.excludes(path, query) {
+		return m.untouched
+	}
+	return m.ruled
+}
+
+// AllNames are the maps that Names may give for a route.
+func (s *Site) AllNames(route *Route) []*rewrite.Map {
+	m := s.mapsOf(route)
+	return []*rewrite.Map{m.ruled, m.untouched}
+}
+
+func (s *Site) mapsOf(route *Route) *ruledMaps {
 	if route != nil && route.Rewrite != nil {
-		n = &route.maps
+		return &route.maps
 	}
-	if n.rewrite.excludes(path, query) {
-		return n.untouched
-	}
-	return n.ruled
+	return &s.maps
 }
 
 // ThirdParty says whether a host of the site is one that belongs to others: its

@@ -42,6 +42,7 @@ type fetch struct {
 	start  time.Time
 
 	target  rewrite.Base // where it goes
+	third   bool         // that is a third party
 	names   *rewrite.Map // what is mapped
 	accept  string       // the client's Accept-Encoding
 	upgrade string       // the protocols it asks to switch to, "" for none
@@ -54,23 +55,21 @@ type fetch struct {
 // aim decides where the request goes: the origin of its route, or the one that
 // its public host is mapped to.
 func (f *fetch) aim(req *http.Request, local bool) error {
-	f.names = f.site.Map
 	route := f.site.Route(req.Method, req.URL.Path)
+	f.names = f.site.Names(route, req.URL.Path, req.URL.RawQuery)
 	if route == nil || route.Origin == nil {
 		target, ok := f.site.Map.OriginOf(req.Host)
 		if !ok {
 			return outcome.Errorf(outcome.HostUnknown, "find the origin of host %q: not in site %s", req.Host, f.site.Name)
 		}
-		f.target = target
+		f.target, f.third = target, f.site.ThirdParty(target)
 		return nil
 	}
 	if route.Stay != "" && !local {
 		return outcome.Errorf(outcome.Stays, "fetch %s: route %s of site %s stays in %s and must not cross", req.URL.Path, route.Path, f.site.Name, route.Stay)
 	}
 	f.target = *route.Origin
-	if names := f.origin.routeMap(f.site, route, req.Host); names != nil {
-		f.names = names
-	}
+	f.names = f.origin.routeMap(f.names, route, req.Host)
 	return nil
 }
 
@@ -81,11 +80,17 @@ func (f *fetch) run(req *http.Request) (*http.Response, error) {
 		&httptrace.ClientTrace{GotConn: f.gotConn, Got1xxResponse: f.got1xx})))
 	f.names.Request(out)
 	hop.RemoveOwn(out.Header)
+	if f.third {
+		toThirdParty(out.Header)
+	}
 	res, err := f.send(out)
 	if err != nil {
 		return nil, f.named(out.Context(), err)
 	}
 	hop.RemoveOwn(res.Header)
+	if f.third {
+		fromThirdParty(res.Header)
+	}
 	if !hop.ValidStatus(res.StatusCode) {
 		res.Body.Close()
 		return nil, outcome.Errorf(outcome.OriginBad, "fetch from origin %s: status %d", f.target, res.StatusCode)
@@ -140,6 +145,9 @@ func (f *fetch) gotConn(info httptrace.GotConnInfo) {
 
 // got1xx passes an informational response on.
 func (f *fetch) got1xx(status int, h textproto.MIMEHeader) error {
+	if f.third {
+		fromThirdParty(http.Header(h))
+	}
 	f.names.Header(http.Header(h))
 	f.early(status, http.Header(h))
 	return nil
@@ -188,7 +196,7 @@ func (f *fetch) send(out *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		asked := out.Header.Get("Range") != ""
-		if !partOfText(res, asked) {
+		if !partOfText(f.names, res, asked) {
 			return res, nil
 		}
 		res.Body.Close()

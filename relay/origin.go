@@ -18,8 +18,10 @@ type origin struct {
 	routes map[routeHost]*rewrite.Map // immutable
 }
 
-// routeHost is a route at one of its site's public hosts.
+// routeHost is a route at one of its site's public hosts, and the map with the
+// rules that a request comes under.
 type routeHost struct {
+	names *rewrite.Map
 	route *config.Route
 	host  string
 }
@@ -42,27 +44,28 @@ func newOrigin(site *config.Site, limits config.Limits, names *resolver) (*origi
 // over is o with the connections of same, which dials and trusts alike.
 func (o *origin) over(same *origin) *origin { return &origin{reach: same.reach, routes: o.routes} }
 
-// routeMap is the host map for answers of a route's own origin to requests for
-// host, a Host field in whatever spelling; nil when there is none.
-func (o *origin) routeMap(site *config.Site, route *config.Route, host string) *rewrite.Map {
-	to, _ := site.Map.OriginOf(host)
-	public, ok := site.Map.PublicOf(to.Scheme, to.Authority())
+// routeMap is names, a map of the site, for answers of a route's own origin to
+// requests for host, a Host field in whatever spelling: that origin too is the
+// public host.
+func (o *origin) routeMap(names *rewrite.Map, route *config.Route, host string) *rewrite.Map {
+	to, _ := names.OriginOf(host)
+	public, ok := names.PublicOf(to.Scheme, to.Authority())
 	if !ok {
-		return nil
+		return names
 	}
-	if m := o.routes[routeHost{route, public.Authority()}]; m != nil {
+	if m := o.routes[routeHost{names, route, public.Authority()}]; m != nil {
 		return m
 	}
 	// A host below a wildcard. Clients choose its labels: it is not kept.
-	m, err := site.Map.With(rewrite.Pair{Public: public, Origin: *route.Origin})
+	m, err := names.With(rewrite.Pair{Public: public, Origin: *route.Origin})
 	if err != nil {
-		return nil
+		return names
 	}
 	return m
 }
 
-// routeMaps makes, for each route with an origin of its own and each exact
-// public host, the site's map in which that origin too is the public host.
+// routeMaps makes the maps of each route with an origin of its own for each
+// exact public host.
 func routeMaps(site *config.Site) map[routeHost]*rewrite.Map {
 	maps := make(map[routeHost]*rewrite.Map)
 	for i := range site.Routes {
@@ -70,9 +73,11 @@ func routeMaps(site *config.Site) map[routeHost]*rewrite.Map {
 		if route.Origin == nil {
 			continue
 		}
-		for _, host := range site.Hosts {
-			if m, err := site.Map.With(rewrite.Pair{Public: host.Public, Origin: *route.Origin}); err == nil {
-				maps[routeHost{route, host.Public.Authority()}] = m
+		for _, names := range site.AllNames(route) {
+			for _, host := range site.Hosts {
+				if m, err := names.With(rewrite.Pair{Public: host.Public, Origin: *route.Origin}); err == nil {
+					maps[routeHost{names, route, host.Public.Authority()}] = m
+				}
 			}
 		}
 	}

@@ -14,15 +14,15 @@ import (
 // partOfText reports whether res is a part (206), counted in bytes, of a text
 // that is rewritten: its offsets are the origin's, a name may be cut at its
 // ends, and so it can't be passed on. asked says that the request had a Range.
-func partOfText(res *http.Response, asked bool) bool {
+func partOfText(names *rewrite.Map, res *http.Response, asked bool) bool {
 	if res.StatusCode != http.StatusPartialContent {
 		return false
 	}
 	kind, params, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
 	if kind == "multipart/byteranges" {
-		return rewrite.Rewritable(firstPart(res, params["boundary"]))
+		return names.Rewritable(firstPart(res, params["boundary"]))
 	}
-	return inBytes(res.Header.Get("Content-Range"), asked) && rewrite.Rewritable(res.Header)
+	return inBytes(res.Header.Get("Content-Range"), asked) && names.Rewritable(res.Header)
 }
 
 // inBytes reports whether a Content-Range speaks of bytes (RFC 9110 §14.4).

@@ -99,7 +99,7 @@ func (m *Map) plan(res *http.Response, opt Options) (p plan, ok bool) {
 	if res.StatusCode < 200 || res.StatusCode == http.StatusNoContent || res.StatusCode == http.StatusPartialContent {
 		return p, false
 	}
-	if !Rewritable(res.Header) {
+	if !m.Rewritable(res.Header) {
 		return p, false
 	}
 	p.kind = mediaType(res.Header)

@@ -18,7 +18,7 @@ func (m *Map) Request(r *http.Request) {
 	for _, name := range requestFields {
 		mapValues(m.toOrigin, r.Header[name])
 	}
-	if r.URL != nil {
+	if r.URL != nil && !m.rules.Untouched {
 		r.URL.RawQuery = m.toOrigin.String(r.URL.RawQuery)
 	}
 	m.conditions(r)

@@ -144,9 +144,24 @@ func TestRewritable(t *testing.T) {
 	} {
 		h := http.Header{}
 		addFields(h, strings.Split(fields, "\n"))
-		if got := Rewritable(h); got != want {
+		if got := parseMap(t, fuzzMaps[0]).Rewritable(h); got != want {
 			t.Errorf("Rewritable(%q) = %v", fields, got)
 		}
+	}
+}
+
+func TestRuledTypes(t *testing.T) {
+	m := parseMap(t, fuzzMaps[0]).WithRules(Rules{Types: []string{"application/x-shop", "-text/csv", "-application/json"}})
+	for kind, want := range map[string]bool{
+		"application/x-shop": true, "Application/X-Shop; a=b": true, "text/csv": false, "application/json; charset=utf-8": false,
+		"text/html": true, "application/ld+json": true, "application/x-other": false,
+	} {
+		if got := m.Rewritable(http.Header{"Content-Type": {kind}}); got != want {
+			t.Errorf("%s: %v", kind, got)
+		}
+	}
+	if m.WithRules(Rules{Untouched: true}).Rewritable(http.Header{"Content-Type": {"text/html"}}) {
+		t.Error("untouched text is rewritable")
 	}
 }
 

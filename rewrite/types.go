@@ -6,9 +6,9 @@ import (
 )
 
 // Which bodies are text in which URLs are exchanged: everything under text/, what ends in one of
-// textSuffixes (RFC 6839), and textTypes. Everything else, fonts, images, archives, multipart
-// and application/octet-stream, is never touched. A body without a type is text when its first
-// bytes look like it.
+// textSuffixes (RFC 6839), textTypes, and what Rules.Types add or take out. Everything else,
+// fonts, images, archives, multipart and application/octet-stream, is never touched. A body
+// without a type is text when its first bytes look like it.
 var (
 	textSuffixes = []string{"+json", "+xml", "+yaml"}
 	textTypes    = map[string]bool{
@@ -47,12 +47,12 @@ const eventStream = "text/event-stream"
 // Rewritable says whether an answer with these header fields is one whose body Response changes
 // when it comes whole: its type is text or unknown and its codings can be opened. A part of such
 // a body (206) must not be passed on: its offsets are the origin's.
-func Rewritable(h http.Header) bool {
-	if _, ok := contentCodings(h); !ok {
+func (m *Map) Rewritable(h http.Header) bool {
+	if _, ok := contentCodings(h); !ok || m.rules.Untouched {
 		return false
 	}
 	kind := mediaType(h)
-	return kind == "" || isText(kind)
+	return kind == "" || m.isText(kind)
 }
 
 // mediaType is the type of Content-Type in lower case, without parameters.
@@ -61,7 +61,12 @@ func mediaType(h http.Header) string {
 	return strings.ToLower(strings.TrimSpace(kind))
 }
 
-func isText(kind string) bool {
+func (m *Map) isText(kind string) bool {
+	for _, ruled := range m.rules.Types {
+		if name, not := strings.CutPrefix(ruled, "-"); name == kind {
+			return !not
+		}
+	}
 	if strings.HasPrefix(kind, "text/") || textTypes[kind] {
 		return true
 	}
