@@ -298,7 +298,7 @@ type untouched struct {
 }
 
 func (b *body) start(m *Map, res *http.Response, p plan) {
-	b.work.stream.Reset(m.toPublic)
+	b.work.stream.Reset(m.replacerFor(m.toPublic, p.kind))
 	b.stages = m.stages(res, p)
 	if b.dec = newDecoder(b.came, &b.source); b.coding != "" {
 		b.enc = newEncoder(b.coding, b.work)

@@ -3,10 +3,14 @@ package rewrite
 import "testing"
 
 func (c testCase) replacer() *Replacer {
+	r := c.m.ToPublic()
 	if c.back {
-		return c.m.ToOrigin()
+		r = c.m.ToOrigin()
 	}
-	return c.m.ToPublic()
+	if c.bare {
+		r = r.withBare
+	}
+	return r
 }
 
 func TestBodyTables(t *testing.T) {

@@ -77,7 +77,8 @@ func (m *Map) compile() {
 		turned[i] = Pair{Public: p.Origin, Origin: p.Public}
 	}
 	m.toPublic, m.toOrigin = newReplacer(m.pairs), newReplacer(turned)
-	m.toPublic.back, m.toOrigin.back = m.toOrigin, m.toPublic
+	m.toPublic.setBack(m.toOrigin)
+	m.toOrigin.setBack(m.toPublic)
 	m.version = hashMap(m.pairs, m.rules)
 }
 

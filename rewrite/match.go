@@ -8,6 +8,8 @@ package rewrite
 //  4. leadBefore: there are two slashes, and before them http:, https:, ws: or wss:, or a colon
 //     alone ("://" put together by a script), or nothing that could make them part of a path.
 //
+// For a Replacer that takes bare hosts, the host may stand in quotes in the place of 2 and 4.
+//
 // Every step takes its characters through unit, so that each spelling is known everywhere.
 
 // tailing is what follows a host.
@@ -61,8 +63,8 @@ func portAt(b []byte, colon, digits int) tailing {
 	return found
 }
 
-// hostStart is where the host that goes on at b[i] starts; ok is false when what stands before it
-// is neither slash nor the start of the text.
+// hostStart is where the host that goes on at b[i] starts; ok is false when no slash stands before
+// it.
 func hostStart(b []byte, i int) (start int, ok bool) {
 	start = i
 	for start > 0 && i-start <= maxHost+2*maxPercent+6 && (isHostByte(b[start-1]) || b[start-1] == '.' || b[start-1] == '*') {
@@ -81,7 +83,7 @@ func hostStart(b []byte, i int) (start int, ok bool) {
 		c, width := unit(b, start-1)
 		return start - 1 + width, c == '/' && start-1+width <= i
 	}
-	return 0, false
+	return start, false
 }
 
 // lead is what stands before a host.

@@ -16,6 +16,9 @@ func reference(r *Replacer, text string) string {
 	copied := 0
 	for i := 0; i < len(chars); i++ {
 		found, ok := referenceMatch(r, text, chars, i)
+		if !ok && r.bare {
+			found, ok = referenceBare(r, text, chars, i)
+		}
 		if !ok {
 			continue
 		}
@@ -170,6 +173,43 @@ func referenceMatch(r *Replacer, text string, chars []character, i int) (referen
 		return referenceFound{from, found.end, written}, true
 	}
 	return referenceFound{}, false
+}
+
+var (
+	openingQuote = regexp.MustCompile(`(\\*)(["'\x60])$`)
+	bareHost     = regexp.MustCompile(`^([A-Za-z0-9_.*-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?`)
+)
+
+// referenceBare reads a host alone in quotes at chars[i].
+func referenceBare(r *Replacer, text string, chars []character, i int) (referenceFound, bool) {
+	start := chars[i].start
+	host := bareHost.FindStringSubmatch(text[start:])
+	if host == nil {
+		return referenceFound{}, false
+	}
+	end := start + len(host[0])
+	if opening := openingQuote.FindStringSubmatch(text[:start]); opening != nil {
+		slashes := opening[1][max(0, len(opening[1])-maxBackslash):]
+		if !strings.HasPrefix(text[end:], slashes+opening[2]) {
+			return referenceFound{}, false
+		}
+	} else {
+		after := slices.IndexFunc(chars, func(c character) bool { return c.start == end })
+		if i == 0 || after < 0 || chars[i-1].s != entity || chars[after].s != entity ||
+			!strings.Contains(`"'`, string(rune(chars[i-1].c))) || chars[after].c != chars[i-1].c ||
+			chars[after].end-chars[after].start != chars[i-1].end-chars[i-1].start {
+			return referenceFound{}, false
+		}
+	}
+	name := strings.ToLower(strings.Trim(host[1], "[]"))
+	if len(host[1]) > maxHost {
+		return referenceFound{}, false
+	}
+	rule, labels := r.find([]byte(name), "", host[2])
+	if rule == nil {
+		return referenceFound{}, false
+	}
+	return referenceFound{start, end, rule.to.fill(host[1][:labels]).Authority()}, true
 }
 
 type referenceRule struct {

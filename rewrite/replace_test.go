@@ -38,6 +38,7 @@ type testCase struct {
 	where    string // file:line
 	m        *Map
 	back     bool // to the origin
+	bare     bool // hosts alone in quotes too
 	name     string
 	in, want string
 }
@@ -64,7 +65,7 @@ func parseTable(t testing.TB, file, text string) []testCase {
 	t.Helper()
 	var cases []testCase
 	var m *Map
-	var back bool
+	var back, bare bool
 	lines := strings.Split(text, "\n")
 	for i := 0; i < len(lines); i++ {
 		verb, rest, _ := strings.Cut(lines[i], " ")
@@ -78,19 +79,22 @@ func parseTable(t testing.TB, file, text string) []testCase {
 				pairs = append(pairs, lines[i])
 			}
 			m, back = parseMap(t, strings.Join(pairs, "\n")), false
+			bare = false
 		case verb == "back":
 			back = true
+		case verb == "bare":
+			bare = true
 		case verb == "keep":
-			cases = append(cases, testCase{at, m, back, "", rest, rest})
+			cases = append(cases, testCase{at, m, back, bare, "", rest, rest})
 		case verb == "from" && i+1 < len(lines):
 			i++
 			want, ok := strings.CutPrefix(lines[i], "  to")
 			if !ok {
 				t.Fatalf("%s: no to line behind from", at)
 			}
-			cases = append(cases, testCase{at, m, back, "", rest, strings.TrimPrefix(want, " ")})
+			cases = append(cases, testCase{at, m, back, bare, "", rest, strings.TrimPrefix(want, " ")})
 		default:
-			t.Fatalf("%s: %q is not map, back, keep or from", at, lines[i])
+			t.Fatalf("%s: %q is not map, back, bare, keep or from", at, lines[i])
 		}
 	}
 	return cases

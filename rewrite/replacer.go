@@ -40,6 +40,8 @@ type Replacer struct {
 	wildcard map[string][]*rule // domain below which they hold -> rules by port
 	search   *search
 	back     *Replacer // the other direction
+	bare     bool      // hosts alone in quotes too (bare.go)
+	withBare *Replacer // the same with bare
 }
 
 // newReplacer replaces what the pairs call Origin with what they call Public.
@@ -66,8 +68,13 @@ func newReplacer(pairs []Pair) *Replacer {
 		table[b.domain()] = append(table[b.domain()], &r.rules[i])
 	}
 	r.search = newSearch(literals)
+	withBare := *r
+	withBare.bare = true
+	r.withBare, withBare.withBare = &withBare, &withBare
 	return r
 }
+
+func (r *Replacer) setBack(back *Replacer) { r.back, r.withBare.back = back, back }
 
 // find is the rule that exchanges a lower-case host, and how many bytes of it its wildcard
 // stands for; nil when the host stays. Exact goes before wildcard and the longest match wins.

@@ -150,6 +150,23 @@ func TestRewritable(t *testing.T) {
 	}
 }
 
+// TestBareKinds: where strings are written in quotes, for a site that asks for it.
+func TestBareKinds(t *testing.T) {
+	plain := parseMap(t, fuzzMaps[0])
+	bare := plain.WithRules(Rules{Bare: true})
+	for kind, want := range map[string]bool{
+		"application/json": true, "application/ld+json": true, "text/html": true, "text/javascript": true, "application/javascript": true,
+		"text/css": false, "text/plain": false, "application/xml": false,
+	} {
+		if got := string(bare.replacerFor(bare.ToPublic(), kind).Append(nil, []byte(`"example.com"`))) == `"example.cn"`; got != want {
+			t.Errorf("%s: %v", kind, got)
+		}
+		if got := string(plain.replacerFor(plain.ToPublic(), kind).Append(nil, []byte(`"example.com"`))); got != `"example.com"` {
+			t.Errorf("%s without the rule: %s", kind, got)
+		}
+	}
+}
+
 func TestRuledTypes(t *testing.T) {
 	m := parseMap(t, fuzzMaps[0]).WithRules(Rules{Types: []string{"application/x-shop", "-text/csv", "-application/json"}})
 	for kind, want := range map[string]bool{

@@ -102,7 +102,7 @@ func (s *Stream) keep(b []byte, done int) {
 func (r *Replacer) run(dst, b []byte, start int, final bool) (out []byte, done, replaced int) {
 	limit := len(b)
 	if !final {
-		limit = undecided(b, start)
+		limit = r.undecided(b, start)
 	}
 	done = start
 	var m match
@@ -122,7 +122,7 @@ func (r *Replacer) run(dst, b []byte, start int, final bool) (out []byte, done, 
 func (r *Replacer) skim(b []byte, start int, final bool) (done int, ok bool) {
 	limit := len(b)
 	if !final {
-		limit = undecided(b, start)
+		limit = r.undecided(b, start)
 	}
 	var m match
 	i := start
@@ -145,12 +145,15 @@ func (r *Replacer) next(m *match, b []byte, i *int, done, limit int) (found bool
 
 // undecided is where, at the end of b, something starts that may become a match: somewhere in the
 // last run of bytes that URLs up to their port are spelled with.
-func undecided(b []byte, start int) int {
+func (r *Replacer) undecided(b []byte, start int) int {
 	run, least := len(b), max(start, len(b)-maxHeld)
 	for run > least && spellsURL[b[run-1]] {
 		run--
 	}
 	for i := run; i < len(b); i++ {
+		if r.bare && startsBare(b, i) {
+			return i
+		}
 		switch b[i] {
 		case '/', '\\', '%', '&', 'h', 'H', 'w', 'W':
 			if startsMatch(b, i) {
@@ -194,13 +197,16 @@ func (r *Replacer) verify(m *match, b []byte, from, end int, literal string) (ok
 	if m.tailing = hostEnd(b, end); !m.tailing.ok {
 		return false
 	}
-	m.host = from
+	m.host, ok = from, true
 	if b[from] != '[' {
-		if m.host, ok = hostStart(b, from); !ok || end-m.host > maxHost {
+		if m.host, ok = hostStart(b, from); end-m.host > maxHost {
 			return false
 		}
 	}
-	if m.lead, ok = leadBefore(b, m.host); !ok {
+	if ok {
+		m.lead, ok = leadBefore(b, m.host)
+	}
+	if !ok && !r.verifyBare(m, b) {
 		return false
 	}
 	port := ""
@@ -218,6 +224,18 @@ func (r *Replacer) verify(m *match, b []byte, from, end int, literal string) (ok
 		return false
 	}
 	m.chooseScheme()
+	return true
+}
+
+// verifyBare says whether m's host is alone in quotes, if r takes such.
+func (r *Replacer) verifyBare(m *match, b []byte) bool {
+	if !r.bare || !bareStart(b, m.host) {
+		return false
+	}
+	if ok, _ := bareEnd(b, m.host, m.tailing.end); !ok {
+		return false
+	}
+	m.lead = lead{schemeStart: m.host, colon: m.host, slashes: m.host, bare: m.host, spelling: plain}
 	return true
 }
 

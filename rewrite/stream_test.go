@@ -91,8 +91,10 @@ func FuzzStream(f *testing.F) {
 			text = compose(input[:min(len(input), 200)])
 		}
 		m := maps[seed%uint64(len(maps))]
-		checkStream(t, m.ToPublic(), text, seed)
-		checkStream(t, m.ToOrigin(), text, seed)
+		for _, r := range []*Replacer{m.ToPublic(), m.ToOrigin()} {
+			checkStream(t, r, text, seed)
+			checkStream(t, r.withBare, text, seed)
+		}
 	})
 }
 
@@ -108,7 +110,24 @@ var parts = [][]string{
 	{"", "/", "\\/", "%2F", "\"", " ", ".", "@", "%40", ".x", "%2Ex", "a", "5", "\\u002e", "&#46;", "?", "&", "%", "中", "\\", ":x", "//example.com"},
 }
 
+// quotes, and what is none, round a bare host.
+var quotes = []string{`"`, `"`, `'`, "`", `\"`, `\\\"`, "&quot;", "&#39;", "&#x22;", "&amp;", `\u0022`, "%22", " ", `\`}
+
+func quoted(rng *rand.Rand) string {
+	quote := quotes[rng.IntN(len(quotes))]
+	hosts, ports := parts[5], []string{"", "", "", ":8443", ":443", ":", ":3000", ".", "/", "x"}
+	host, port := hosts[rng.IntN(len(hosts))], ports[rng.IntN(len(ports))]
+	end := quote
+	if rng.IntN(4) == 0 {
+		end = quotes[rng.IntN(len(quotes))]
+	}
+	return quote + host + port + end
+}
+
 func urlish(rng *rand.Rand) string {
+	if rng.IntN(4) == 0 {
+		return quoted(rng)
+	}
 	var b strings.Builder
 	last := ""
 	for _, choice := range parts {
@@ -143,8 +162,9 @@ func TestRandomTexts(t *testing.T) {
 			b.WriteString(urlish(rng))
 		}
 		m := maps[rng.IntN(len(maps))]
-		checkStream(t, m.ToPublic(), b.String(), rng.Uint64())
-		checkStream(t, m.ToOrigin(), b.String(), rng.Uint64())
+		for _, r := range []*Replacer{m.ToPublic(), m.ToOrigin(), m.ToPublic().withBare, m.ToOrigin().withBare} {
+			checkStream(t, r, b.String(), rng.Uint64())
+		}
 		if m.ToPublic().String(b.String()) != b.String() {
 			replaced++
 		}

@@ -78,6 +78,10 @@ func (m *Map) isText(kind string) bool {
 	return false
 }
 
+func isHTML(kind string) bool { return kind == "text/html" || kind == "application/xhtml+xml" }
+
+func isJSON(kind string) bool { return kind == "application/json" || strings.HasSuffix(kind, "+json") }
+
 // looksLikeText sniffs the first bytes of a body without a type (WHATWG MIME Sniffing).
 func looksLikeText(first []byte) bool {
 	return len(first) > 0 && strings.HasPrefix(http.DetectContentType(first), "text/")

@@ -18,6 +18,6 @@ func (m *Map) With(extra Pair) (*Map, error) {
 		}
 	}
 	wider := &Map{pairs: pairs, toPublic: newReplacer(pairs), toOrigin: m.toOrigin, rules: m.rules, version: hashMap(pairs, m.rules)}
-	wider.toPublic.back = m.toOrigin
+	wider.toPublic.setBack(m.toOrigin)
 	return wider, nil
 }
