@@ -181,6 +181,8 @@ func (m *Map) stages(_ *http.Response, _ plan) []stage { return nil }
 //
 //	origin -> source -> decoder -> chunk -> stages -> stream -> encoder -> out -> Read
 //
+// A text in UTF-16 is UTF-8 from the first stage to the Stream (wide.go).
+//
 // mu guards everything below it: a server may close a body while another goroutine reads it.
 type body struct {
 	origin  io.ReadCloser
@@ -193,11 +195,14 @@ type body struct {
 	dec     *decoder // nil for identity
 	enc     encoder  // nil for identity
 	stages  []stage  // nil for most
-	work    *work    // nil once everything has been given out
-	given   int      // work.out[:given] has been read
-	err     error    // comes when work.out has been read
-	busy    bool     // there was something to exchange in the last chunk
-	stopped bool     // Close was called
+	wide    *wide    // nil for all charsets but UTF-16
+	header  http.Header
+	begun   bool  // the first text has come
+	work    *work // nil once everything has been given out
+	given   int   // work.out[:given] has been read
+	err     error // comes when work.out has been read
+	busy    bool  // there was something to exchange in the last chunk
+	stopped bool  // Close was called
 }
 
 // work is the memory of one body, pooled.
@@ -299,7 +304,7 @@ type untouched struct {
 
 func (b *body) start(m *Map, res *http.Response, p plan) {
 	b.work.stream.Reset(m.replacerFor(m.toPublic, p.kind))
-	b.stages = m.stages(res, p)
+	b.stages, b.header = m.stages(res, p), res.Header
 	if b.dec = newDecoder(b.came, &b.source); b.coding != "" {
 		b.enc = newEncoder(b.coding, b.work)
 	}
@@ -358,6 +363,12 @@ func (b *body) step(room []byte) (passed int) {
 		text = room[held:min(len(room), held+chunkSize)]
 	}
 	n, err := b.readText(text)
+	if !b.begun {
+		n, err = b.begin(text, n, err)
+		if inRoom && b.wide != nil {
+			inRoom, text = false, b.work.chunk[:copy(b.work.chunk[:], text)]
+		}
+	}
 	if err == io.EOF {
 		err = b.drain()
 	}
@@ -374,6 +385,19 @@ func (b *body) step(room []byte) (passed int) {
 		b.flush()
 	}
 	return passed
+}
+
+// begin looks at the first n bytes of a text for its charset. It reads on where they are too few.
+func (b *body) begin(text []byte, n int, err error) (int, error) {
+	for n < wideLead && err == nil && mayBeWide(text[:n]) {
+		var more int
+		more, err = b.readText(text[n:])
+		n += more
+	}
+	if b.begun = n > 0 || err != nil; b.begun {
+		b.wide = wideOf(text[:n], b.header)
+	}
+	return n, err
 }
 
 // pass leaves text, which begins with what was held back, where it is if nothing in it is to be
@@ -421,18 +445,35 @@ func (b *body) drain() error {
 // there is one.
 func (b *body) write(chunk []byte) {
 	w, before, final := b.work, b.work.stream.exchanged, b.err == io.EOF
+	if b.wide != nil {
+		chunk = b.wide.toNarrow(chunk, final)
+	}
 	for i, s := range b.stages {
 		staged := &w.staged[i%len(w.staged)]
 		*staged = s.Append((*staged)[:0], chunk, final)
 		chunk = *staged
 	}
-	if b.enc == nil {
+	if b.enc == nil && b.wide == nil {
 		w.out = w.stream.Append(w.out, chunk, final)
-	} else if w.text = w.stream.Append(w.text[:0], chunk, final); len(w.text) > 0 {
-		_, err := b.enc.Write(w.text)
-		b.fail(err)
+	} else {
+		w.text = w.stream.Append(w.text[:0], chunk, final)
+		b.encode(w.text, final)
 	}
 	b.busy = w.stream.exchanged > before
+}
+
+// encode puts rewritten text into the charset it came in, and into the encoder.
+func (b *body) encode(text []byte, final bool) {
+	if b.wide != nil {
+		text = b.wide.toWide(text, final)
+	}
+	switch {
+	case b.enc == nil:
+		b.work.out = append(b.work.out, text...)
+	case len(text) > 0:
+		_, err := b.enc.Write(text)
+		b.fail(err)
+	}
 }
 
 func (b *body) flush() {
@@ -467,7 +508,7 @@ func (b *body) release() {
 	if cap(b.work.out) <= maxKept && cap(b.work.text) <= maxKept {
 		works.Put(b.work)
 	}
-	b.work, b.dec, b.enc, b.stages, b.source = nil, nil, nil, nil, source{}
+	b.work, b.dec, b.enc, b.stages, b.wide, b.source = nil, nil, nil, nil, nil, source{}
 }
 
 // Close closes the origin's body.
