@@ -395,7 +395,7 @@ func (b *body) begin(text []byte, n int, err error) (int, error) {
 		n += more
 	}
 	if b.begun = n > 0 || err != nil; b.begun {
-		b.wide = wideOf(text[:n], b.header)
+		b.wide = wideOf(text[:min(n, wideLead)], b.header)
 	}
 	return n, err
 }
