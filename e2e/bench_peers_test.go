@@ -189,6 +189,7 @@ func benchFiles(b *testing.B, dir string) {
 		"page.html":       page,
 		"nomatch.html":    foreign,
 		"nomatch.bin":     foreign,
+		"text-8m.html":    benchText(benchOriginHost, 8<<20, 3*8<<10),
 		"nomatch-1m.html": strings.Repeat(foreign, 25),
 		"nomatch-1m.bin":  strings.Repeat(foreign, 25),
 	} {

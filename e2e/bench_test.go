@@ -52,6 +52,16 @@ func BenchmarkSmall(b *testing.B) {
 	}
 }
 
+// BenchmarkText is 8 MB of HTML with three URLs of the origin in a kilobyte.
+func BenchmarkText(b *testing.B) {
+	s := benchStart(b)
+	for _, proto := range []benchProto{benchHTTP1, benchTLSH2} {
+		b.Run(proto.name, func(b *testing.B) {
+			benchCompare(b, proto, 64, s.against(benchPublicHost, "/text-8m.html")[:2])
+		})
+	}
+}
+
 // BenchmarkNoMatch is text with no URL of the origin in it, which is searched,
 // against the same bytes as application/octet-stream, which are only forwarded.
 func BenchmarkNoMatch(b *testing.B) {
@@ -153,7 +163,10 @@ func benchMedian(values []float64) float64 {
 
 // benchPage is HTML with 170 URLs of host, spread evenly, and prose between them:
 // 40 KB, the same at every run.
-func benchPage(host string) string {
+func benchPage(host string) string { return benchText(host, benchPageSize, benchPageURLs) }
+
+// benchText is HTML of so many bytes with so many URLs of host.
+func benchText(host string, size, urls int) string {
 	words := strings.Fields("the tea of spring is picked before the rain and dried by hand over a small fire while " +
 		"the leaves of autumn are left to wither in the sun until they turn dark and sweet like honey " +
 		"visitors who walk up the hill find a house with a red roof where water boils all day long")
@@ -161,16 +174,16 @@ func benchPage(host string) string {
 	var page strings.Builder
 	page.WriteString("<!doctype html>\n<html><head><meta charset=\"utf-8\"><title>Tea</title></head>\n<body>\n")
 	const end = "</body></html>\n"
-	for i := range benchPageURLs {
+	for i := range urls {
 		fmt.Fprintf(&page, "<p><a href=\"https://%s/tea/%d?from=list&amp;sort=age\" class=\"item\">", host, random.IntN(100000))
-		until := (benchPageSize - len(end)) * (i + 1) / benchPageURLs
+		until := (size - len(end)) * (i + 1) / urls
 		for page.Len() < until-24 {
 			page.WriteString(words[random.IntN(len(words))])
 			page.WriteByte(' ')
 		}
 		page.WriteString("</a></p>\n")
 	}
-	page.WriteString(strings.Repeat(".", max(0, benchPageSize-len(end)-page.Len())))
+	page.WriteString(strings.Repeat(".", max(0, size-len(end)-page.Len())))
 	page.WriteString(end)
 	return page.String()
 }
