@@ -106,3 +106,27 @@ func itoa(n int) string {
 	}
 	return itoa(n/10) + itoa(n%10)
 }
+
+// TestManyPairs: thousands of pairs are compiled in the time that they take, not in its square.
+func TestManyPairs(t *testing.T) {
+	var list []Pair
+	for i := range 12000 {
+		name := "w" + itoa(i)
+		list = append(list, Pair{Base{"https", "*." + name + ".cn", ""}, Base{"https", "*." + name + ".com", ""}})
+	}
+	list = append(list, Pair{Base{"https", "a.w7.cn", ""}, Base{"https", "other.org", ""}})
+	m, err := NewMap(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]string{
+		"https://x.w11999.com/": "https://x.w11999.cn/",
+		"https://other.org/":    "https://a.w7.cn/",
+		"https://a.w7.com/":     "https://a.w7.com/", // it would lead to the other pair's origin
+		"https://b.w7.com/":     "https://b.w7.cn/",
+	} {
+		if got := m.ToPublic().String(text); got != want {
+			t.Errorf("%s became %s", text, got)
+		}
+	}
+}

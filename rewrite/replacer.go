@@ -1,9 +1,6 @@
 package rewrite
 
-import (
-	"slices"
-	"strings"
-)
+import "strings"
 
 // maxHost is the longest host name in bytes (RFC 1035 section 2.3.4, without the final dot).
 const maxHost = 253
@@ -49,13 +46,12 @@ func newReplacer(pairs []Pair) *Replacer {
 	r := &Replacer{exact: map[string][]*rule{}, wildcard: map[string][]*rule{}}
 	r.rules = make([]rule, 0, 2*len(pairs))
 	var literals []string
+	above := parents(pairs)
 	for _, p := range pairs {
 		to := rule{from: p.Origin, to: p.Public, tail: p.Public.literal()}
 		if to.to.wildcard() {
 			to.tail = to.to.domain()
-			to.shadowed = slices.ContainsFunc(pairs, func(o Pair) bool {
-				return strings.HasSuffix(o.Public.domain(), "."+to.tail) || strings.HasSuffix(o.Origin.domain(), "."+to.tail)
-			})
+			to.shadowed = above[to.tail]
 		}
 		r.rules = append(r.rules, to, rule{from: p.Public, to: p.Origin, keep: true})
 		literals = append(literals, strings.TrimPrefix(p.Origin.literal(), "*"))
@@ -72,6 +68,21 @@ func newReplacer(pairs []Pair) *Replacer {
 	withBare.bare = true
 	r.withBare, withBare.withBare = &withBare, &withBare
 	return r
+}
+
+// parents are the domains that a name of the pairs is below of.
+func parents(pairs []Pair) map[string]bool {
+	above := map[string]bool{}
+	for _, p := range pairs {
+		for _, name := range []string{p.Public.domain(), p.Origin.domain()} {
+			for rest, ok := name, true; ok; above[rest] = ok {
+				if _, rest, ok = strings.Cut(rest, "."); !ok {
+					break
+				}
+			}
+		}
+	}
+	return above
 }
 
 func (r *Replacer) setBack(back *Replacer) { r.back, r.withBare.back = back, back }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"slices"
-	"strings"
 )
 
 // The search finds where a host name of the map may stand, without regard to case.
@@ -75,9 +74,14 @@ func shortest(literals []string) []string {
 	literals = slices.Clone(literals)
 	slices.SortFunc(literals, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
 	var kept []string
+	found := map[string]bool{}
 	for _, l := range literals {
-		if !slices.ContainsFunc(kept, func(k string) bool { return strings.HasSuffix(l, k) }) {
-			kept = append(kept, l)
+		within := false
+		for i := range len(l) {
+			within = within || found[l[i:]]
+		}
+		if !within {
+			kept, found[l] = append(kept, l), true
 		}
 	}
 	return kept
