@@ -33,7 +33,8 @@ const (
 //  4. A body that came whole with the first read is rewritten at once and keeps a Content-Length;
 //     any other is wrapped and has none.
 //
-// Response reads once at most, from bodies of known small length or without a type. The new
+// Response reads once at most, from bodies of known small length or without a type; and a page
+// whose policy has hashes that are not known it reads up to maxPage (page.go). The new
 // res.Body reads the origin's once for each Read that has nothing to give yet, and hands on what
 // that yields, flushed. It fails when the origin's body fails, when a coding is broken or cut
 // short, or with ErrRatio: then what was read is not the whole. Closing it closes the origin's.
@@ -41,14 +42,17 @@ func (m *Map) Response(res *http.Response, opt Options) {
 	m.Header(res.Header)
 	if res.StatusCode == http.StatusNotModified {
 		m.notModified(res)
+		dropPolicies(res.Header)
 		return
 	}
 	p, ok := m.plan(res, opt)
 	if !ok {
+		m.passed(res)
 		return
 	}
 	if p.head {
 		m.describe(res, p)
+		mapPolicies(res.Header, m.inlineHash)
 		res.Header.Del("Content-Length")
 		res.ContentLength = -1
 		return
@@ -57,6 +61,7 @@ func (m *Map) Response(res *http.Response, opt Options) {
 	if p.sniff {
 		b.readAhead(aheadSize)
 		if !b.looksLikeText() {
+			m.passed(res)
 			res.Body = b.untouched()
 			return
 		}
@@ -64,6 +69,11 @@ func (m *Map) Response(res *http.Response, opt Options) {
 	m.describe(res, p)
 	b.start(m, res, p)
 	res.Body = b
+	if b.waitForPage(res.Header) {
+		res.ContentLength = b.lengthAtEnd(res.Trailer)
+		setLength(res)
+		return
+	}
 	if 0 <= res.ContentLength && res.ContentLength <= aheadSize && p.kind != eventStream && len(res.Trailer) == 0 {
 		b.readAhead(int(res.ContentLength))
 		if b.whole(res.ContentLength) {
@@ -174,8 +184,22 @@ type stage interface {
 	Append(dst, src []byte, final bool) []byte
 }
 
+// passer is a stage that most texts pass. It says so of a chunk that it hands on as it is, whole,
+// with nothing held back before or after; then that stands for Append.
+type passer interface {
+	pass(chunk []byte, final bool) bool
+}
+
+// freer is a stage whose memory is used again.
+type freer interface{ free() }
+
 // stages are what a body goes through before the Stream: none for most.
-func (m *Map) stages(_ *http.Response, _ plan) []stage { return nil }
+func (m *Map) stages(res *http.Response, p plan) (list []stage) {
+	if isHTML(p.kind) {
+		list = append(list, m.newDocument(res, p.kind))
+	}
+	return list
+}
 
 // body reads the origin's body, opens it, exchanges the names and closes it again:
 //
@@ -192,10 +216,12 @@ type body struct {
 	source  source
 	coding  string // of enc
 	came    []string
-	dec     *decoder // nil for identity
-	enc     encoder  // nil for identity
-	stages  []stage  // nil for most
-	wide    *wide    // nil for all charsets but UTF-16
+	dec     *decoder   // nil for identity
+	enc     encoder    // nil for identity
+	stages  []stage    // nil for most
+	digests *digesting // nil for most
+	waiting bool       // Response reads
+	wide    *wide      // nil for all charsets but UTF-16
 	header  http.Header
 	begun   bool  // the first text has come
 	work    *work // nil once everything has been given out
@@ -304,7 +330,7 @@ type untouched struct {
 
 func (b *body) start(m *Map, res *http.Response, p plan) {
 	b.work.stream.Reset(m.replacerFor(m.toPublic, p.kind))
-	b.stages, b.header = m.stages(res, p), res.Header
+	b.stages, b.header, b.digests = m.stages(res, p), res.Header, m.digesting(res)
 	if b.dec = newDecoder(b.came, &b.source); b.coding != "" {
 		b.enc = newEncoder(b.coding, b.work)
 	}
@@ -316,7 +342,35 @@ func (b *body) finish() int64 {
 	for b.err == nil && len(b.work.out) < smallText {
 		b.step(nil)
 	}
-	if b.err != io.EOF {
+	return b.lengthAtEnd(nil)
+}
+
+// waitForPage reads on while a page has to be read before its header goes out, makes the header true
+// of the page, and says whether it waited.
+func (b *body) waitForPage(h http.Header) bool {
+	for _, s := range b.stages {
+		d, ok := s.(*document)
+		if !ok {
+			continue
+		}
+		for b.waiting = d.waits; d.waits && b.err == nil; {
+			b.step(nil)
+		}
+		d.writeHeader(h)
+	}
+	if !b.waiting {
+		return false
+	}
+	if b.waiting = false; b.err == nil {
+		b.flush()
+	}
+	return true
+}
+
+// lengthAtEnd is the length of what Read is to give when that is known: at the end of a text that
+// has no trailers.
+func (b *body) lengthAtEnd(trailer http.Header) int64 {
+	if b.err != io.EOF || len(trailer) > 0 {
 		return -1
 	}
 	return int64(len(b.work.out))
@@ -357,7 +411,7 @@ func (b *body) Read(p []byte) (int, error) {
 // it was read, in room, and step says how much that is. It flushes unless more is there.
 func (b *body) step(room []byte) (passed int) {
 	text, held := b.work.chunk[:], 0
-	inRoom := b.enc == nil && len(b.stages) == 0 && !b.busy && len(room) >= passRoom
+	inRoom := b.enc == nil && b.digests == nil && !b.busy && len(room) >= passRoom
 	if inRoom {
 		held = b.work.stream.CopyHeld(room)
 		text = room[held:min(len(room), held+chunkSize)]
@@ -381,7 +435,7 @@ func (b *body) step(room []byte) (passed int) {
 	switch {
 	case err == io.EOF:
 		b.end()
-	case err != nil || n < len(text) && !b.source.ready:
+	case err != nil || n < len(text) && !b.source.ready && !b.waiting:
 		b.flush()
 	}
 	return passed
@@ -403,11 +457,29 @@ func (b *body) begin(text []byte, n int, err error) (int, error) {
 // pass leaves text, which begins with what was held back, where it is if nothing in it is to be
 // exchanged.
 func (b *body) pass(text []byte, held int) int {
-	if done, ok := b.work.stream.Pass(text, b.err == io.EOF); ok {
-		return done
+	chunk, same := b.staged(text[held:])
+	if same {
+		if done, ok := b.work.stream.Pass(text, b.err == io.EOF); ok {
+			return done
+		}
 	}
-	b.write(b.work.chunk[:copy(b.work.chunk[:], text[held:])])
+	b.exchange(chunk)
 	return 0
+}
+
+// staged is a chunk behind the stages; same says that it has not changed, nor moved.
+func (b *body) staged(chunk []byte) (out []byte, same bool) {
+	final := b.err == io.EOF
+	same = true
+	for i, s := range b.stages {
+		if p, ok := s.(passer); ok && p.pass(chunk, final) {
+			continue
+		}
+		staged := &b.work.staged[i%len(b.work.staged)]
+		*staged = s.Append((*staged)[:0], chunk, final)
+		chunk, same = *staged, false
+	}
+	return chunk, same
 }
 
 func (b *body) readText(p []byte) (int, error) {
@@ -421,6 +493,9 @@ func (b *body) readText(p []byte) (int, error) {
 func (b *body) end() {
 	if b.enc != nil {
 		b.fail(b.enc.Close())
+	}
+	if b.digests != nil {
+		b.digests.end()
 	}
 	for _, name := range digestFields {
 		delete(*b.trailer, name)
@@ -444,16 +519,20 @@ func (b *body) drain() error {
 // write puts a chunk, the last one when b.err is io.EOF, through the stream and into the encoder if
 // there is one.
 func (b *body) write(chunk []byte) {
-	w, before, final := b.work, b.work.stream.exchanged, b.err == io.EOF
+	if b.digests != nil {
+		write(&b.digests.came, chunk)
+	}
 	if b.wide != nil {
-		chunk = b.wide.toNarrow(chunk, final)
+		chunk = b.wide.toNarrow(chunk, b.err == io.EOF)
 	}
-	for i, s := range b.stages {
-		staged := &w.staged[i%len(w.staged)]
-		*staged = s.Append((*staged)[:0], chunk, final)
-		chunk = *staged
-	}
-	if b.enc == nil && b.wide == nil {
+	chunk, _ = b.staged(chunk)
+	b.exchange(chunk)
+}
+
+// exchange puts a chunk through the stream.
+func (b *body) exchange(chunk []byte) {
+	w, before, final := b.work, b.work.stream.exchanged, b.err == io.EOF
+	if b.enc == nil && b.wide == nil && b.digests == nil {
 		w.out = w.stream.Append(w.out, chunk, final)
 	} else {
 		w.text = w.stream.Append(w.text[:0], chunk, final)
@@ -466,6 +545,9 @@ func (b *body) write(chunk []byte) {
 func (b *body) encode(text []byte, final bool) {
 	if b.wide != nil {
 		text = b.wide.toWide(text, final)
+	}
+	if b.digests != nil {
+		write(&b.digests.leaves, text)
 	}
 	switch {
 	case b.enc == nil:
@@ -500,6 +582,11 @@ func (b *body) release() {
 	if b.enc != nil {
 		freeEncoder(b.coding, b.enc)
 	}
+	for _, s := range b.stages {
+		if f, ok := s.(freer); ok {
+			f.free()
+		}
+	}
 	for i := range b.work.staged {
 		if cap(b.work.staged[i]) > maxKept {
 			b.work.staged[i] = nil
@@ -508,7 +595,7 @@ func (b *body) release() {
 	if cap(b.work.out) <= maxKept && cap(b.work.text) <= maxKept {
 		works.Put(b.work)
 	}
-	b.work, b.dec, b.enc, b.stages, b.wide, b.source = nil, nil, nil, nil, nil, source{}
+	b.work, b.dec, b.enc, b.stages, b.digests, b.wide, b.source = nil, nil, nil, nil, nil, nil, source{}
 }
 
 // Close closes the origin's body.

@@ -77,7 +77,7 @@ func (m *Map) policy(value string) string {
 	out.Grow(len(value) + len(value)/8)
 	directive := ""
 	for len(value) > 0 {
-		n := strings.IndexAny(value, " \t;,")
+		n := strings.IndexAny(value, policySeparators)
 		if n < 0 {
 			n = len(value)
 		}

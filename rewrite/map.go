@@ -34,6 +34,7 @@ type Map struct {
 	toOrigin *Replacer
 	rules    Rules
 	version  string
+	memory   *memory // shared with the copies of With and WithRules
 }
 
 // engineVersion goes into Map.Version: count it up when the same input gives other output.
@@ -44,7 +45,7 @@ const engineVersion = 1
 // authority that is an origin authority too. Wildcards that cover hosts of other pairs are
 // fine: exact goes before wildcard and the longest match wins.
 func NewMap(pairs []Pair) (*Map, error) {
-	m := &Map{pairs: slices.Clone(pairs)}
+	m := &Map{pairs: slices.Clone(pairs), memory: newMemory()}
 	publics, origins := map[string]int{}, map[string]int{}
 	for i, p := range m.pairs {
 		p = Pair{p.Public.normal(), p.Origin.normal()}

@@ -1,0 +1,532 @@
+package rewrite
+
+import (
+	"bytes"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/net/html"
+)
+
+// In a page there is more than URLs: it says what the scripts it names hash to, and a policy in it
+// names hosts without a scheme. document is the stage that sees to it.
+//
+//  1. Nothing is parsed as long as nothing is there: pass and Append look for the words that matter,
+//     "integrity" and "security-policy", by their rare letter y (cursor).
+//  2. Around a word its tag is read (tag.go). With a script or link that names a resource of ours
+//     (resource), or a meta element that holds a policy (meta), an edit is noted: the attribute goes
+//     or gets another value. All other bytes go out as they came.
+//  3. A tag that is still coming is held back, up to maxTag bytes.
+//  4. Where a policy, in the header or in a meta element, allows inline texts by hashes that the
+//     memory does not know, the page is held back, up to maxPage bytes, and read with a tokenizer
+//     (inline.go). Response waits for that, since the header goes out before.
+//
+// A tag in a comment, a script or a textarea is treated as one too: a script that writes a tag
+// means it. A refresh and the href of a base element are URLs and the Stream's.
+//
+// The entity tag of a page does not say what was known when it went out. It is weak: a page without
+// an integrity attribute, and the same page with the hash that its script has now, are equivalent,
+// and each keeps working as long as the map is the same, whose version is in the tag.
+type document struct {
+	m        *Map
+	replacer *Replacer
+	url      *url.URL // the page's own, with the origin's names; nil when it is not known
+
+	policy  policyHashes
+	pairs   map[textHash]textHash // of policy, what became of their texts in this page
+	strict  bool                  // an Integrity-Policy: what has no integrity attribute may not run
+	waits   bool                  // what comes is held until it is read as a whole
+	removed bool                  // an integrity attribute had to go
+
+	held []byte  // not yet handed on
+	open tagScan // of the tag that held begins with
+
+	seen      int            // bytes handed on
+	head      [headSize]byte // the page's beginning
+	headEnd   int            // head[:headEnd] has come
+	base      *url.URL       // what relative URLs are resolved against
+	baseFound bool           // by a base element
+	baseRead  int            // head[:baseRead] was looked at for one
+
+	edits []edit // in order, of the text at hand
+	metas []metaPolicy
+	list  []attribute
+}
+
+const (
+	// maxPage is how much of a page is read before any of it goes out, where a policy asks for it.
+	maxPage = 1 << 20
+	// headSize is the beginning of a page in which a base element is looked for.
+	headSize = 8 << 10
+	// maxURL is the longest URL of a resource that is remembered.
+	maxURL = 2 << 10
+)
+
+// edit puts text in the place of some bytes.
+type edit struct {
+	from, to int
+	text     string
+}
+
+var documents = sync.Pool{New: func() any { return &document{} }}
+
+// newDocument is the stage of an answer that is HTML of a kind.
+func (m *Map) newDocument(res *http.Response, kind string) *document {
+	d := documents.Get().(*document)
+	d.m, d.replacer = m, m.replacerFor(m.toPublic, kind)
+	if res.Request != nil {
+		d.url, d.base = res.Request.URL, res.Request.URL
+	}
+	d.readHeader(res)
+	return d
+}
+
+// free gives g's memory back.
+func (d *document) free() {
+	clear(d.edits)
+	clear(d.metas)
+	d.m, d.replacer, d.url, d.base, d.pairs = nil, nil, nil, nil, nil
+	d.policy, d.strict, d.waits, d.removed, d.baseFound = policyHashes{}, false, false, false, false
+	d.seen, d.headEnd, d.baseRead = 0, 0, 0
+	d.held, d.edits, d.metas = d.held[:0], d.edits[:0], d.metas[:0]
+	if cap(d.held) > maxKept {
+		d.held = nil
+	}
+	documents.Put(d)
+}
+
+// pass says whether text goes on as it is, with nothing held back before or after. Then it has.
+func (d *document) pass(text []byte, final bool) bool {
+	if d.waits || len(d.held) > 0 {
+		return false
+	}
+	c := newCursor(text, final)
+	if c.next() || c.hold() < len(text) {
+		return false
+	}
+	d.handOn(text)
+	return true
+}
+
+// Append is the stage's.
+func (d *document) Append(dst, src []byte, final bool) []byte {
+	text := src
+	if len(d.held) > 0 {
+		d.held = append(d.held, src...)
+		text = d.held
+		if !d.waits && !final && d.stillOpen() {
+			return dst
+		}
+	}
+	for {
+		n, whole := len(text), d.waits
+		if whole {
+			if n < maxPage && !final {
+				break
+			}
+			n, d.waits = min(n, maxPage), false
+		}
+		last := n == len(text)
+		done := d.find(text[:n], final && last, whole)
+		dst = d.edited(dst, text, 0, done)
+		d.handOn(text[:done])
+		if text = text[done:]; last && !d.waits {
+			break
+		}
+	}
+	d.held, d.open = append(d.held[:0], text...), tagScan{}
+	return dst
+}
+
+// stillOpen says whether what is held is nothing but a tag that is still coming. It reads each byte
+// once.
+func (d *document) stillOpen() bool {
+	if len(d.held) >= maxTag {
+		return false
+	}
+	name, more := tagOf(d.held)
+	return more || name != otherTag && d.open.run(d.held[1:]) < tagClosed
+}
+
+// handOn notes what has gone to the next step.
+func (d *document) handOn(text []byte) {
+	d.noteHead(text)
+	d.seen += len(text)
+}
+
+// noteHead keeps what of text, which follows what was handed on, belongs to the page's beginning.
+func (d *document) noteHead(text []byte) {
+	if known := d.headEnd - d.seen; 0 <= known && known < len(text) {
+		d.headEnd += copy(d.head[d.headEnd:], text[known:])
+	}
+}
+
+// find notes the edits of text up to done; what stands behind has to wait for more. With whole, text
+// is what was waited for; without, find may come upon what the page has to wait for.
+func (d *document) find(text []byte, final, whole bool) (done int) {
+	d.edits, d.metas = d.edits[:0], d.metas[:0]
+	d.noteHead(text)
+	c := newCursor(text, final)
+	for c.next() {
+		tag := text[c.start:c.end]
+		d.list = attributes(d.list[:0], tag)
+		if c.tag != metaTag {
+			d.resource(tag, c.start, c.tag)
+		} else if !d.meta(tag, c.start, whole) {
+			d.waits = true
+			return c.start
+		}
+	}
+	if whole {
+		d.readInline(text)
+		d.finishMetas()
+	}
+	return c.hold()
+}
+
+// edited appends text[from:to] with its edits.
+func (d *document) edited(dst, text []byte, from, to int) []byte {
+	for _, e := range d.edits {
+		if from <= e.from && e.to <= to {
+			dst = append(append(dst, text[from:e.from]...), e.text...)
+			from = e.to
+		}
+	}
+	return append(dst, text[from:to]...)
+}
+
+// resource sees to the integrity attribute of a script or link that stands at text[at:].
+func (d *document) resource(tag []byte, at int, kind tagKind) {
+	metadata, ok := attributeOf(d.list, tag, "integrity")
+	if !ok {
+		return
+	}
+	name := "src"
+	if kind == linkTag {
+		name = "href"
+		if as, _ := attributeOf(d.list, tag, "as"); isNeverText(as.text(tag)) {
+			return
+		}
+	}
+	target, ok := attributeOf(d.list, tag, name)
+	if !ok {
+		return
+	}
+	value := metadata.text(tag)
+	hashes := metadataHashes(value)
+	if len(hashes) == 0 {
+		return // browsers take it for none
+	}
+	key, ours := d.key(target.text(tag), at)
+	if !ours {
+		return
+	}
+	if known := d.m.recomputed(key, hashes); known != nil {
+		d.recompute(tag, at, metadata, value, known)
+		return
+	}
+	if slices.ContainsFunc(hashes, func(h textHash) bool { return d.policy.set[h] }) {
+		return // without it the script would never be fetched, and its hash never known
+	}
+	d.removed = true
+	for _, a := range d.list { // all of them: without the first the second would count
+		if equalFold(tag[a.name:a.nameEnd], "integrity") {
+			from, to := a.without(tag)
+			d.edits = append(d.edits, edit{at + from, at + to, ""})
+		}
+	}
+}
+
+// recompute puts the hashes of what the public URL gives in the place of the origin's.
+func (d *document) recompute(tag []byte, at int, metadata attribute, value string, known map[textHash]textHash) {
+	for came, leaves := range known {
+		if d.policy.set[came] { // a policy may allow a script by the hash in its integrity attribute
+			d.pair(came, leaves)
+		}
+	}
+	public := mapTokens(value, spaces, func(token string) string {
+		if h, options, ok := parseHash(token); ok && known[h] != h {
+			return known[h].String() + options
+		}
+		return token
+	})
+	if public != value {
+		d.edits = append(d.edits, edit{at + metadata.value, at + metadata.valueEnd, metadata.written(public)})
+	}
+}
+
+// metadataHashes are the hashes in integrity metadata.
+func metadataHashes(value string) (hashes []textHash) {
+	for token := range strings.FieldsSeq(value) {
+		if h, _, ok := parseHash(token); ok {
+			hashes = append(hashes, h)
+		}
+	}
+	return hashes
+}
+
+// isNeverText says whether what a link loads ahead is of a kind that is never rewritten.
+func isNeverText(as string) bool {
+	switch strings.ToLower(as) {
+	case "audio", "font", "video":
+		return true
+	}
+	return false
+}
+
+// key is the memory's name for the resource that a tag at text[at:] means; "" is one that can't be
+// remembered.
+func (d *document) key(target string, at int) (key string, ours bool) {
+	target = strings.Trim(unwanted.Replace(target), " \f\x00")
+	relative := isRelative(target)
+	u, err := url.Parse(target)
+	if err != nil {
+		return "", relative && !d.baseFound || d.replacer.String(target) != target
+	}
+	if base := d.baseBefore(d.seen + at); base != nil {
+		u = base.ResolveReference(u)
+	}
+	if key, ours = d.m.resourceKey(u); ours {
+		if len(key) > maxURL {
+			key = ""
+		}
+		return key, true
+	}
+	return "", relative && !d.baseFound
+}
+
+// unwanted is what browsers leave out of a URL (WHATWG URL section 4.4).
+var unwanted = strings.NewReplacer("\t", "", "\n", "", "\r", "")
+
+// isRelative says whether a URL has neither scheme nor host.
+func isRelative(target string) bool {
+	i := strings.IndexAny(target, ":/?#")
+	return i < 0 || target[i] != ':' && !strings.HasPrefix(target, "//")
+}
+
+// baseBefore is what a relative URL so far into the page is resolved against (HTML section 4.2.3).
+func (d *document) baseBefore(at int) *url.URL {
+	end := min(at, d.headEnd)
+	if d.baseFound || end <= d.baseRead {
+		return d.base
+	}
+	d.baseRead = end
+	z := html.NewTokenizer(bytes.NewReader(d.head[:end]))
+	for {
+		switch z.Next() {
+		case html.ErrorToken:
+			return d.base
+		case html.StartTagToken, html.SelfClosingTagToken:
+			if d.takeBase(z) {
+				return d.base
+			}
+		}
+	}
+}
+
+// takeBase takes the tag that z is at for the base if it is one.
+func (d *document) takeBase(z *html.Tokenizer) bool {
+	name, more := z.TagName()
+	if string(name) != "base" {
+		return false
+	}
+	for more {
+		var attr, value []byte
+		if attr, value, more = z.TagAttr(); string(attr) != "href" {
+			continue
+		}
+		u, err := url.Parse(strings.TrimSpace(string(value)))
+		if err != nil {
+			return false
+		}
+		if d.url != nil {
+			u = d.url.ResolveReference(u)
+		}
+		d.base, d.baseFound = u, true
+		return true
+	}
+	return false
+}
+
+// cursor goes from tag to tag in a text: those of script and link elements that have the word
+// "integrity" in them, and of meta elements with "security-policy". The tag of a word is what the
+// last "<" before it begins.
+type cursor struct {
+	text  []byte
+	final bool
+
+	tag        tagKind
+	start, end int // of the tag
+
+	at    int // the search goes on here
+	lower int // the next y at or after at
+	upper int // the next Y
+	less  int // the last "<" before lessAt, not before the last tag's end; -1
+	lessAt,
+	open int // where a tag starts that is still coming; -1
+}
+
+func newCursor(text []byte, final bool) cursor {
+	return cursor{text: text, final: final, lower: -1, upper: -1, less: -1, open: -1}
+}
+
+// next moves to the next tag.
+func (c *cursor) next() bool {
+	for {
+		word, at := c.word()
+		if word == "" {
+			return false
+		}
+		start := c.lessBefore(at)
+		if start < 0 {
+			continue
+		}
+		kind, _ := tagOf(c.text[start:])
+		if kind == otherTag || (kind == metaTag) != (word == policyWord) {
+			continue
+		}
+		var scan tagScan
+		state := scan.run(c.text[start+1 : min(len(c.text), start+maxTag)])
+		end := start + 1 + scan.at
+		switch {
+		case state == tagClosed && end > at:
+			c.tag, c.start, c.end = kind, start, end
+			c.at, c.less, c.lessAt = end, -1, end
+			return true
+		case state < tagClosed && !c.final && len(c.text)-start < maxTag:
+			c.open = start
+			return false
+		}
+	}
+}
+
+// hold is where something stands, when next has found no more, that may become a tag that matters
+// when more comes.
+func (c *cursor) hold() int {
+	switch {
+	case c.open >= 0:
+		return c.open
+	case c.final:
+		return len(c.text)
+	}
+	start := c.lessBefore(len(c.text))
+	if start < 0 || len(c.text)-start >= maxTag {
+		return len(c.text)
+	}
+	kind, more := tagOf(c.text[start:])
+	var scan tagScan
+	if more || kind != otherTag && scan.run(c.text[start+1:]) < tagClosed {
+		return start
+	}
+	return len(c.text)
+}
+
+const (
+	integrityWord = "integrity"
+	policyWord    = "security-policy"
+)
+
+// word finds the next word and says where it ends.
+func (c *cursor) word() (word string, end int) {
+	for {
+		if c.lower < c.at {
+			c.lower = c.at + indexOrEnd(c.text[c.at:], 'y')
+		}
+		if c.upper < c.at {
+			c.upper = c.at + indexOrEnd(c.text[c.at:], 'Y')
+		}
+		y := min(c.lower, c.upper)
+		if y == len(c.text) {
+			return "", 0
+		}
+		c.at = y + 1
+		if word = wordBefore(c.text[:c.at]); word != "" {
+			return word, c.at
+		}
+	}
+}
+
+func indexOrEnd(b []byte, c byte) int {
+	if i := bytes.IndexByte(b, c); i >= 0 {
+		return i
+	}
+	return len(b)
+}
+
+// wordBefore is the word that b ends in.
+func wordBefore(b []byte) string {
+	if len(b) < len(integrityWord)+2 {
+		return ""
+	}
+	switch lower(b[len(b)-2]) {
+	case 't':
+		n := len(b) - len(integrityWord)
+		if before := b[n-1]; (isSpace(before) || before == '/' || before == '"' || before == '\'') && equalFold(b[n:], integrityWord) {
+			return integrityWord
+		}
+	case 'c':
+		if n := len(b) - len(policyWord); n > 0 && equalFold(b[n:], policyWord) {
+			return policyWord
+		}
+	}
+	return ""
+}
+
+// lessBefore is the last "<" before c.text[at], -1 when there is none that may begin its tag.
+func (c *cursor) lessBefore(at int) int {
+	from := max(c.lessAt, at-maxTag)
+	if i := lastLess(c.text[from:at]); i >= 0 {
+		c.less = from + i
+	}
+	c.lessAt = at
+	return c.less
+}
+
+// lastLess is the last "<" in b. It looks at the end first, and further back only if it must.
+func lastLess(b []byte) int {
+	for window := 128; ; window *= 8 {
+		from, last := max(0, len(b)-window), -1
+		for i := from; ; i = last + 1 {
+			n := bytes.IndexByte(b[i:], '<')
+			if n < 0 {
+				break
+			}
+			last = i + n
+		}
+		if last >= 0 || from == 0 {
+			return last
+		}
+	}
+}
+
+// tagKind is an element whose tags matter.
+type tagKind uint8
+
+const (
+	otherTag tagKind = iota
+	scriptTag
+	linkTag
+	metaTag
+)
+
+var tagNames = [...]string{scriptTag: "<script", linkTag: "<link", metaTag: "<meta"}
+
+// tagOf is whose tag b begins with; more says that b ends before that is certain.
+func tagOf(b []byte) (kind tagKind, more bool) {
+	for kind, name := range tagNames[1:] {
+		n := min(len(b), len(name))
+		if !equalFold(b[:n], name[:n]) {
+			continue
+		}
+		if len(b) <= len(name) {
+			return otherTag, true
+		}
+		if next := b[len(name)]; isSpace(next) || next == '/' {
+			return tagKind(kind + 1), false
+		}
+	}
+	return otherTag, false
+}
