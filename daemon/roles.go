@@ -142,7 +142,7 @@ func (d *Daemon) crossing(cfg *config.Config, node *config.Node, identity *cert.
 		}
 		key := linkKey{
 			relay: to.Name, address: to.Address, pki: cfg.PKI,
-			settings: fmt.Sprint(cfg.Limits.LinkConnections, cfg.Limits.ConnectTimeout, cfg.Limits.DrainTimeout),
+			settings: fmt.Sprint(cfg.Limits.LinkConnections, cfg.Limits.ConnectTimeout, cfg.Limits.DrainTimeout, relayWaits(&cfg.Limits)),
 		}
 		running := d.links[key]
 		if running == nil {
@@ -172,12 +172,29 @@ func (d *Daemon) startLink(cfg *config.Config, to *config.Node, identity *cert.L
 		Connections:    cfg.Limits.LinkConnections,
 		ConnectTimeout: cfg.Limits.ConnectTimeout,
 		DrainTimeout:   cfg.Limits.DrainTimeout,
+		Waits:          relayWaits(&cfg.Limits),
 		TLS:            identity.Client(to.Name),
 		Dial:           func(ctx context.Context) (net.Conn, error) { return d.options.DialLink(ctx, address) },
 		Log:            d.log,
 	})}
 	d.tasks.Go(func() { _ = running.transport.Run(ctx) })
 	return running
+}
+
+// relaySlack is for the line between an edge and its relay, whose delays and
+// queues come on top of what the relay waits.
+const relaySlack = 10 * time.Second
+
+// relayWaits are how long an edge waits for a relay: for the header until the
+// relay has dialled the origin and waited for it twice, the second time because
+// the first was cut or was a part of a text, and looked for the beginning of the
+// body; then for each piece as the relay waits for it.
+func relayWaits(limits *config.Limits) link.Waits {
+	return link.Waits{
+		Answer: 2*(limits.ConnectTimeout+limits.OriginTimeout) + limits.OriginIdleTimeout + relaySlack,
+		Idle:   limits.OriginIdleTimeout + relaySlack,
+		Stream: limits.StreamTimeout + relaySlack,
+	}
 }
 
 // server makes the http.Server of a socket.

@@ -3,10 +3,14 @@ package e2e
 import (
 	"crypto/tls"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 )
 
 // TestStrangerOnTheLink: a relay lets in the edges that the file names, by the
@@ -47,6 +51,86 @@ func TestStrangerOnTheLink(t *testing.T) {
 
 	if a := get(t, c.client(t, 2), "https://example.cn/"); a.StatusCode != 200 {
 		t.Errorf("the right edge: %s", a.Status)
+	}
+}
+
+// TestSilentRelay: a relay that takes requests and falls silent does not keep
+// visitors waiting, and hears that nobody waits any more.
+func TestSilentRelay(t *testing.T) {
+	c, _ := newShop(t, spec{layout: edgeAndRelay, more: "limits: {connect_timeout: 1s, origin_timeout: 1s, origin_idle_timeout: 1s}"}, "whole")
+	c.relays["relay-1"].kill()
+	canceled := make(chan string, 10)
+	fake := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Causeway-Hello") != "" {
+			w.Header().Set("Causeway-Hello", "1")
+			return
+		}
+		if r.URL.Path == "/half" {
+			text("text/html", half)(w, r)
+			_ = http.NewResponseController(w).Flush()
+		}
+		<-r.Context().Done()
+		canceled <- r.URL.Path
+	})}
+	pki := filepath.Join(c.dir, "pki")
+	pair, err := tls.LoadX509KeyPair(filepath.Join(pki, "relay-1.pem"), filepath.Join(pki, "relay-1.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fake.TLSConfig = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAnyClientCert}
+	ln, err := net.Listen("tcp", strings.Split(strings.Split(c.text(t), "link: \"")[1], `"`)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = fake.ServeTLS(ln, "", "") }()
+	defer fake.Close()
+	linkUp(t, c, "relay-1", 4)
+
+	var visitors sync.WaitGroup
+	for _, major := range []int{1, 2} {
+		client := c.client(t, major)
+		client.Timeout = 2 * patience
+		visitors.Go(func() {
+			a := get(t, client, fmt.Sprint("https://example.cn/silent", major))
+			if a.StatusCode != 504 || !strings.Contains(string(a.body), "Request <code>") {
+				t.Errorf("HTTP %d: %s %q", major, a.Status, a.body)
+			}
+		})
+		visitors.Go(func() {
+			a := do(t, client, newRequest(t, "POST", fmt.Sprint("https://example.cn/form", major), strings.NewReader("a=1")))
+			if a.StatusCode != 504 {
+				t.Errorf("HTTP %d: a form: %s %q", major, a.Status, a.body)
+			}
+		})
+	}
+	visitors.Go(func() {
+		client := c.client(t, 1)
+		client.Timeout = 2 * patience
+		res, err := client.Do(newRequest(t, "GET", "https://example.cn/half", nil))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer res.Body.Close()
+		if got, err := io.ReadAll(res.Body); err == nil || string(got) != half {
+			t.Errorf("half a page: %q, %v", got, err)
+		}
+	})
+	visitors.Wait()
+	for range 5 {
+		select {
+		case <-canceled:
+		case <-time.After(patience):
+			t.Fatal("the relay was not told that its request is over")
+		}
+	}
+	for _, path := range []string{"/silent1", "/silent2", "/form1", "/form2", "/half"} {
+		if r := c.edge.record(t, path); r.Kind != "link_slow" || !strings.Contains(r.Err, "relay relay-1") {
+			t.Errorf("record %+v", r)
+		}
+	}
+	if up := c.edge.metric(t, `causeway_link_connections{relay="relay-1"}`); up != "4" {
+		t.Errorf("%s connections of the link are left", up)
 	}
 }
 

@@ -95,6 +95,12 @@ func ValidStatus(status int) bool {
 	return status >= 200 && status <= 999 || status == http.StatusSwitchingProtocols
 }
 
+// IsEventStream reports whether a response is made of server-sent events.
+func IsEventStream(h http.Header) bool {
+	mediaType, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(mediaType), "text/event-stream")
+}
+
 // UpgradeOf is the protocol a message asks or agrees to switch to (RFC 9110
 // §7.8), "" for none.
 func UpgradeOf(h http.Header) string {

@@ -11,7 +11,8 @@
 //     its connections in (door.go),
 //  4. a failure there comes back as its kind (WriteError) and is an
 //     *outcome.Error at this end again; a body cut on one side is a reset
-//     stream on the other.
+//     stream on the other. A relay that says nothing at all is given up
+//     (silence.go).
 //
 // It refuses peers whose certificate the private CA did not sign for a node
 // that the file names, and anything but HTTP/2 with the ALPN name "h2". It

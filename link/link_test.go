@@ -100,7 +100,7 @@ func (p *pair) connectTo(pki, node, address string, connections int) *link.Trans
 		p.t.Fatal(err)
 	}
 	transport := link.NewTransport(link.Peer{
-		Name: "relay-1", Connections: connections, ConnectTimeout: 5 * time.Second, DrainTimeout: time.Second,
+		Name: "relay-1", Connections: connections, ConnectTimeout: 5 * time.Second, DrainTimeout: time.Second, Waits: patient,
 		TLS:  identity.Client("relay-1"),
 		Dial: func(ctx context.Context) (net.Conn, error) { return p.line.Dial(ctx, address) },
 		Log:  p.logger,

@@ -26,6 +26,7 @@ type Peer struct {
 	Connections    int                                         // warm connections to keep, at least 1
 	ConnectTimeout time.Duration                               // for one dial with its handshake
 	DrainTimeout   time.Duration                               // how long requests may finish when Run ends
+	Waits          Waits                                       // how long the relay may be silent
 	TLS            *tls.Config                                 // proves this node, admits that relay alone
 	Dial           func(ctx context.Context) (net.Conn, error) // the plain connection under TLS
 	Log            *slog.Logger
@@ -270,7 +271,7 @@ var errNotSent = errors.New("no open connection")
 
 // RoundTrip sends req to the relay: its Host and URL.Host are the public host.
 // A failure that the relay reports has the relay's kind, one of the link
-// itself LinkDown (never sent) or LinkCut.
+// itself LinkDown (never sent), LinkCut, or LinkSlow.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	conn := t.reserve()
 	if conn == nil {
@@ -287,10 +288,17 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	hop.SendExpect(out.Header)
 	var res *http.Response
 	var err error
+	silence := listen(out, t.peer.Waits.Answer)
 	if hop.UpgradeOf(out.Header) != "" {
 		res, err = hop.OpenTunnel(out, conn.RoundTrip)
 	} else {
 		res, err = hop.Exchange(out, conn.RoundTrip)
+	}
+	if silence.heard() {
+		if err == nil {
+			res.Body.Close()
+		}
+		return nil, outcome.Errorf(outcome.LinkSlow, "send to relay %s: no answer for %v", t.peer.Name, t.peer.Waits.Answer)
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -302,6 +310,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, outcome.Errorf(outcome.LinkCut, "send to relay %s: %w", t.peer.Name, err)
 	}
+	t.peer.Waits.watch(res, t.peer.Name)
 	if err := readError(t.peer.Name, res); err != nil {
 		return nil, err
 	}

@@ -38,6 +38,7 @@ const (
 	Loop        Kind = "loop"         // the request came round: the origin leads back to this site
 	LinkDown    Kind = "link_down"    // no relay could be reached
 	LinkCut     Kind = "link_cut"     // the link broke while the request was on it
+	LinkSlow    Kind = "link_slow"    // the relay took the request and fell silent
 	OriginName  Kind = "origin_name"  // the origin's name does not resolve
 	OriginDial  Kind = "origin_dial"  // no connection to the origin
 	OriginTLS   Kind = "origin_tls"   // the origin's certificate or handshake was refused
@@ -73,6 +74,7 @@ var Table = map[Kind]Entry{
 	Loop:        {http.StatusLoopDetected, slog.LevelError, "The request went round in a loop."},
 	LinkDown:    {http.StatusBadGateway, slog.LevelError, "The service can't be reached at the moment."},
 	LinkCut:     {http.StatusBadGateway, slog.LevelError, "The service can't be reached at the moment."},
+	LinkSlow:    {http.StatusGatewayTimeout, slog.LevelError, "The service did not answer in time."},
 	OriginName:  {http.StatusBadGateway, slog.LevelError, "The service can't be reached at the moment."},
 	OriginDial:  {http.StatusBadGateway, slog.LevelError, "The service can't be reached at the moment."},
 	OriginTLS:   {http.StatusBadGateway, slog.LevelError, "The service can't be reached at the moment."},

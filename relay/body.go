@@ -6,45 +6,26 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
+	"causeway/hop"
 	"causeway/outcome"
 )
 
 // watched is the origin's body: it ends a read that no byte came for in a
 // while, and names its failures.
-type watched struct {
-	io.ReadCloser
-	idle  time.Duration
-	end   func() error // makes a waiting read fail
-	timer *time.Timer  // nil until the first read
-	late  bool         // the timer fired
-}
-
-// newWatched wraps body, which waits at most idle for each piece.
-func newWatched(body io.ReadCloser, idle time.Duration, end func() error) *watched {
-	return &watched{ReadCloser: body, idle: idle, end: end}
-}
+type watched struct{ hop.Watched }
 
 func (b *watched) Read(p []byte) (int, error) {
-	if b.timer == nil {
-		b.timer = time.AfterFunc(b.idle, func() { _ = b.end() })
-	} else {
-		b.timer.Reset(b.idle)
-	}
-	n, err := b.ReadCloser.Read(p)
-	if !b.timer.Stop() {
-		b.late = true
-	}
+	n, err := b.Watched.Read(p)
+	var silence *hop.Silence
 	switch {
 	case err == nil || err == io.EOF:
 		return n, err
-	case b.late:
-		return n, outcome.Errorf(outcome.OriginSlow, "read from origin: no byte for %v", b.idle)
+	case errors.As(err, &silence):
+		return n, outcome.Errorf(outcome.OriginSlow, "read from origin: no byte for %v", silence.For)
 	case errors.Is(err, context.Canceled):
 		return n, outcome.Errorf(outcome.ClientGone, "read from origin: %w", err)
 	}
@@ -64,13 +45,6 @@ func (u unquoted) Error() string {
 }
 
 func (u unquoted) Unwrap() error { return u.error }
-
-func (b *watched) Close() error {
-	if b.timer != nil {
-		b.timer.Stop()
-	}
-	return b.ReadCloser.Close()
-}
 
 // mapped is the body after rewriting: an error that nobody named is one of
 // decoding it.
@@ -172,12 +146,6 @@ func (r *replayReader) Read(p []byte) (int, error) {
 
 // Close leaves the body itself to the server that owns it.
 func (r *replayReader) Close() error { return nil }
-
-// isEventStream reports whether an answer is made of server-sent events.
-func isEventStream(h http.Header) bool {
-	mediaType, _, _ := strings.Cut(h.Get("Content-Type"), ";")
-	return strings.EqualFold(strings.TrimSpace(mediaType), "text/event-stream")
-}
 
 // isCut reports whether err says that the origin closed the connection before
 // its answer's header was whole.

@@ -225,10 +225,10 @@ func (f *fetch) try(out *http.Request) (*http.Response, error) {
 		return res, err
 	}
 	idle := f.limits.OriginIdleTimeout
-	if isEventStream(res.Header) {
+	if hop.IsEventStream(res.Header) {
 		idle = f.limits.StreamTimeout
 	}
-	res.Body = newWatched(res.Body, idle, f.breaker(res))
+	res.Body = &watched{hop.Watched{ReadCloser: res.Body, Idle: idle, End: f.breaker(res)}}
 	return res, nil
 }
 
