@@ -3,17 +3,23 @@ package rewrite
 import "net/http"
 
 // requestFields are the request fields in which public hosts become origin ones. Host is the
-// relay's; cookies and what the site defines itself are left alone.
+// relay's; cookies that the site does not name and what it defines itself are left alone.
 var requestFields = []string{
-	"Origin",      // RFC 6454 section 7: CSRF and CORS checks
-	"Referer",     // RFC 9110 section 10.1.3
-	"Destination", // RFC 4918 section 10.3: WebDAV COPY and MOVE
+	"Origin",         // RFC 6454 section 7: CSRF and CORS checks
+	"Referer",        // RFC 9110 section 10.1.3
+	"Destination",    // RFC 4918 section 10.3: WebDAV COPY and MOVE
+	"If",             // RFC 4918 section 10.4: WebDAV locks
+	"Soapaction",     // SOAP 1.1 section 6.1.1: a name that the WSDL said, and it was mapped
+	"Ping-From",      // HTML section 4.6.5, <a ping>
+	"Ping-To",        // the same
+	"Hx-Current-Url", // htmx
 }
 
 // Request maps r to the origin's names, in place: the fields above, the query (r.URL.RawQuery:
-// ?return=https%3A%2F%2F…) and the entity tags of conditional fields. Host, path and body stay,
-// and what holds no public host stays byte for byte. Response reads from r's context which tags
-// were ours, so that res.Request must be r or descend from it.
+// ?return=https%3A%2F%2F…), the entity tags of conditional fields, and a body that is text or a
+// form (requestbody.go), which it may read ahead. Host and path stay, and what holds no public host
+// stays byte for byte. Response reads from r's context which tags were ours, so that res.Request
+// must be r or descend from it.
 func (m *Map) Request(r *http.Request) {
 	for _, name := range requestFields {
 		mapValues(m.toOrigin, r.Header[name])
@@ -22,6 +28,7 @@ func (m *Map) Request(r *http.Request) {
 		r.URL.RawQuery = m.toOrigin.String(r.URL.RawQuery)
 	}
 	m.conditions(r)
+	m.requestBody(r)
 }
 
 // mapValues exchanges the URLs in header lines, in place.

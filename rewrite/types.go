@@ -12,6 +12,7 @@ import (
 var (
 	textSuffixes = []string{"+json", "+xml", "+yaml"}
 	textTypes    = map[string]bool{
+		"application/csp-report":            true, // a client sends it
 		"application/dash+xml":              true,
 		"application/ecmascript":            true,
 		"application/graphql":               true,
