@@ -75,7 +75,7 @@ func startsBare(b []byte, i int) bool {
 		}
 		end = min(end+1, len(b))
 	}
-	for end < len(b) && end-i <= maxHost && (isHostByte(b[end]) || b[end] == '.' || b[end] == '*') {
+	for end < len(b) && end-i <= maxHost && hostBytes[b[end]]&ofHost != 0 {
 		end++
 	}
 	if end == len(b) {

@@ -407,20 +407,26 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, b.err
 }
 
-// step reads text once and appends what it becomes to out. Text that goes on as it came stays where
-// it was read, in room, and step says how much that is. It flushes unless more is there.
+// step reads text once and puts what it becomes into room, as far as that goes, and else into out;
+// it says how much is in room. Text that goes on as it came stays there, where it was read. It
+// flushes unless more is there.
 func (b *body) step(room []byte) (passed int) {
+	if b.enc != nil || b.wide != nil || b.digests != nil || len(room) < passRoom {
+		room = nil
+	}
 	text, held := b.work.chunk[:], 0
-	inRoom := b.enc == nil && b.digests == nil && !b.busy && len(room) >= passRoom
+	inRoom := room != nil && !b.busy
 	if inRoom {
 		held = b.work.stream.CopyHeld(room)
 		text = room[held:min(len(room), held+chunkSize)]
+	} else if room != nil {
+		text = text[:min(len(text), len(room)-len(room)/8)] // the rest is for what grows
 	}
 	n, err := b.readText(text)
 	if !b.begun {
 		n, err = b.begin(text, n, err)
-		if inRoom && b.wide != nil {
-			inRoom, text = false, b.work.chunk[:copy(b.work.chunk[:], text)]
+		if b.wide != nil && room != nil {
+			inRoom, room, text = false, nil, b.work.chunk[:copy(b.work.chunk[:], text)]
 		}
 	}
 	if err == io.EOF {
@@ -428,9 +434,9 @@ func (b *body) step(room []byte) (passed int) {
 	}
 	b.err = err
 	if inRoom {
-		passed = b.pass(room[:held+n], held)
+		passed = b.pass(room, room[:held+n], held)
 	} else {
-		b.write(text[:n])
+		passed = b.write(text[:n], room)
 	}
 	switch {
 	case err == io.EOF:
@@ -454,17 +460,17 @@ func (b *body) begin(text []byte, n int, err error) (int, error) {
 	return n, err
 }
 
-// pass leaves text, which begins with what was held back, where it is if nothing in it is to be
-// exchanged.
-func (b *body) pass(text []byte, held int) int {
+// pass leaves text, the beginning of room, which begins with what was held back, where it is if
+// nothing in it is to be exchanged.
+func (b *body) pass(room, text []byte, held int) int {
 	chunk, same := b.staged(text[held:])
 	if same {
 		if done, ok := b.work.stream.Pass(text, b.err == io.EOF); ok {
 			return done
 		}
+		chunk = b.work.chunk[:copy(b.work.chunk[:], chunk)]
 	}
-	b.exchange(chunk)
-	return 0
+	return b.exchange(chunk, room)
 }
 
 // staged is a chunk behind the stages; same says that it has not changed, nor moved.
@@ -516,9 +522,9 @@ func (b *body) drain() error {
 	return io.EOF
 }
 
-// write puts a chunk, the last one when b.err is io.EOF, through the stream and into the encoder if
-// there is one.
-func (b *body) write(chunk []byte) {
+// write puts a chunk, the last one when b.err is io.EOF, through the stages and the stream. It says
+// how much of what it becomes is in room.
+func (b *body) write(chunk, room []byte) (passed int) {
 	if b.digests != nil {
 		write(&b.digests.came, chunk)
 	}
@@ -526,19 +532,26 @@ func (b *body) write(chunk []byte) {
 		chunk = b.wide.toNarrow(chunk, b.err == io.EOF)
 	}
 	chunk, _ = b.staged(chunk)
-	b.exchange(chunk)
+	return b.exchange(chunk, room)
 }
 
-// exchange puts a chunk through the stream.
-func (b *body) exchange(chunk []byte) {
+// exchange puts a chunk through the stream into room, if there is one, or the encoder; what has no
+// room goes into out.
+func (b *body) exchange(chunk, room []byte) (passed int) {
 	w, before, final := b.work, b.work.stream.exchanged, b.err == io.EOF
-	if b.enc == nil && b.wide == nil && b.digests == nil {
+	switch {
+	case room != nil:
+		text := w.stream.Append(room[:0:len(room)], chunk, final)
+		passed = copy(room, text)
+		w.out = append(w.out, text[passed:]...)
+	case b.enc == nil && b.wide == nil && b.digests == nil:
 		w.out = w.stream.Append(w.out, chunk, final)
-	} else {
+	default:
 		w.text = w.stream.Append(w.text[:0], chunk, final)
 		b.encode(w.text, final)
 	}
 	b.busy = w.stream.exchanged > before
+	return passed
 }
 
 // encode puts rewritten text into the charset it came in, and into the encoder.

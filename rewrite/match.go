@@ -63,11 +63,14 @@ func portAt(b []byte, colon, digits int) tailing {
 	return found
 }
 
-// hostStart is where the host that goes on at b[i] starts; ok is false when no slash stands before
+// hostStart is where the host that ends before b[i] starts; ok is false when no slash stands before
 // it.
 func hostStart(b []byte, i int) (start int, ok bool) {
 	start = i
-	for start > 0 && i-start <= maxHost+2*maxPercent+6 && (isHostByte(b[start-1]) || b[start-1] == '.' || b[start-1] == '*') {
+	if i > 0 && b[i-1] == ']' {
+		start = addressStart(b, i)
+	}
+	for start > 0 && i-start <= maxHost+2*maxPercent+6 && hostBytes[b[start-1]]&ofHost != 0 {
 		start--
 	}
 	if start == 0 {
@@ -84,6 +87,16 @@ func hostStart(b []byte, i int) (start int, ok bool) {
 		return start - 1 + width, c == '/' && start-1+width <= i
 	}
 	return start, false
+}
+
+// addressStart is where the address in brackets that ends before b[i] starts; i when there is none.
+func addressStart(b []byte, i int) int {
+	for start := i - 1; start > 0 && i-start <= maxIPv6+1; start-- {
+		if b[start-1] == '[' {
+			return start - 1
+		}
+	}
+	return i
 }
 
 // lead is what stands before a host.
@@ -196,7 +209,7 @@ func startsMatch(b []byte, i int) bool {
 		}
 		end++
 	}
-	for end < len(b) && (isHostByte(b[end]) || b[end] == '.' || b[end] == '*') {
+	for end < len(b) && hostBytes[b[end]]&ofHost != 0 {
 		end++
 	}
 	return end-i <= maxHost+1 && (end == len(b) || hostEnd(b, end).unsure)

@@ -7,9 +7,22 @@ const maxHost = 253
 
 // isHostByte says whether c can stand inside a host name: letters, digits, hyphen, and the
 // underscore that some sites use in spite of RFC 952.
-func isHostByte(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_'
-}
+func isHostByte(c byte) bool { return hostBytes[c]&ofLabel != 0 }
+
+const (
+	ofLabel = 1 << iota // can stand inside a label
+	ofHost              // the same, and the dots and the star between and before labels
+)
+
+var hostBytes = func() (table [256]byte) {
+	for c := range table {
+		if c := byte(c); 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_' {
+			table[c] = ofLabel | ofHost
+		}
+	}
+	table['.'], table['*'] = ofHost, ofHost
+	return table
+}()
 
 // rule is one pair seen from one direction. A rule that keeps exchanges nothing: its hosts are the
 // names of the other side.

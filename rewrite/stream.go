@@ -1,6 +1,9 @@
 package rewrite
 
-import "strings"
+import (
+	"math/bits"
+	"strings"
+)
 
 // Stream exchanges URLs in a text that comes in chunks. Its output is the same however the text
 // is cut, and it holds back only what may be the start of a match: at most maxHeld bytes. It
@@ -133,9 +136,9 @@ func (r *Replacer) skim(b []byte, start int, final bool) (done int, ok bool) {
 // starts between done, where the match before ended, and limit.
 func (r *Replacer) next(m *match, b []byte, i *int, done, limit int) (found bool) {
 	for *i = r.search.next(b, *i); *i < len(b); *i = r.search.next(b, *i+r.search.stride) {
-		for _, g := range r.search.grams(b, *i) {
-			from, end, ok := g.stands(b, *i)
-			if ok && from >= done && from < limit && r.verify(m, b, from, end, g.literal) && m.start() >= done {
+		for ends := r.search.endsAt(b, *i); ends != 0; ends &= ends - 1 {
+			end := *i + bits.TrailingZeros32(ends)
+			if end <= len(b) && r.verify(m, b, end) && m.host < limit && m.start() >= done {
 				return true
 			}
 		}
@@ -177,8 +180,9 @@ type match struct {
 	lead
 	tailing
 	rule     *rule
-	host     int // the whole host starts here
-	labels   int // and this many bytes of it are the wildcard's
+	recent   *rule // rule, when it is of one host: the next match is often of the same
+	host     int   // the whole host starts here
+	labels   int   // and this many bytes of it are the wildcard's
 	exchange bool
 	secure   bool // the scheme to write is the one with TLS
 }
@@ -191,17 +195,13 @@ func (m *match) start() int {
 	return m.host
 }
 
-// verify says whether the literal, which stands at b[from:end], ends the host of a URL that has a
-// rule, and describes that in m.
-func (r *Replacer) verify(m *match, b []byte, from, end int, literal string) (ok bool) {
+// verify says whether a URL's host that has a rule ends before b[end], and describes that in m.
+func (r *Replacer) verify(m *match, b []byte, end int) (ok bool) {
 	if m.tailing = hostEnd(b, end); !m.tailing.ok {
 		return false
 	}
-	m.host, ok = from, true
-	if b[from] != '[' {
-		if m.host, ok = hostStart(b, from); end-m.host > maxHost {
-			return false
-		}
+	if m.host, ok = hostStart(b, end); m.host == end || end-m.host > maxHost {
+		return false
 	}
 	if ok {
 		m.lead, ok = leadBefore(b, m.host)
@@ -213,15 +213,15 @@ func (r *Replacer) verify(m *match, b []byte, from, end int, literal string) (ok
 	if m.tailing.colon > 0 {
 		port = string(b[m.digits:m.end])
 	}
-	m.rule, m.labels = nil, 0
-	if m.host == from {
-		m.rule = r.exactly(literal, m.scheme, port)
-	}
-	if m.rule == nil {
-		m.rule, m.labels = r.findFolded(b[m.host:end], m.scheme, port)
-	}
-	if m.rule == nil {
-		return false
+	if m.recent == nil || string(b[m.host:end]) != m.recent.from.Host || !m.recent.accepts(m.scheme, port) {
+		rule, labels := r.findFolded(b[m.host:end], m.scheme, port)
+		if rule == nil {
+			return false
+		}
+		m.rule, m.labels, m.recent = rule, labels, nil
+		if labels == 0 {
+			m.recent = rule
+		}
 	}
 	m.chooseScheme()
 	return true
@@ -237,16 +237,6 @@ func (r *Replacer) verifyBare(m *match, b []byte) bool {
 	}
 	m.lead = lead{schemeStart: m.host, colon: m.host, slashes: m.host, bare: m.host, spelling: plain}
 	return true
-}
-
-// exactly is the rule of a whole host without a detour; nil says to look further.
-func (r *Replacer) exactly(host, scheme, port string) *rule {
-	for _, rule := range r.exact[host] {
-		if rule.accepts(scheme, port) && !rule.keep {
-			return rule
-		}
-	}
-	return nil
 }
 
 // findFolded is find for a host, or an address in brackets, in any case.
