@@ -39,7 +39,7 @@ var responseFields = map[string]func(*Map, http.Header, string){
 	// hosts without a scheme too
 	"Content-Security-Policy":             policyField, // CSP level 3 section 2.3.1
 	"Content-Security-Policy-Report-Only": policyField,
-	"Set-Cookie":                          cookieField, // Domain alone, RFC 6265 section 4.1.2.3
+	"Set-Cookie":                          cookieField, // Domain, RFC 6265 section 4.1.2.3; Rules.Cookies
 
 	// it would lead round the edge
 	"Alt-Svc": dropField, // RFC 7838
@@ -175,15 +175,19 @@ func (m *Map) addCovered(mapped, scheme, domain, path string) string {
 	return mapped
 }
 
-// cookie maps the Domain attribute of a Set-Cookie value and nothing else.
-func (m *Map) cookie(value string) string {
-	first := strings.IndexByte(value, ';')
-	if first < 0 || !hasDomain(value[first:]) {
-		return value
+// cookie maps the Domain attribute of a Set-Cookie line, and the value if the site names the cookie.
+func (m *Map) cookie(line string) string {
+	pair, attributes, _ := strings.Cut(line, ";")
+	mapped := m.cookiePair(m.toPublic, pair)
+	if !hasDomain(attributes) {
+		if mapped == pair {
+			return line
+		}
+		return mapped + line[len(pair):]
 	}
 	var out strings.Builder
-	out.WriteString(value[:first])
-	for attribute := range strings.SplitSeq(value[first+1:], ";") {
+	out.WriteString(mapped)
+	for attribute := range strings.SplitSeq(attributes, ";") {
 		name, domain, _ := strings.Cut(attribute, "=")
 		if !strings.EqualFold(strings.TrimSpace(name), "domain") {
 			out.WriteString(";" + attribute)

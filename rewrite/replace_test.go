@@ -84,6 +84,8 @@ func parseTable(t testing.TB, file, text string) []testCase {
 			back = true
 		case verb == "bare":
 			bare = true
+		case verb == "cookies":
+			m = m.WithRules(Rules{Cookies: strings.Fields(rest)})
 		case verb == "keep":
 			cases = append(cases, testCase{at, m, back, bare, "", rest, rest})
 		case verb == "from" && i+1 < len(lines):
@@ -94,7 +96,7 @@ func parseTable(t testing.TB, file, text string) []testCase {
 			}
 			cases = append(cases, testCase{at, m, back, bare, "", rest, strings.TrimPrefix(want, " ")})
 		default:
-			t.Fatalf("%s: %q is not map, back, bare, keep or from", at, lines[i])
+			t.Fatalf("%s: %q is not map, back, bare, cookies, keep or from", at, lines[i])
 		}
 	}
 	return cases

@@ -3,7 +3,7 @@ package rewrite
 import "net/http"
 
 // requestFields are the request fields in which public hosts become origin ones. Host is the
-// relay's; cookies that the site does not name and what it defines itself are left alone.
+// relay's; what the site defines itself is left alone.
 var requestFields = []string{
 	"Origin",         // RFC 6454 section 7: CSRF and CORS checks
 	"Referer",        // RFC 9110 section 10.1.3
@@ -15,15 +15,16 @@ var requestFields = []string{
 	"Hx-Current-Url", // htmx
 }
 
-// Request maps r to the origin's names, in place: the fields above, the query (r.URL.RawQuery:
-// ?return=https%3A%2F%2F…), the entity tags of conditional fields, and a body that is text or a
-// form (requestbody.go), which it may read ahead. Host and path stay, and what holds no public host
-// stays byte for byte. Response reads from r's context which tags were ours, so that res.Request
-// must be r or descend from it.
+// Request maps r to the origin's names, in place: the fields above, cookies (cookies.go), the query
+// (r.URL.RawQuery: ?return=https%3A%2F%2F…), the entity tags of conditional fields, and a body that
+// is text or a form (requestbody.go), which it may read ahead. Host and path stay, and what holds
+// no public host stays byte for byte. Response reads from r's context which tags were ours, so that
+// res.Request must be r or descend from it.
 func (m *Map) Request(r *http.Request) {
 	for _, name := range requestFields {
 		mapValues(m.toOrigin, r.Header[name])
 	}
+	m.requestCookies(r.Header["Cookie"])
 	if r.URL != nil && !m.rules.Untouched {
 		r.URL.RawQuery = m.toOrigin.String(r.URL.RawQuery)
 	}

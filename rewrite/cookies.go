@@ -1,0 +1,33 @@
+package rewrite
+
+import (
+	"slices"
+	"strings"
+)
+
+// Rules.Cookies: the values of the cookies that a site names are mapped, both ways; all others pass
+// byte for byte. A value is whatever stands between the first "=" and the next ";" (RFC 6265
+// section 5.2), in any spelling that bodies know.
+
+// requestCookies maps the Cookie lines of a request, in place.
+func (m *Map) requestCookies(lines []string) {
+	if len(m.rules.Cookies) == 0 {
+		return
+	}
+	for i, line := range lines {
+		pairs := strings.Split(line, ";")
+		for j, pair := range pairs {
+			pairs[j] = m.cookiePair(m.toOrigin, pair)
+		}
+		lines[i] = strings.Join(pairs, ";")
+	}
+}
+
+// cookiePair maps "name=value" if the site names the cookie.
+func (m *Map) cookiePair(r *Replacer, pair string) string {
+	name, value, ok := strings.Cut(pair, "=")
+	if !ok || !slices.Contains(m.rules.Cookies, strings.TrimSpace(name)) {
+		return pair
+	}
+	return name + "=" + r.String(value)
+}
