@@ -150,7 +150,7 @@ func TestNormalised(t *testing.T) {
 		{Public: rewrite.Base{Scheme: "https", Host: "2001:db8::1", Port: "8443"}, To: rewrite.Base{Scheme: "https", Host: "2001:db8::2", Port: "9443"}, Connect: tls},
 		{Public: rewrite.Base{Scheme: "https", Host: "r3---sn-a.example.cn"}, To: rewrite.Base{Scheme: "https", Host: "r3---sn-a.my_host.example"},
 			Connect: []string{"203.0.113.10:443", "[2001:db8::3]:443", "[2001:db8::4]:443", "dial.example.org:8443"}},
-		{Public: rewrite.Base{Scheme: "https", Host: "192.0.2.1"}, To: rewrite.Base{Scheme: "http", Host: "192.0.2.2", Port: "3000"}, Connect: site},
+		{Public: rewrite.Base{Scheme: "https", Host: "192.0.2.1"}, To: rewrite.Base{Scheme: "http", Host: "192.0.2.2", Port: "3000"}, Connect: site, Cookies: true},
 	}
 	for i, h := range s.Hosts {
 		if !reflect.DeepEqual(h, want[i]) {
