@@ -50,6 +50,12 @@ var floors = []struct {
 	}},
 
 	{"admin", 3, nil},
+	{"audit", 3, map[string]string{
+		"config":  "the hosts to ask for, and what the file says of them",
+		"outcome": "the kind of a failure",
+		"relay":   "asks the origins as in service",
+		"rewrite": "a public base",
+	}},
 	{"daemon", 4, map[string]string{
 		"admin":   "serves it, and is the node it shows",
 		"cert":    "certificates of sites and of the node",

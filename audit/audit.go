@@ -1,0 +1,80 @@
+// Package audit asks the world what the file alone can't say, and gives
+// findings, each with its mend.
+//
+// The path of a check of the origins:
+//
+//  1. Origins makes a relay of its own out of the file, so that origins are
+//     dialled, verified and mapped as in service (origins.go),
+//  2. `/` of each exact public host is asked for, a few at a time, within the
+//     limits of the file and of the caller,
+//  3. a failure becomes an error with its kind and where to look; of an answer,
+//     the header that visitors would get is looked at (answer.go),
+//  4. the findings come in the order of the file.
+//
+// It refuses to do more than GET, to follow redirects, to send or keep cookies,
+// and to read bodies.
+package audit
+
+import "strings"
+
+// Level is how much a finding matters.
+type Level string
+
+// The levels.
+const (
+	Error   Level = "error"   // visitors get no answer
+	Warning Level = "warning" // they get one that does more than it seems to
+	Note    Level = "note"    // what was not asked, and why
+)
+
+// The kinds of findings that are no outcome.Kind.
+const (
+	kindStatus        = "status"
+	kindHSTS          = "hsts"
+	kindClearSiteData = "clear_site_data"
+	kindRedirect      = "redirect"
+	kindNotAsked      = "not_asked"
+)
+
+// Finding is one thing to know about one public host.
+type Finding struct {
+	Level Level  `json:"level"`
+	Host  string `json:"host"` // the public base: https://example.cn; "" for all of them
+	Kind  string `json:"kind"` // that of docs/errors.md for a failed request, else status, hsts, clear_site_data, redirect or not_asked
+	Msg   string `json:"msg"`  // what was found
+	Mend  string `json:"mend"` // what to do about it; "" when nothing need be done
+}
+
+// String is the one-line form: `https://example.cn: warning: what; mend`. An
+// error has its kind too, under which docs/errors.md knows it.
+func (f Finding) String() string {
+	subject, level := f.Host, string(f.Level)
+	if subject == "" {
+		subject = "origins"
+	}
+	if f.Level == Error {
+		level += ": " + f.Kind
+	}
+	line := []string{subject, level, f.Msg}
+	if f.Mend == "" {
+		return strings.Join(line, ": ")
+	}
+	return strings.Join(line, ": ") + "; " + f.Mend
+}
+
+// Report is what came of a check.
+type Report struct {
+	Asked    int       // how many public hosts were asked for
+	Findings []Finding // in the order of the file; never nil
+}
+
+// Count is how many findings of a level there are.
+func (r Report) Count(level Level) int {
+	n := 0
+	for _, f := range r.Findings {
+		if f.Level == level {
+			n++
+		}
+	}
+	return n
+}
