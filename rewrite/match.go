@@ -112,10 +112,15 @@ type lead struct {
 // mostly is what stands before most hosts.
 const mostly = "https://"
 
+// leadOfMostly is that of a host that starts at b[i].
+func leadOfMostly(i int) lead {
+	return lead{scheme: "https", schemeStart: i - 8, colon: i - 3, slashes: i - 2, bare: i - 1, spelling: plain}
+}
+
 // leadBefore reads the slashes and the scheme before the host that starts at b[i].
 func leadBefore(b []byte, i int) (l lead, ok bool) {
 	if i >= len(mostly) && string(b[i-len(mostly):i]) == mostly {
-		return lead{scheme: "https", schemeStart: i - 8, colon: i - 3, slashes: i - 2, bare: i - 1, spelling: plain}, true
+		return leadOfMostly(i), true
 	}
 	second, bare, s, ok := slashBefore(b, i)
 	if !ok {

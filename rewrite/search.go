@@ -78,6 +78,9 @@ func slot(v uint32) uint32 { return v * hashFactor >> (32 - filterBits) }
 
 // load is the folded gram at b[i]; it may end where b does.
 func (s *search) load(b []byte, i int) uint32 {
+	if i+4 <= len(b) {
+		return (binary.LittleEndian.Uint32(b[i:]) | foldBits) & s.mask
+	}
 	var word [4]byte
 	copy(word[:], b[i:])
 	return (binary.LittleEndian.Uint32(word[:]) | foldBits) & s.mask

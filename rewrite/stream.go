@@ -197,6 +197,9 @@ func (m *match) start() int {
 
 // verify says whether a URL's host that has a rule ends before b[end], and describes that in m.
 func (r *Replacer) verify(m *match, b []byte, end int) (ok bool) {
+	if m.again(b, end) {
+		return true
+	}
 	if m.tailing = hostEnd(b, end); !m.tailing.ok {
 		return false
 	}
@@ -226,6 +229,24 @@ func (r *Replacer) verify(m *match, b []byte, end int) (ok bool) {
 	m.chooseScheme()
 	return true
 }
+
+// again is verify for what most matches are: the host of the match before, behind "https://" and
+// before what ends a host in any spelling.
+func (m *match) again(b []byte, end int) bool {
+	if m.recent == nil || end >= len(b) || !endsHost[b[end]] {
+		return false
+	}
+	host := end - len(m.recent.from.Host)
+	if host < len(mostly) || string(b[host-len(mostly):host]) != mostly || string(b[host:end]) != m.recent.from.Host || !m.recent.accepts("https", "") {
+		return false
+	}
+	m.tailing, m.host, m.lead = tailing{ok: true, end: end}, host, leadOfMostly(host)
+	m.chooseScheme()
+	return true
+}
+
+// endsHost are bytes that end a host and begin no other spelling of one that goes on.
+var endsHost = [256]bool{'/': true, '"': true, '\'': true, '`': true, ' ': true, '\n': true, '<': true, '>': true, ')': true, '?': true, '#': true, ',': true, ';': true}
 
 // verifyBare says whether m's host is alone in quotes, if r takes such.
 func (r *Replacer) verifyBare(m *match, b []byte) bool {
