@@ -117,7 +117,12 @@ func (s *search) next(b []byte, i int) int {
 			return i
 		}
 	}
-	for ; i+s.gramLen <= len(b); i += stride {
+	return s.nextShort(b, i)
+}
+
+// nextShort is next where a gram and the end of b are less than four bytes apart.
+func (s *search) nextShort(b []byte, i int) int {
+	for ; i+s.gramLen <= len(b); i += s.stride {
 		if s.filter[slot(s.load(b, i))] {
 			return i
 		}
