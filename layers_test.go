@@ -74,6 +74,7 @@ var floors = []struct {
 	}},
 	{"cmd/causeway", 6, map[string]string{
 		"admin":  "reload asks the admin address",
+		"audit":  "check --live asks the origins",
 		"cert":   "link-ca and publish make certificates",
 		"config": "check, schema",
 		"daemon": "run, publish",

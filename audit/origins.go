@@ -23,7 +23,7 @@ const atOnce = 4
 // Options are how Origins asks.
 type Options struct {
 	Timeout  time.Duration       // for all of it
-	Progress func(asked, of int) // called after each host, one call at a time; nil for none
+	Progress func(asked, of int) // called first and after each host, one call at a time; nil for none
 }
 
 // Origins asks for `/` of every exact public host of the file as the relay node
@@ -91,12 +91,16 @@ func publicHosts(cfg *config.Config) (all []*visit) {
 }
 
 // askAll asks for all hosts, atOnce at a time, and says how many it got to
-// before the context was cancelled.
+// before ctx ended.
 func askAll(ctx context.Context, relay http.RoundTripper, visits []*visit, progress func(asked, of int)) int {
+	if progress == nil {
+		progress = func(int, int) {}
+	}
 	var next atomic.Int64
 	var running sync.WaitGroup
-	var mu sync.Mutex // guards done
-	done := 0
+	var mu sync.Mutex // guards asked
+	asked := 0
+	progress(asked, len(visits))
 	for range min(atOnce, len(visits)) {
 		running.Go(func() {
 			for i := next.Add(1) - 1; i < int64(len(visits)); i = next.Add(1) - 1 {
@@ -104,16 +108,14 @@ func askAll(ctx context.Context, relay http.RoundTripper, visits []*visit, progr
 					continue
 				}
 				mu.Lock()
-				done++
-				if progress != nil {
-					progress(done, len(visits))
-				}
+				asked++
+				progress(asked, len(visits))
 				mu.Unlock()
 			}
 		})
 	}
 	running.Wait()
-	return done
+	return asked
 }
 
 // visit is one public host, and what was found there.

@@ -189,7 +189,7 @@ func TestAsked(t *testing.T) {
 		asked[req.URL.String()] = req.Method + " " + req.Header.Get("X-Forwarded-Proto") + " " + req.Header.Get("X-Forwarded-Host")
 		return nil, outcome.Errorf(outcome.OriginDial, "one\ntwo")
 	})
-	progress := 0
+	progress := -1
 	report, err := origins(t.Context(), file(t, shop), relay, Options{Timeout: time.Minute, Progress: func(asked, of int) {
 		if progress++; asked != progress || of != 3 {
 			t.Errorf("progress %d of %d, call %d", asked, of, progress)
@@ -334,7 +334,7 @@ func TestEndedEarly(t *testing.T) {
 		end(errors.New("enough"))
 		return hangs(req)
 	})
-	progressed := 0
+	progressed := -1
 	report, err := origins(ctx, many(t, 9, ""), relay, Options{Timeout: time.Minute, Progress: func(int, int) { progressed++ }})
 	if err == nil || err.Error() != fmt.Sprintf("ask the origins: ended with %d of 9 asked: enough", progressed) {
 		t.Errorf("error %v", err)

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,6 +51,8 @@ func TestScript(t *testing.T) {
 			"address":   address,
 			"busy":      busy,
 			"origin":    origin,
+			"silent":    silent,
+			"asked":     asked,
 			"ready":     ready,
 			"unread":    unread,
 			"fetch":     fetch,
@@ -111,14 +114,45 @@ func busy(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], ln.Addr().String())
 }
 
-// origin NAME sets the variable to the base URL of a site that names itself.
+// origin NAME FIELD… sets the variable to the base URL of a site that names
+// itself, and says the fields, `Name: value`, in its header.
 func origin(ts *testscript.TestScript, _ bool, args []string) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
+		for _, field := range args[1:] {
+			name, value, _ := strings.Cut(field, ": ")
+			w.Header().Add(name, value)
+		}
 		fmt.Fprintf(w, `<a href="http://%s/next">%s</a>`, r.Host, r.URL.Path)
 	}))
 	ts.Defer(server.Close)
 	ts.Setenv(args[0], server.URL)
+}
+
+// visits has a channel for each silent origin, closed when it is asked.
+var visits sync.Map
+
+// silent NAME sets the variable to the base URL of a site that does not answer.
+func silent(ts *testscript.TestScript, _ bool, args []string) {
+	came := make(chan struct{})
+	first := sync.OnceFunc(func() { close(came) })
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		first()
+		<-r.Context().Done()
+	}))
+	ts.Defer(server.Close)
+	visits.Store(server.URL, came)
+	ts.Setenv(args[0], server.URL)
+}
+
+// asked URL waits until a silent origin is asked.
+func asked(ts *testscript.TestScript, _ bool, args []string) {
+	came, _ := visits.Load(args[0])
+	select {
+	case <-came.(chan struct{}):
+	case <-time.After(patience):
+		ts.Fatalf("nobody asks %s", args[0])
+	}
 }
 
 // unread ARG… runs causeway, to the end of the script, with a standard output

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -93,82 +92,6 @@ func argsBetween(least, most int, what string) cobra.PositionalArgs {
 
 // defaultFile is read when no file is named.
 const defaultFile = "causeway.yaml"
-
-func checkVerb() *cobra.Command {
-	var node string
-	var asJSON bool
-	verb := &cobra.Command{
-		Use:   "check [FILE]",
-		Short: "Check the file, and the certificates and keys it names",
-		Long: `Checks FILE (default causeway.yaml) and prints every error at once, each as
-file:line:column: path: what is wrong; the mend. With --node, or in a file
-without nodes, the files that the node's part needs are checked too:
-certificates, keys, authorities.`,
-		Example: "  causeway check causeway.yaml\n  causeway check --node shanghai-1 causeway.yaml",
-		Args:    argsBetween(0, 1, "one file"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			file := defaultFile
-			if len(args) == 1 {
-				file = args[0]
-			}
-			cfg, looked, err := check(file, node)
-			if asJSON {
-				return sayJSON(cmd.OutOrStdout(), err)
-			}
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: fine: %s, %s%s\n", file,
-				count(len(cfg.Sites), "site"), count(len(cfg.Nodes), "node"), looked)
-			return nil
-		},
-	}
-	verb.Flags().StringVar(&node, "node", "", "check the files that this node's part needs")
-	verb.Flags().BoolVar(&asJSON, "json", false, "print the errors as a JSON array")
-	return verb
-}
-
-// check reads the file and, when it is clear whose part to take, the files of
-// that part. looked says which were looked at.
-func check(file, name string) (cfg *config.Config, looked string, err error) {
-	cfg, node, err := config.Check(file, name)
-	var wrong config.Errors
-	if err = unreadable(file, err); err != nil && !errors.As(err, &wrong) {
-		err = &usageError{err}
-	}
-	if err == nil && node == nil {
-		looked = " (certificates and keys: name a node with --node)"
-	}
-	return cfg, looked, err
-}
-
-// sayJSON prints a file's errors for programs; an empty array is fine.
-func sayJSON(w io.Writer, err error) error {
-	list := config.Errors{}
-	if err != nil {
-		var ok bool
-		if list, ok = err.(config.Errors); !ok {
-			return err
-		}
-	}
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", "  ")
-	if failed := encoder.Encode(list); failed != nil {
-		return failed
-	}
-	if err != nil {
-		return errSaid
-	}
-	return nil
-}
-
-// count is "1 site", "2 sites".
-func count(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}
 
 // nodeName is what the file takes as the name of a node.
 var nodeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)

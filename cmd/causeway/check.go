@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"causeway/audit"
+	"causeway/config"
+)
+
+// checkup is what check was asked for.
+type checkup struct {
+	file, node string
+	asJSON     bool
+	live       bool
+	timeout    time.Duration
+}
+
+func checkVerb() *cobra.Command {
+	c := checkup{}
+	verb := &cobra.Command{
+		Use:   "check [FILE] [--node NAME] [--live]",
+		Short: "Check the file, the certificates and keys it names, and the origins",
+		Long: `Checks FILE (default causeway.yaml) and prints every error at once, each as
+file:line:column: path: what is wrong; the mend. With --node, or in a file
+without nodes, the files that the node's part needs are checked too:
+certificates, keys, authorities.
+
+With --live, a file that is fine is held against the world: this machine asks
+for / of every public host that is no wildcard, as the relay would, dialled and
+verified alike. An origin that can't be reached, that does not verify or that
+answers 5xx is an error, and the exit status is 1. Warnings are for answers that
+bind more than their own host: Strict-Transport-Security over other hosts,
+Clear-Site-Data with the cookies of the whole domain, redirects to hosts that
+are not in the file. In a file with nodes name the one that this machine is:
+relays reach the origins, so that an edge asks none, and says so.`,
+		Example: "  causeway check causeway.yaml\n  causeway check --node shanghai-1 causeway.yaml\n  causeway check --live --node virginia-1",
+		Args:    argsBetween(0, 1, "one file"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c.file = defaultFile
+			if len(args) == 1 {
+				c.file = args[0]
+			}
+			switch {
+			case !c.live && cmd.Flags().Changed("timeout"):
+				return usagef("causeway check: --timeout is how long --live may take: add --live, or leave it out")
+			case c.timeout <= 0:
+				return usagef("causeway check: --timeout %v: give more than 0, as in 30s", c.timeout)
+			}
+			return c.run(cmd.OutOrStdout())
+		},
+	}
+	flags := verb.Flags()
+	flags.StringVar(&c.node, "node", "", "check the files that this node's part needs")
+	flags.BoolVar(&c.asJSON, "json", false, "print what was found as a JSON array")
+	flags.BoolVar(&c.live, "live", false, "ask the origins too")
+	flags.DurationVar(&c.timeout, "timeout", 30*time.Second, "how long --live may take")
+	return verb
+}
+
+// run checks the file and, when that is fine and it is asked for, the origins.
+func (c *checkup) run(out io.Writer) error {
+	cfg, node, err := c.readFile()
+	if err != nil && c.asJSON {
+		return sayErrors(out, err)
+	}
+	if err != nil {
+		return err
+	}
+	if !c.asJSON {
+		c.sayFine(out, cfg, node)
+	}
+	switch {
+	case c.live:
+		return c.askOrigins(out, cfg, node)
+	case c.asJSON:
+		return sayJSON(out, config.Errors{})
+	}
+	return nil
+}
+
+// readFile reads the file and, when it is clear whose part to take, looks at the
+// files of that part; else the node is nil, which it may not be with --live.
+func (c *checkup) readFile() (*config.Config, *config.Node, error) {
+	cfg, node, err := config.Check(c.file, c.node)
+	if err == nil && node == nil && c.live {
+		_, err = cfg.Node(c.node)
+	}
+	var wrong config.Errors
+	if err = unreadable(c.file, err); err != nil && !errors.As(err, &wrong) {
+		err = &usageError{err}
+	}
+	return cfg, node, err
+}
+
+// sayFine says what is in a file that is fine.
+func (c *checkup) sayFine(out io.Writer, cfg *config.Config, node *config.Node) {
+	looked := ""
+	if node == nil {
+		looked = " (certificates and keys: name a node with --node)"
+	}
+	fmt.Fprintf(out, "%s: fine: %s, %s%s\n", c.file, count(len(cfg.Sites), "site"), count(len(cfg.Nodes), "node"), looked)
+}
+
+// askOrigins asks the origins, until Ctrl-C, and prints what was found. Its
+// error says how many failed.
+func (c *checkup) askOrigins(out io.Writer, cfg *config.Config, node *config.Node) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	options := audit.Options{Timeout: c.timeout}
+	clearLine := ""
+	if isTerminal(os.Stderr) {
+		clearLine = "\r\x1b[K"
+		options.Progress = func(asked, of int) { fmt.Fprintf(os.Stderr, "\r%d of %s asked", asked, count(of, "origin")) }
+	}
+	report, err := audit.Origins(ctx, cfg, node, options)
+	fmt.Fprint(os.Stderr, clearLine)
+	if failed := c.sayReport(out, report); failed != nil {
+		return failed
+	}
+	if n := report.Count(audit.Error); err == nil && n > 0 {
+		return fmt.Errorf("%s: %s failed", c.file, count(n, "origin"))
+	}
+	return err
+}
+
+// isTerminal reports whether a person may be looking. It takes /dev/null for a
+// terminal too, where nothing is lost.
+func isTerminal(file *os.File) bool {
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// sayReport prints what the origins came to.
+func (c *checkup) sayReport(out io.Writer, report audit.Report) error {
+	if c.asJSON {
+		return sayJSON(out, report.Findings)
+	}
+	for _, finding := range report.Findings {
+		fmt.Fprintln(out, finding)
+	}
+	if report.Asked == 0 {
+		return nil
+	}
+	outcome := "fine"
+	if failed, warned := report.Count(audit.Error), report.Count(audit.Warning); failed+warned > 0 {
+		outcome = count(failed, "error") + ", " + count(warned, "warning")
+	}
+	_, err := fmt.Fprintf(out, "origins: %d asked: %s\n", report.Asked, outcome)
+	return err
+}
+
+// sayErrors prints a file's errors for programs.
+func sayErrors(out io.Writer, err error) error {
+	list, ok := err.(config.Errors)
+	if !ok {
+		return err
+	}
+	if failed := sayJSON(out, list); failed != nil {
+		return failed
+	}
+	return errSaid
+}
+
+// sayJSON prints a list for programs; an empty array is fine.
+func sayJSON(out io.Writer, list any) error {
+	encoder := json.NewEncoder(out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(list)
+}
+
+// count is "1 site", "2 sites".
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
