@@ -15,7 +15,7 @@ import (
 // names hosts without a scheme. document is the stage that sees to it.
 //
 //  1. Nothing is parsed as long as nothing is there: pass and Append look for the words that matter,
-//     "integrity" and "security-policy", by their rare letter y (cursor).
+//     "integrity" and "security-policy" (cursor, words.go).
 //  2. Around a word its tag is read (tag.go). With a script or link that names a resource of ours
 //     (resource), or a meta element that holds a policy (meta), an edit is noted: the attribute goes
 //     or gets another value. All other bytes go out as they came.
@@ -361,25 +361,24 @@ type cursor struct {
 	tag        tagKind
 	start, end int // of the tag
 
-	at    int // the search goes on here
-	lower int // the next y at or after at
-	upper int // the next Y
-	less  int // the last "<" before lessAt, not before the last tag's end; -1
-	lessAt,
-	open int // where a tag starts that is still coming; -1
+	at     int // the search goes on here
+	less   int // the last "<" before lessAt, not before the last tag's end; -1
+	lessAt int
+	open   int // where a tag starts that is still coming; -1
 }
 
 func newCursor(text []byte, final bool) cursor {
-	return cursor{text: text, final: final, lower: -1, upper: -1, less: -1, open: -1}
+	return cursor{text: text, final: final, less: -1, open: -1}
 }
 
 // next moves to the next tag.
 func (c *cursor) next() bool {
 	for {
-		word, at := c.word()
+		word, at := nextWord(c.text, c.at)
 		if word == "" {
 			return false
 		}
+		c.at = at
 		start := c.lessBefore(at)
 		if start < 0 {
 			continue
@@ -422,57 +421,6 @@ func (c *cursor) hold() int {
 		return start
 	}
 	return len(c.text)
-}
-
-const (
-	integrityWord = "integrity"
-	policyWord    = "security-policy"
-)
-
-// word finds the next word and says where it ends.
-func (c *cursor) word() (word string, end int) {
-	for {
-		if c.lower < c.at {
-			c.lower = c.at + indexOrEnd(c.text[c.at:], 'y')
-		}
-		if c.upper < c.at {
-			c.upper = c.at + indexOrEnd(c.text[c.at:], 'Y')
-		}
-		y := min(c.lower, c.upper)
-		if y == len(c.text) {
-			return "", 0
-		}
-		c.at = y + 1
-		if word = wordBefore(c.text[:c.at]); word != "" {
-			return word, c.at
-		}
-	}
-}
-
-func indexOrEnd(b []byte, c byte) int {
-	if i := bytes.IndexByte(b, c); i >= 0 {
-		return i
-	}
-	return len(b)
-}
-
-// wordBefore is the word that b ends in.
-func wordBefore(b []byte) string {
-	if len(b) < len(integrityWord)+2 {
-		return ""
-	}
-	switch lower(b[len(b)-2]) {
-	case 't':
-		n := len(b) - len(integrityWord)
-		if before := b[n-1]; (isSpace(before) || before == '/' || before == '"' || before == '\'') && equalFold(b[n:], integrityWord) {
-			return integrityWord
-		}
-	case 'c':
-		if n := len(b) - len(policyWord); n > 0 && equalFold(b[n:], policyWord) {
-			return policyWord
-		}
-	}
-	return ""
 }
 
 // lessBefore is the last "<" before c.text[at], -1 when there is none that may begin its tag.
