@@ -1,0 +1,7 @@
+//go:build !amd64
+
+package rewrite
+
+const hasAVX2 = false
+
+func pairAVX2([]byte) (at int, found bool) { return 0, false }
