@@ -50,6 +50,9 @@ func (m *Map) Response(res *http.Response, opt Options) {
 		m.passed(res)
 		return
 	}
+	if p.tag = m.runtimeTag(res, p.kind); p.tag != "" {
+		defer m.admit(res, res.Header) // once the policies have their last hashes
+	}
 	if p.head {
 		m.describe(res, p)
 		mapPolicies(res.Header, m.inlineHash)
@@ -102,6 +105,7 @@ type plan struct {
 	varies bool     // the coding depended on the client
 	head   bool     // there is no body, but a GET has one
 	sniff  bool     // the type is not known yet
+	tag    string   // to put into a page (Rules.Runtime); "" for none
 }
 
 // plan says ok when the body is text or may be.
@@ -147,10 +151,10 @@ func (m *Map) describe(res *http.Response, p plan) {
 		h["Content-Encoding"] = []string{p.coding}
 	}
 	if p.varies {
-		addVary(h)
+		addVary(h, "Accept-Encoding")
 	}
 	if tag := h.Get("Etag"); tag != "" {
-		h["Etag"] = []string{m.publicTag(tag)}
+		h["Etag"] = []string{m.publicTag(tag, res.Request)}
 	}
 	dropStale(h)
 }
@@ -165,15 +169,15 @@ func dropStale(h http.Header) {
 	delete(h, "Accept-Ranges")
 }
 
-func addVary(h http.Header) {
+func addVary(h http.Header, field string) {
 	for _, line := range h["Vary"] {
 		for name := range strings.SplitSeq(line, ",") {
-			if name = strings.TrimSpace(name); name == "*" || strings.EqualFold(name, "Accept-Encoding") {
+			if name = strings.TrimSpace(name); name == "*" || strings.EqualFold(name, field) {
 				return
 			}
 		}
 	}
-	h["Vary"] = append(h["Vary"], "Accept-Encoding")
+	h["Vary"] = append(h["Vary"], field)
 }
 
 // stage is a step of a text on its way to the Stream: it sees what the origin says, opened, in
@@ -197,6 +201,9 @@ type freer interface{ free() }
 func (m *Map) stages(res *http.Response, p plan) (list []stage) {
 	if isHTML(p.kind) {
 		list = append(list, m.newDocument(res, p.kind))
+	}
+	if p.tag != "" {
+		list = append(list, newInserter(p.tag, p.kind, aimOf(res.Request)))
 	}
 	return list
 }

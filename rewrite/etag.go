@@ -18,14 +18,15 @@ import (
 //	 2. The origin compares its own tags: 304 and 412 work end to end.
 //	 3. Response marks the ETag of what it rewrites, and of a 304 that answers a mark.
 //
-// A tag of another map's version matches nothing: the client's copy has other names in it.
+// A tag of another map's version matches nothing: the client's copy has other names in it. With
+// Rules.Runtime the version is followed by what the request was for (runtime_page.go).
 const (
 	markStrong = "-cw."
 	markWeak   = "-cww."
 )
 
 // publicTag marks an entity tag; what is none is returned as it is.
-func (m *Map) publicTag(tag string) string {
+func (m *Map) publicTag(tag string, r *http.Request) string {
 	mark, opaque := markStrong, tag
 	if weak, ok := strings.CutPrefix(tag, "W/"); ok {
 		mark, opaque = markWeak, weak
@@ -33,11 +34,20 @@ func (m *Map) publicTag(tag string) string {
 	if len(opaque) < 2 || opaque[0] != '"' || opaque[len(opaque)-1] != '"' {
 		return tag
 	}
-	return "W/" + opaque[:len(opaque)-1] + mark + m.version + `"`
+	return "W/" + opaque[:len(opaque)-1] + mark + m.tagVersion(r) + `"`
 }
 
-// originTag takes the mark off; ours says whether there was one, of whatever version.
-func (m *Map) originTag(tag string) (origin string, ours, current bool) {
+// tagVersion is what the marks of answers to r end in.
+func (m *Map) tagVersion(r *http.Request) string {
+	if !m.rules.Runtime {
+		return m.version
+	}
+	return m.version + string(aimOf(r))
+}
+
+// originTag takes the mark off; ours says whether there was one, whatever it ends in, and current
+// whether that is version.
+func originTag(tag, version string) (origin string, ours, current bool) {
 	opaque, weak := strings.CutPrefix(tag, `W/`)
 	if !weak || len(opaque) < 2 || opaque[len(opaque)-1] != '"' {
 		return tag, false, false
@@ -46,8 +56,8 @@ func (m *Map) originTag(tag string) (origin string, ours, current bool) {
 	if dot < 0 {
 		return tag, false, false
 	}
-	head, version := opaque[:dot+1], opaque[dot+1:len(opaque)-1]
-	current = version == m.version
+	head := opaque[:dot+1]
+	current = opaque[dot+1:len(opaque)-1] == version
 	if origin, ok := strings.CutSuffix(head, markWeak); ok {
 		return "W/" + origin + `"`, true, current
 	}
@@ -57,12 +67,12 @@ func (m *Map) originTag(tag string) (origin string, ours, current bool) {
 	return tag, false, false
 }
 
-// originTags maps a list of entity tags to the origin's. Those of another version are left out
-// unless keepOthers says so. marked are the origin's tags that had a mark.
-func (m *Map) originTags(lines []string, keepOthers bool) (value string, marked []string) {
+// originTags maps a list of entity tags to the origin's. Those of other versions are left out unless
+// keepOthers says so. marked are the origin's tags that had a mark.
+func originTags(lines []string, version string, keepOthers bool) (value string, marked []string) {
 	var list []string
 	for tag := range eachTag(strings.Join(lines, ", ")) {
-		origin, ours, current := m.originTag(tag)
+		origin, ours, current := originTag(tag, version)
 		switch {
 		case !ours:
 			list = append(list, tag)
@@ -106,14 +116,14 @@ func (m *Map) conditions(r *http.Request) {
 	var marked []string
 	if lines := r.Header["If-None-Match"]; hasMark(lines) {
 		var value string
-		if value, marked = m.originTags(lines, false); value == "" {
+		if value, marked = originTags(lines, m.tagVersion(r), false); value == "" {
 			r.Header.Del("If-None-Match")
 		} else {
 			r.Header.Set("If-None-Match", value)
 		}
 	}
 	if lines := r.Header["If-Match"]; hasMark(lines) {
-		value, _ := m.originTags(lines, true)
+		value, _ := originTags(lines, m.tagVersion(r), true)
 		r.Header.Set("If-Match", value)
 	}
 	if hasMark(r.Header["If-Range"]) {
@@ -136,6 +146,7 @@ func (m *Map) notModified(res *http.Response) {
 	if res.Request == nil {
 		return
 	}
+	m.runtimeNotModified(res)
 	marked, _ := res.Request.Context().Value(markedKey{}).([]string)
 	tag := res.Header.Get("Etag")
 	weakly := func(other string) bool {
@@ -144,8 +155,8 @@ func (m *Map) notModified(res *http.Response) {
 	if !slices.ContainsFunc(marked, weakly) {
 		return
 	}
-	res.Header.Set("Etag", m.publicTag(tag))
+	res.Header.Set("Etag", m.publicTag(tag, res.Request))
 	dropStale(res.Header)
-	addVary(res.Header)
+	addVary(res.Header, "Accept-Encoding")
 	res.Header.Del("Content-Length")
 }

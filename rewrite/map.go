@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Pair says that the origin calls Origin what visitors call Public. Either both are wildcards
@@ -34,7 +35,8 @@ type Map struct {
 	toOrigin *Replacer
 	rules    Rules
 	version  string
-	memory   *memory // shared with the copies of With and WithRules
+	memory   *memory              // shared with the copies of With and WithRules
+	runtime  func() *runtimeFiles // made when they are first asked for
 }
 
 // engineVersion goes into Map.Version: count it up when the same input gives other output.
@@ -81,6 +83,7 @@ func (m *Map) compile() {
 	m.toPublic.setBack(m.toOrigin)
 	m.toOrigin.setBack(m.toPublic)
 	m.version = hashMap(m.pairs, m.rules)
+	m.runtime = sync.OnceValue(func() *runtimeFiles { return newRuntime(m.pairs) })
 }
 
 func (p Pair) fault() string {

@@ -50,5 +50,9 @@ func (r Rules) mark() string {
 	if !r.Untouched && len(types) == 0 && !r.Bare && !r.Runtime {
 		return ""
 	}
-	return fmt.Sprintf("%v %q %v %v", r.Untouched, types, r.Bare, r.Runtime)
+	mark := fmt.Sprintf("%v %q %v %v", r.Untouched, types, r.Bare, r.Runtime)
+	if r.Runtime {
+		mark += runtimeSources
+	}
+	return mark
 }

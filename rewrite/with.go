@@ -17,7 +17,7 @@ func (m *Map) With(extra Pair) (*Map, error) {
 			return nil, &PairError{last, i, "origin host " + extra.Origin.Authority() + " is in the map"}
 		}
 	}
-	wider := &Map{pairs: pairs, toPublic: newReplacer(pairs), toOrigin: m.toOrigin, rules: m.rules, version: hashMap(pairs, m.rules), memory: m.memory}
+	wider := &Map{pairs: pairs, toPublic: newReplacer(pairs), toOrigin: m.toOrigin, rules: m.rules, version: hashMap(pairs, m.rules), memory: m.memory, runtime: m.runtime}
 	wider.toPublic.setBack(m.toOrigin)
 	return wider, nil
 }
