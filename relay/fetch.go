@@ -8,6 +8,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -27,11 +28,22 @@ func (s *Server) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return nil, outcome.Errorf(outcome.HostUnknown, "find a site for host %q: none in %s", req.Host, now.config.Path)
 	}
+	if res := site.Map.Own(req, hasRuntime(site)); res != nil {
+		return res, nil
+	}
 	f := &fetch{site: site, origin: now.sites[site], limits: &now.config.Limits, start: time.Now()}
 	if err := f.aim(req, s.options.Local); err != nil {
 		return nil, err
 	}
 	return f.run(req)
+}
+
+// hasRuntime reports whether pages of the site get the script of the rule
+// runtime.
+func hasRuntime(site *config.Site) bool {
+	return site.Rewrite.Runtime || slices.ContainsFunc(site.Routes, func(route config.Route) bool {
+		return route.Rewrite != nil && route.Rewrite.Runtime
+	})
 }
 
 // fetch is one request on its way to the origin and back.
