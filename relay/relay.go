@@ -4,7 +4,8 @@
 //
 //  1. ServeHTTP takes it off the link and opens the record; in one process the
 //     edge calls RoundTrip directly,
-//  2. RoundTrip finds the site by the public host, in an immutable snapshot,
+//  2. RoundTrip finds the site by the public host, in an immutable snapshot; the
+//     two files of a site's rule runtime it answers itself,
 //  3. the request is mapped: host, Origin, Referer, query,
 //  4. the site's http.Transport sends it: a kept-alive connection to one of the
 //     origin's addresses, always verified (reach.go, dial.go, resolve.go),

@@ -12,6 +12,8 @@
 //     spelling (spelling.go), decides whether that is a URL of the map (match.go), and writes the
 //     new host, port and, where it must, scheme in the old spelling (stream.go). Stream does so
 //     over chunks.
+//  5. URLs that only exist in the browser are mapped there, for a site that asks for it, by a script
+//     that Response puts into pages and Own answers the requests for (runtime.go).
 //
 // All hosts of a map are matched in one pass and nothing that was written is read again. A body
 // takes a constant 110 KiB beside its decoder and encoder, however long it is, and no goroutine.
