@@ -167,9 +167,9 @@ func seconds(n uint64) string {
 // cookies know no origins (https://www.w3.org/TR/clear-site-data/, "Clear cookies
 // for origin").
 func (v *visit) clearSiteData(values []string) {
-	domain := registered(v.public.Host)
-	if domain == "" {
-		return
+	domain, err := publicsuffix.EffectiveTLDPlusOne(v.public.Host)
+	if err != nil {
+		return // an address, or a name that is none, such as localhost: no other host shares its cookies
 	}
 	for kind := range strings.SplitSeq(strings.Join(values, ","), ",") {
 		kind = strings.TrimSpace(kind)
@@ -179,17 +179,6 @@ func (v *visit) clearSiteData(values []string) {
 			return
 		}
 	}
-}
-
-// registered is the domain that was registered for a host; "" for an address
-// and for a name that is none, such as localhost: no other host shares its
-// cookies.
-func registered(host string) string {
-	if isAddress(host) {
-		return ""
-	}
-	domain, _ := publicsuffix.EffectiveTLDPlusOne(host) // "" for localhost
-	return domain
 }
 
 func isAddress(host string) bool {

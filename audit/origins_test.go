@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -72,6 +73,13 @@ sites:
     http: serve
 `
 
+// plainBelow is a host without TLS, for wide; it has two ports.
+const plainBelow = `
+  - name: plain
+    hosts: {old.example.cn: http://old.example.com, "old.example.cn:8080": "http://old.example.com:8080"}
+    http: serve
+`
+
 // only is one host over TLS: %s.
 const only = `
 sites:
@@ -120,6 +128,11 @@ func TestAnswers(t *testing.T) {
 		{"all below have TLS, and plain HTTP is served", wide, "example.cn", "HTTP/1.1 200 OK\nStrict-Transport-Security: max-age=172800; includeSubDomains",
 			[]string{fmt.Sprintf(serve, "2 days")}},
 
+		{"one below has none", wide + plainBelow, "example.cn", "HTTP/1.1 200 OK\nStrict-Transport-Security: max-age=172800; includeSubDomains",
+			[]string{fmt.Sprintf(serve, "2 days"), fmt.Sprintf(below, "2 days", "", "2 of them, without TLS old.example.cn", "includeSubDomains")}},
+		{"longer than a browser counts", shop, "example.cn", "HTTP/1.1 200 OK\nStrict-Transport-Security: max-age=99999999999999999999; includeSubDomains",
+			[]string{fmt.Sprintf(below, "213503982334601 days", "", three, "includeSubDomains")}},
+
 		{"cookies", shop, "www.example.cn", "HTTP/1.1 200 OK\nClear-Site-Data: \"cache\",\"cookies\"", []string{fmt.Sprintf(clears, "https://www.example.cn", `"cookies"`)}},
 		{"everything", shop, "example.cn", "HTTP/1.1 200 OK\nClear-Site-Data: \"cache\"\nClear-Site-Data: \"*\"", []string{fmt.Sprintf(clears, "https://example.cn", `"*"`)}},
 		{"what is the origin's own", shop, "example.cn", "HTTP/1.1 200 OK\nClear-Site-Data: \"cache\", \"storage\"", nil},
@@ -133,6 +146,7 @@ func TestAnswers(t *testing.T) {
 		{"away, to the scheme of here", shop, "example.cn", "HTTP/1.1 307 Temporary Redirect\nLocation: //example.org", []string{fmt.Sprintf(leaves, "https://example.org")}},
 		{"to a port that is not mapped", shop, "example.cn", "HTTP/1.1 308 Permanent Redirect\nLocation: https://example.com:8443/", []string{fmt.Sprintf(leaves, "https://example.com:8443")}},
 		{"no redirect", shop, "example.cn", "HTTP/1.1 200 OK\nLocation: https://example.org/", nil},
+		{"into an app", shop, "example.cn", "HTTP/1.1 302 Found\nLocation: weixin:open", nil},
 		{"no URL", shop, "example.cn", "HTTP/1.1 302 Found\nLocation: https://exa mple/%", nil},
 		{"to itself", shop, "example.cn", "HTTP/1.1 302 Found\nLocation: https://example.cn#top", []string{circle + "see by what the origin redirects"}},
 		{"to itself, from plain HTTP", fmt.Sprintf(only, "example.cn", "http://example.com"), "example.cn", "HTTP/1.1 301 Moved Permanently\nLocation: https://example.cn/",
@@ -238,6 +252,27 @@ func TestMends(t *testing.T) {
 	if err != nil || len(report.Findings) != 1 || report.Findings[0].Kind != "internal" || !strings.Contains(report.Findings[0].Mend, "report") {
 		t.Errorf("%v, %v", report, err)
 	}
+}
+
+// Bodies are not read, and closed.
+func TestBodiesAreClosed(t *testing.T) {
+	body := &closing{}
+	relay := fakeRelay(func(*http.Request) (*http.Response, error) { return &http.Response{StatusCode: 200, Body: body}, nil })
+	report, err := origins(t.Context(), file(t, fmt.Sprintf(only, "example.cn", "https://example.com")), relay, Options{Timeout: time.Minute})
+	if err != nil || len(report.Findings) != 0 || !body.closed {
+		t.Errorf("%v, %v, closed %v", report, err, body.closed)
+	}
+}
+
+// closing is a body that can be closed and nothing else.
+type closing struct {
+	io.Reader // nil: reading panics
+	closed    bool
+}
+
+func (c *closing) Close() error {
+	c.closed = true
+	return nil
 }
 
 // A first page that stays in China is no fault of the origin's.

@@ -114,6 +114,34 @@ sites:
 	}
 }
 
+// Nothing stays open: an origin must not keep connections of a program that has
+// what it wanted.
+func TestConnectionsEnd(t *testing.T) {
+	closed := make(chan struct{}, 1)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateClosed {
+			closed <- struct{}{}
+		}
+	}
+	server.Start()
+	node, cfg := parse(t, "", fmt.Sprintf(`
+sites:
+  - name: shop
+    hosts: {example.cn: %q}
+    http: serve
+`, server.URL))
+	if report, err := audit.Origins(t.Context(), cfg, node, audit.Options{Timeout: time.Minute}); err != nil || len(report.Findings) != 0 {
+		t.Errorf("%v, %v", report, err)
+	}
+	select {
+	case <-closed:
+	case <-time.After(10 * time.Second):
+		t.Error("the connection is still open")
+	}
+	server.Close()
+}
+
 // nodes is a crossing of a file.
 const nodes = `
 pki: pki
