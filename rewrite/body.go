@@ -197,8 +197,8 @@ type passer interface {
 // freer is a stage whose memory is used again.
 type freer interface{ free() }
 
-// stages are what a body goes through before the Stream: none for most.
-func (m *Map) stages(res *http.Response, p plan) (list []stage) {
+// stages appends what a body goes through before the Stream: nothing for most.
+func (m *Map) stages(list []stage, res *http.Response, p plan) []stage {
 	if isHTML(p.kind) {
 		list = append(list, m.newDocument(res, p.kind))
 	}
@@ -226,6 +226,7 @@ type body struct {
 	dec     *decoder   // nil for identity
 	enc     encoder    // nil for identity
 	stages  []stage    // nil for most
+	few     [2]stage   // memory for stages
 	digests *digesting // nil for most
 	waiting bool       // Response reads
 	wide    *wide      // nil for all charsets but UTF-16
@@ -337,7 +338,7 @@ type untouched struct {
 
 func (b *body) start(m *Map, res *http.Response, p plan) {
 	b.work.stream.Reset(m.replacerFor(m.toPublic, p.kind))
-	b.stages, b.header, b.digests = m.stages(res, p), res.Header, m.digesting(res)
+	b.stages, b.header, b.digests = m.stages(b.few[:0], res, p), res.Header, m.digesting(res)
 	if b.dec = newDecoder(b.came, &b.source); b.coding != "" {
 		b.enc = newEncoder(b.coding, b.work)
 	}

@@ -60,7 +60,7 @@ const (
 	// maxPage is how much of a page is read before any of it goes out, where a policy asks for it.
 	maxPage = 1 << 20
 	// headSize is the beginning of a page in which a base element is looked for.
-	headSize = 8 << 10
+	headSize = 4 << 10
 	// maxURL is the longest URL of a resource that is remembered.
 	maxURL = 2 << 10
 )
