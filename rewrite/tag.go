@@ -2,8 +2,10 @@ package rewrite
 
 import (
 	"bytes"
-	"html"
 	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/net/html"
 )
 
 // A tag is read as browsers read it (HTML section 13.2.5, tokenization), with two limits that keep
@@ -169,37 +171,45 @@ func attributeOf(list []attribute, tag []byte, name string) (a attribute, ok boo
 // text is the value of an attribute.
 func (a attribute) text(tag []byte) string { return unescape(string(tag[a.value:a.valueEnd])) }
 
-// unescape decodes the character references in an attribute's value. A name without its semicolon
-// is left alone: before a letter or "=", as in ?a=1&copy=2, browsers leave it too.
+// unescape decodes the character references in an attribute's value.
 func unescape(value string) string {
 	if strings.IndexByte(value, '&') < 0 {
 		return value
 	}
 	var out strings.Builder
-	for value != "" {
+	for {
 		i := strings.IndexByte(value, '&')
 		if i < 0 {
-			break
+			return out.String() + value
 		}
-		out.WriteString(value[:i])
-		value = value[i:]
-		end := 1
-		for end < len(value) && (isAlnum(value[end]) || value[end] == '#') {
+		end := i + 1
+		for end < len(value) && (isAlnum(value[end]) || value[end] == '#' && end == i+1) {
 			end++
 		}
-		reference := value[:end]
 		if end < len(value) && value[end] == ';' {
-			reference = value[:end+1]
-			if decoded := html.UnescapeString(reference); !strings.HasSuffix(decoded, ";") || len(decoded) == 1 {
-				out.WriteString(decoded)
-				value = value[len(reference):]
-				continue
-			}
+			end++
 		}
-		out.WriteString(reference)
-		value = value[len(reference):]
+		out.WriteString(value[:i] + decoded(value[i:end], value[end:]))
+		value = value[end:]
 	}
-	return out.String() + value
+}
+
+// decoded is what a character reference stands for. A name without a semicolon counts where neither
+// a letter nor "=" follows, as in ?a=1&copy=2 (HTML section 13.2.5.73).
+func decoded(reference, rest string) string {
+	c := html.UnescapeString(reference)
+	switch {
+	case strings.HasPrefix(reference, "&#"):
+		return c
+	case strings.HasSuffix(reference, ";"):
+		if len(c) > 1 && strings.HasSuffix(c, ";") { // of the beginning of the name
+			return reference
+		}
+		return c
+	case utf8.RuneCountInString(c) == 1 && !strings.HasPrefix(rest, "="):
+		return c
+	}
+	return reference
 }
 
 // written is a value as it stands in the place of a's: in its quotes, or in new ones where it needs
