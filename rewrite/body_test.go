@@ -344,7 +344,7 @@ func FuzzBody(f *testing.F) {
 		came, accept := names[int(kinds)%5], names[int(kinds)/5%5]
 		// as it is: anything may come, nothing may break
 		run := func(data []byte, piece int) (string, error) {
-			res := answer(&pieces{data, piece}, -1, "Content-Type: text/html", "Content-Encoding: "+came)
+			res := answer(&pieces{data, piece}, -1, "Content-Type: text/plain", "Content-Encoding: "+came)
 			m.Response(res, Options{AcceptEncoding: accept})
 			defer res.Body.Close()
 			raw, err := io.ReadAll(res.Body)
@@ -356,6 +356,9 @@ func FuzzBody(f *testing.F) {
 		run(data, 1+int(piece))
 		// as text: the same in any coding, and never whole when cut
 		want := m.ToPublic().String(string(data))
+		if wideOf(data[:min(len(data), wideLead)], http.Header{}) != nil {
+			return // in UTF-16 it is another text
+		}
 		coded := []byte(closeIn(came, string(data)))
 		if got, err := run(coded, 1+int(piece)); err != nil || got != want {
 			t.Fatalf("%q for %q: %v, got %q, want %q", came, accept, err, got, want)

@@ -37,6 +37,9 @@ func checkStream(t *testing.T, r *Replacer, text string, seed uint64) {
 	if got := string(r.Append(nil, []byte(text))); got != want {
 		t.Fatalf("\n     text %q\n      got %q\nreference %q", text, got, want)
 	}
+	if again := r.String(want); again != want {
+		t.Fatalf("\n     text %q\n  becomes %q\nand then %q", text, want, again)
+	}
 	rng := rand.New(rand.NewPCG(seed, 1))
 	longest := 1 + rng.IntN([]int{1, 4, 30, 2 * maxSeam}[rng.IntN(4)])
 	s, src, out := r.NewStream(), []byte(text), []byte(nil)
