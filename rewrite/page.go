@@ -117,7 +117,7 @@ func (d *document) Append(dst, src []byte, final bool) []byte {
 	if len(d.held) > 0 {
 		d.held = append(d.held, src...)
 		text = d.held
-		if !d.waits && !final && d.stillOpen() {
+		if !final && d.stillWaits() {
 			return dst
 		}
 	}
@@ -141,9 +141,12 @@ func (d *document) Append(dst, src []byte, final bool) []byte {
 	return dst
 }
 
-// stillOpen says whether what is held is nothing but a tag that is still coming. It reads each byte
-// once.
-func (d *document) stillOpen() bool {
+// stillWaits says whether what is held has to wait for more: for the whole page, or for the end of a
+// tag. It reads each byte once.
+func (d *document) stillWaits() bool {
+	if d.waits {
+		return len(d.held) < maxPage
+	}
 	if len(d.held) >= maxTag {
 		return false
 	}
@@ -365,10 +368,11 @@ type cursor struct {
 	less   int // the last "<" before lessAt, not before the last tag's end; -1
 	lessAt int
 	open   int // where a tag starts that is still coming; -1
+	passed int // where the last tag starts that has no such word; -1
 }
 
 func newCursor(text []byte, final bool) cursor {
-	return cursor{text: text, final: final, less: -1, open: -1}
+	return cursor{text: text, final: final, less: -1, open: -1, passed: -1}
 }
 
 // next moves to the next tag.
@@ -380,7 +384,7 @@ func (c *cursor) next() bool {
 		}
 		c.at = at
 		start := c.lessBefore(at)
-		if start < 0 {
+		if start < 0 || start == c.passed {
 			continue
 		}
 		kind, _ := tagOf(c.text[start:])
@@ -399,6 +403,7 @@ func (c *cursor) next() bool {
 			c.open = start
 			return false
 		}
+		c.passed = start
 	}
 }
 

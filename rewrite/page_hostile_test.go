@@ -1,0 +1,56 @@
+package rewrite
+
+import (
+	"io"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestHostilePages: no page keeps a core busy by tags that never end, or end badly, however often
+// the words that matter stand in them.
+func TestHostilePages(t *testing.T) {
+	const size = 1 << 20
+	hash := "'sha256-" + strings.Repeat("A", 43) + "='"
+	for name, text := range map[string]string{
+		"open":     "<script" + strings.Repeat(" integrity", 6000),
+		"broken":   "<link" + strings.Repeat(" integrity", 1500) + "<",
+		"policies": "<meta" + strings.Repeat(" security-policy", 900) + "<",
+		"quoted":   `<script a="` + strings.Repeat(" integrity", 6000),
+		"short":    "<script src=a integrity=sha256-" + strings.Repeat("A", 43) + ">",
+		"meta":     `<meta http-equiv=content-security-policy content="script-src ` + hash + `">`,
+		"less":     "<",
+		"word":     " integrity",
+	} {
+		text = strings.Repeat(text, size/len(text))
+		for _, policy := range []string{"", "script-src " + hash} {
+			for _, chunk := range []int{1 << 10, 1 << 20} {
+				m := parseMap(t, fuzzMaps[0])
+				res := answer(&repeatedly{[]byte(text), chunk}, -1, "Content-Type: text/html", "Content-Security-Policy: "+policy)
+				start := time.Now()
+				m.Response(res, Options{})
+				if _, err := io.Copy(io.Discard, res.Body); err != nil {
+					t.Fatal(err)
+				}
+				if took := time.Since(start); took > time.Second { // some 20 ms; 10 s and more when each word reads its tag anew
+					t.Errorf("%s, policy %q, chunks of %d: %v", name, policy, chunk, took)
+				}
+			}
+		}
+	}
+}
+
+// repeatedly gives a text in pieces of one size.
+type repeatedly struct {
+	rest []byte
+	size int
+}
+
+func (r *repeatedly) Read(p []byte) (int, error) {
+	if len(r.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p[:min(len(p), r.size)], r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
