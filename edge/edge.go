@@ -349,7 +349,7 @@ func (x *exchange) answer(res *http.Response) error {
 // named gives a failure while the answer was under way its kind.
 func named(err error) error {
 	var failed *hop.CopyError
-	if errors.As(err, &failed) && failed.FromClient {
+	if errors.As(err, &failed) && failed.FromClient && outcome.KindOf(err) != outcome.BadRequest {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return &outcome.Error{Kind: outcome.ClientSlow, Err: err}
 		}

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"syscall"
 
 	"causeway/hop"
 	"causeway/outcome"
+	"causeway/rewrite"
 )
 
 // watched is the origin's body: it ends a read that no byte came for in a
@@ -62,17 +64,47 @@ func (b *mapped) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// switched is the body of a 101, with the half-close of the connection under it.
-func (f *fetch) switched(body io.ReadCloser) io.ReadCloser {
-	stream, ok := body.(io.ReadWriteCloser)
+// switched is the body of a 101 to a request with the header asked, with the
+// half-close of the connection under it. The messages of a WebSocket are mapped.
+func (f *fetch) switched(asked http.Header, res *http.Response) io.ReadCloser {
+	stream, ok := res.Body.(io.ReadWriteCloser)
 	if !ok {
-		return body
+		return res.Body
 	}
 	s := &switchedConn{ReadWriteCloser: stream}
 	if conn := f.conn.Load(); conn != nil {
 		s.conn = *conn
 	}
-	return s
+	return &mappedConn{f.names.Switched(asked, res.Header, s)}
+}
+
+// mappedConn names who broke the protocol.
+type mappedConn struct{ io.ReadWriteCloser }
+
+func (m *mappedConn) Read(p []byte) (int, error) {
+	n, err := m.ReadWriteCloser.Read(p)
+	return n, namedSocket(err)
+}
+
+func (m *mappedConn) Write(p []byte) (int, error) {
+	n, err := m.ReadWriteCloser.Write(p)
+	return n, namedSocket(err)
+}
+
+// CloseWrite tells the origin that nothing more will be sent.
+func (m *mappedConn) CloseWrite() error {
+	return m.ReadWriteCloser.(interface{ CloseWrite() error }).CloseWrite()
+}
+
+func namedSocket(err error) error {
+	var broken *rewrite.SocketError
+	switch {
+	case !errors.As(err, &broken):
+		return err
+	case broken.FromClient:
+		return &outcome.Error{Kind: outcome.BadRequest, Err: err}
+	}
+	return &outcome.Error{Kind: outcome.Unprocessed, Err: err}
 }
 
 type switchedConn struct {

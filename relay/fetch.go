@@ -114,7 +114,7 @@ func (f *fetch) run(req *http.Request) (*http.Response, error) {
 		}
 		f.names.Header(res.Header)
 		hop.SetLegs(res.Header, f.connected, time.Since(f.start))
-		res.Body = f.switched(res.Body)
+		res.Body = f.switched(out.Header, res)
 		return res, nil
 	}
 	res.Request = out

@@ -174,7 +174,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // named gives a failure while the answer was under way its kind.
 func named(err error) error {
 	var failed *hop.CopyError
-	if errors.As(err, &failed) && failed.FromClient {
+	if errors.As(err, &failed) && failed.FromClient && outcome.KindOf(err) != outcome.BadRequest {
 		return &outcome.Error{Kind: outcome.ClientGone, Err: err}
 	}
 	return err

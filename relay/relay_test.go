@@ -293,7 +293,7 @@ func TestRanges(t *testing.T) {
 // A 101 is joined with the origin's connection, half-close included.
 func TestUpgrade(t *testing.T) {
 	o := newOrigin(t, func(w http.ResponseWriter, r *http.Request) {
-		if hop.UpgradeOf(r.Header) != "websocket" || r.Host != "example.com" {
+		if hop.UpgradeOf(r.Header) != "chat" || r.Host != "example.com" {
 			t.Errorf("the origin saw %v", r.Header)
 		}
 		conn, buffered, err := http.NewResponseController(w).Hijack()
@@ -302,7 +302,7 @@ func TestUpgrade(t *testing.T) {
 			return
 		}
 		defer conn.Close()
-		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nLink: <https://example.com/a.css>\r\n\r\n")
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: chat\r\nLink: <https://example.com/a.css>\r\n\r\n")
 		all, err := io.ReadAll(buffered) // until the other end's half-close
 		if err != nil {
 			t.Errorf("origin read: %v", err)
@@ -312,7 +312,7 @@ func TestUpgrade(t *testing.T) {
 	r := newRelay(t, o.keys(), "")
 	req := request(t, "GET", "https://example.cn/live", nil)
 	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", "websocket")
+	req.Header.Set("Upgrade", "chat")
 	res, err := r.RoundTrip(req)
 	if err != nil {
 		t.Fatal(err)

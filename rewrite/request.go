@@ -16,10 +16,11 @@ var requestFields = []string{
 }
 
 // Request maps r to the origin's names, in place: the fields above, cookies (cookies.go), the query
-// (r.URL.RawQuery: ?return=https%3A%2F%2F…), the entity tags of conditional fields, and a body that
-// is text or a form (requestbody.go), which it may read ahead. Host and path stay, and what holds
-// no public host stays byte for byte. Response reads from r's context which tags were ours, so that
-// res.Request must be r or descend from it.
+// (r.URL.RawQuery: ?return=https%3A%2F%2F…), the entity tags of conditional fields, the extensions
+// that a WebSocket is offered (permessage.go), and a body that is text or a form (requestbody.go),
+// which it may read ahead. Host and path stay, and what holds no public host stays byte for byte.
+// Response reads from r's context which tags were ours, so that res.Request must be r or descend
+// from it.
 func (m *Map) Request(r *http.Request) {
 	for _, name := range requestFields {
 		mapValues(m.toOrigin, r.Header[name])
@@ -29,6 +30,7 @@ func (m *Map) Request(r *http.Request) {
 		r.URL.RawQuery = m.toOrigin.String(r.URL.RawQuery)
 	}
 	m.conditions(r)
+	m.offers(r.Header)
 	m.requestBody(r)
 }
 
