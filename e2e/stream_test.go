@@ -72,7 +72,7 @@ func TestWebSocket(t *testing.T) {
 		}
 		conn := dial()
 		defer conn.CloseNow()
-		for _, message := range []string{"", "你好 https://example.com/", strings.Repeat("x", 8<<20)} {
+		for _, message := range []string{"", "你好 https://" + w.public + "/", strings.Repeat("x", 8<<20)} {
 			if err := conn.Write(ctx, websocket.MessageText, []byte(message)); err != nil {
 				t.Fatal(err)
 			}
