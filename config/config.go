@@ -241,7 +241,9 @@ type Rewrite struct {
 	Cookies []string `yaml:"cookies,omitempty" kind:"cookie" example:"[return_to]"`
 
 	// Longest body of a request that is mapped as a whole and keeps its
-	// length. A longer one is mapped as it comes, and sent in chunks.
+	// length. A longer one is mapped as it comes, and sent in chunks; but an
+	// upload that is inside a file by then keeps its length, and the form's
+	// fields behind that file are passed as they are.
 	BodyBytes Size `yaml:"body_bytes,omitempty" default:"1MiB" min:"1KiB" max:"64MiB"`
 
 	// Put a script into pages that maps the URLs which other scripts put

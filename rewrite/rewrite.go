@@ -12,7 +12,8 @@
 //  4. Pages go through stages before that: document sees to what a page says about texts that are
 //     rewritten (page.go, tag.go, words.go, inline.go, integrity.go), and for a site that asks for
 //     it a script is put in that does in the browser what can't be done before (runtime*.go).
-//  5. Messages of a WebSocket are mapped as they pass, both ways (websocket.go).
+//  5. Text messages of a WebSocket are mapped as they pass, both ways (websocket.go, frame.go,
+//     message.go), compressed ones too (permessage.go).
 //  6. A Replacer looks for literal host names (search.go), reads what stands around one in whatever
 //     spelling (spelling.go), decides whether that is a URL of the map (match.go, bare.go), and
 //     writes the new host, port and, where it must, scheme in the old spelling (stream.go). Stream

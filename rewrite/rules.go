@@ -22,7 +22,8 @@ type Rules struct {
 	Cookies []string
 
 	// BodyBytes is the longest request body that is read whole so that it keeps a Content-Length;
-	// a longer one is mapped as it streams and has none. 0 is DefaultBodyBytes.
+	// a longer one is mapped as it streams and has none, but for a form that is inside a file by
+	// then (requestbody.go). 0 is DefaultBodyBytes.
 	BodyBytes int64
 
 	// Runtime puts a script into HTML pages that maps the URLs other scripts build.
