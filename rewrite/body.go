@@ -33,8 +33,9 @@ const (
 //  4. A body that came whole with the first read is rewritten at once and keeps a Content-Length;
 //     any other is wrapped and has none.
 //
-// Response reads once at most, from bodies of known small length or without a type; and a page
-// whose policy has hashes that are not known it reads up to maxPage (page.go). The new
+// Response reads once at most, from bodies of known small length or without a type, of which it
+// needs the first bytes opened; and a page whose policy has hashes that are not known it reads up to
+// maxPage (page.go). The new
 // res.Body reads the origin's once for each Read that has nothing to give yet, and hands on what
 // that yields, flushed. It fails when the origin's body fails, when a coding is broken or cut
 // short, or with ErrRatio: then what was read is not the whole. Closing it closes the origin's.
@@ -311,17 +312,30 @@ func (b *body) whole(length int64) bool {
 	return true
 }
 
-// looksLikeText opens as much of what was read ahead as there is.
+// looksLikeText looks at what was read ahead. It reads on while that opens to nothing: many origins
+// send the header of a gzip on its own.
 func (b *body) looksLikeText() bool {
-	first := b.source.ahead
-	if len(b.came) > 0 {
-		probe := source{ahead: first, err: io.EOF}
-		dec := newDecoder(b.came, &probe)
-		n, _ := dec.Read(b.work.chunk[:512])
-		dec.free()
-		first = b.work.chunk[:n]
+	s := &b.source
+	first := b.opened(s.ahead)
+	for len(first) == 0 && s.err == nil && len(s.ahead) < aheadSize {
+		var n int
+		n, s.err = s.origin.Read(b.work.ahead[len(s.ahead):])
+		s.ahead = b.work.ahead[:len(s.ahead)+n]
+		first = b.opened(s.ahead)
 	}
 	return looksLikeText(first)
+}
+
+// opened is the text at the beginning of a body that begins so.
+func (b *body) opened(ahead []byte) []byte {
+	if len(b.came) == 0 {
+		return ahead
+	}
+	probe := source{ahead: ahead, err: io.EOF}
+	dec := newDecoder(b.came, &probe)
+	n, _ := dec.Read(b.work.chunk[:512])
+	dec.free()
+	return b.work.chunk[:n]
 }
 
 // untouched is the origin's body, with what was read ahead in front of it.

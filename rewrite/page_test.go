@@ -176,3 +176,15 @@ func TestHTMLTables(t *testing.T) {
 		}
 	}
 }
+
+// TestPageWithoutType: what browsers take for HTML is a page too.
+func TestPageWithoutType(t *testing.T) {
+	m := parseMap(t, fuzzMaps[0])
+	text := "<!DOCTYPE html>" + withHash(ownScript)
+	if got, _ := fetch(t, m, "https://example.com/", "", text, 0); got != "<!DOCTYPE html>"+withoutHash {
+		t.Errorf("got %s", got)
+	}
+	if got, _ := fetch(t, m, "https://example.com/", "text/plain", text, 0); got != text {
+		t.Errorf("a text that is no page became %s", got)
+	}
+}
