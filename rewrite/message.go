@@ -281,8 +281,6 @@ func (d *direction) end() {
 	if d.flow != nil {
 		d.flow.free()
 	}
-	if d.deflater != nil {
-		freeDeflater(d.history.bits, d.deflater)
-	}
+	d.endPiece()
 	d.kind, d.recoding = 0, recoding{}
 }

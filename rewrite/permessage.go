@@ -151,28 +151,24 @@ func (h *history) say(text []byte) {
 	}
 }
 
-// tell keeps text that the other side heard, when it differs.
-func (h *history) tell(text []byte) {
-	if !h.forgets {
-		h.told = slide(h.told, text, min(maxTold, h.window()))
+// begin begins a message that is compressed anew.
+func (h *history) begin() {
+	if h.told == nil {
+		h.told = append(make([]byte, 0, maxTold), end(h.said, maxTold)...)
 	}
 }
 
-// begin begins a message that is compressed anew, and gives what it may refer to.
-func (h *history) begin() []byte {
-	if h.forgets {
-		return nil
-	}
-	if h.told == nil {
-		h.told = append(make([]byte, 0, maxTold), end(h.said, min(maxTold, h.window()))...)
-	}
-	return end(h.told, min(maxTold, h.window()))
-}
+// tell keeps text of it, as the other side hears it.
+func (h *history) tell(text []byte) { h.told = slide(h.told, text, h.reach()) }
+
+// reach is how far back it refers.
+func (h *history) reach() int { return min(maxTold, h.window()) }
 
 // finish ends it.
 func (h *history) finish(length int, changed bool) {
 	switch {
 	case h.forgets:
+		h.told = h.told[:0]
 	case changed:
 		h.apart = h.window()
 	default:
@@ -184,10 +180,10 @@ func (h *history) finish(length int, changed bool) {
 
 // recoding is a message that is compressed anew.
 type recoding struct {
-	deflater *flate.Writer // nil until it has begun
+	anew     bool          // it is
 	length   int           // of the text so far
-	waits    bool          // text was written that no Flush has brought out
 	flow     *flow         // where the text comes from when the message comes in pieces
+	deflater *flate.Writer // of the piece under way, nil before there is text in it
 }
 
 // deflaters are pools by window.
@@ -206,15 +202,10 @@ func newDeflater(bits int) *flate.Writer {
 	return w
 }
 
-func freeDeflater(bits int, w *flate.Writer) {
-	w.ResetDict(io.Discard, nil)
-	deflaters[bits].Put(w)
-}
-
 // beginRecode begins to compress the message anew.
 func (d *direction) beginRecode() {
-	d.deflater = newDeflater(d.history.bits)
-	d.deflater.ResetDict((*deflated)(d), d.history.begin())
+	d.anew = true
+	d.history.begin()
 }
 
 // recoded takes text of the message.
@@ -224,9 +215,28 @@ func (d *direction) recoded(text []byte, final bool) {
 	if d.kind == opText {
 		text = d.mapped(text, final)
 	}
-	d.history.tell(text)
-	d.waits = d.waits || len(text) > 0
-	_, _ = d.deflater.Write(text) // deflated takes all of it
+	if len(text) > 0 {
+		d.beginPiece()
+		_, _ = d.deflater.Write(text) // deflated takes all of it
+		d.history.tell(text)
+	}
+}
+
+// beginPiece takes a deflater for what one take sends of the message. None is kept longer: they
+// are large, and a side may let a message wait for as long as it likes.
+func (d *direction) beginPiece() {
+	if d.deflater == nil {
+		d.deflater = newDeflater(d.history.bits)
+		d.deflater.ResetDict((*deflated)(d), end(d.history.told, d.history.reach()))
+	}
+}
+
+func (d *direction) endPiece() {
+	if d.deflater != nil {
+		d.deflater.ResetDict(io.Discard, nil)
+		deflaters[d.history.bits].Put(d.deflater)
+		d.deflater = nil
+	}
 }
 
 // deflated is where the deflater writes.
@@ -240,9 +250,12 @@ func (d *deflated) Write(b []byte) (int, error) {
 // sayRecoded sends what was compressed, without the four bytes that end each message (RFC 7692
 // section 7.2.1).
 func (d *direction) sayRecoded(last bool) {
-	if last || d.waits {
+	if last {
+		d.beginPiece()
+	}
+	if d.deflater != nil {
 		_ = d.deflater.Flush()
-		d.waits = false
+		d.endPiece()
 	}
 	b := d.work.packed
 	if last {
@@ -280,7 +293,7 @@ func (d *direction) shortPacked(b []byte) error {
 		return d.broken(err)
 	}
 	switch {
-	case d.deflater != nil:
+	case d.anew:
 		d.recoded(nil, true)
 	case d.unchanged(w.whole) && d.history.apart == 0:
 		d.history.say(w.whole)
@@ -344,7 +357,7 @@ func (d *direction) inflate(f *flow) error {
 // dictionary is the text that what is to be inflated may refer to.
 func (d *direction) dictionary() []byte {
 	said := end(d.history.said, d.history.window())
-	if d.deflater == nil && len(d.work.whole) > 0 {
+	if !d.anew && len(d.work.whole) > 0 {
 		said = append(bytes.Clone(said), d.work.whole...)
 	}
 	return said
@@ -362,7 +375,7 @@ func (i *inflated) Write(text []byte) (int, error) {
 	if h.text += int64(len(text)); h.text > maxFreeText && h.text/maxRatio > h.came {
 		return 0, ErrRatio
 	}
-	if d.deflater == nil {
+	if !d.anew {
 		if len(w.whole)+len(text) <= maxUnpacked {
 			w.whole = append(w.whole, text...)
 			return len(text), nil

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -571,6 +572,37 @@ func TestLongMessage(t *testing.T) {
 		if most > 2<<20 {
 			t.Errorf("%+v: %d bytes for one piece", terms, most)
 		}
+	}
+}
+
+// TestWaitingMessages: a compressed message whose end does not come keeps an inflater, and not a
+// deflater, which is ten times as large.
+func TestWaitingMessages(t *testing.T) {
+	m := parseMap(t, fuzzMaps[0])
+	s := newSpeaker(rand.New(rand.NewPCG(1, 1)), true, allTerms[1])
+	begun := []byte(s.frame(0x41, s.pack("https://example.cn/ and so on")))
+	memory := func() int64 {
+		var stats runtime.MemStats
+		for range 2 { // pools keep what they have for one collection
+			runtime.GC()
+		}
+		runtime.ReadMemStats(&stats)
+		return int64(stats.HeapAlloc + stats.StackInuse)
+	}
+	waiting := make([]direction, 200)
+	before := memory()
+	for i := range waiting {
+		waiting[i] = direction{replacer: m.toOrigin, masked: true, history: allTerms[1].history()}
+		w := new(frameWork)
+		if err := waiting[i].take(w, begun); err != nil || len(w.out) == 0 {
+			t.Fatal(err, w.out)
+		}
+	}
+	if each := (memory() - before) / int64(len(waiting)); each > 100<<10 {
+		t.Errorf("each keeps %d bytes", each)
+	}
+	for i := range waiting {
+		waiting[i].close()
 	}
 }
 
