@@ -35,10 +35,10 @@ const (
 //
 // Response reads once at most, from bodies of known small length or without a type, of which it
 // needs the first bytes opened; and a page whose policy has hashes that are not known it reads up to
-// maxPage (page.go). The new
-// res.Body reads the origin's once for each Read that has nothing to give yet, and hands on what
-// that yields, flushed. It fails when the origin's body fails, when a coding is broken or cut
-// short, or with ErrRatio: then what was read is not the whole. Closing it closes the origin's.
+// maxPage (page.go). The new res.Body reads the origin's once for each Read that has nothing to give
+// yet, and hands on what that yields, flushed. It fails when the origin's body fails, when a coding
+// is broken or cut short, or with ErrRatio: then what was read is not the whole. Closing it closes
+// the origin's.
 func (m *Map) Response(res *http.Response, opt Options) {
 	m.Header(res.Header)
 	if res.StatusCode == http.StatusNotModified {
@@ -64,7 +64,7 @@ func (m *Map) Response(res *http.Response, opt Options) {
 	b := newBody(res, p)
 	if p.sniff {
 		b.readAhead(aheadSize)
-		if !b.looksLikeText() {
+		if p.kind = b.sniffed(); p.kind == "" {
 			m.passed(res)
 			res.Body = b.untouched()
 			return
@@ -312,9 +312,9 @@ func (b *body) whole(length int64) bool {
 	return true
 }
 
-// looksLikeText looks at what was read ahead. It reads on while that opens to nothing: many origins
-// send the header of a gzip on its own.
-func (b *body) looksLikeText() bool {
+// sniffed is the media type of what was read ahead, "" when that is no text. It reads on while that
+// opens to nothing: many origins send the header of a gzip on its own.
+func (b *body) sniffed() string {
 	s := &b.source
 	first := b.opened(s.ahead)
 	for len(first) == 0 && s.err == nil && len(s.ahead) < aheadSize {
@@ -323,7 +323,7 @@ func (b *body) looksLikeText() bool {
 		s.ahead = b.work.ahead[:len(s.ahead)+n]
 		first = b.opened(s.ahead)
 	}
-	return looksLikeText(first)
+	return sniffText(first)
 }
 
 // opened is the text at the beginning of a body that begins so.

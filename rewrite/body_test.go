@@ -410,3 +410,21 @@ func TestNestedBomb(t *testing.T) {
 	}
 	res.Body.Close()
 }
+
+// TestUntypedInPieces: a body without a type is known for text though the beginning of its coding
+// comes alone.
+func TestUntypedInPieces(t *testing.T) {
+	m := parseMap(t, fuzzMaps[0])
+	in, want := sampleText(5000)
+	for coding := range closers {
+		for _, n := range []int{1, 2, 10} {
+			coded := closeIn(coding, in)
+			src := io.MultiReader(strings.NewReader(coded[:n]), strings.NewReader(coded[n:]))
+			res := answer(src, -1, "Content-Encoding: "+tag(coding))
+			m.Response(res, Options{})
+			if got, err := io.ReadAll(res.Body); err != nil || string(got) != want {
+				t.Errorf("%s, %d bytes first: %v, %d bytes", coding, n, err, len(got))
+			}
+		}
+	}
+}

@@ -101,3 +101,38 @@ func (w *brotliWriter) reopen() {
 		tail >>= 8
 	}
 }
+
+// brotliReader is a brotli.Reader that takes a stream for whole whose last bytes come on their own:
+// brotli v1.2.8 counts them twice and says that there is too much.
+type brotliReader struct {
+	text brotli.Reader
+	src  io.Reader
+	last int // bytes that the last read of src gave
+}
+
+// mostCarried is what a brotli.Reader keeps of one piece for the next.
+const mostCarried = 8
+
+func (r *brotliReader) open(src io.Reader) error {
+	r.src, r.last = src, 0
+	return r.text.Reset(brotliSource{r})
+}
+
+func (r *brotliReader) Read(p []byte) (int, error) {
+	n, err := r.text.Read(p)
+	if err != nil && err.Error() == "brotli: excessive input" && r.last <= mostCarried {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// brotliSource is what the text of a brotliReader reads from.
+type brotliSource struct{ *brotliReader }
+
+func (s brotliSource) Read(p []byte) (n int, err error) {
+	n, err = s.src.Read(p)
+	if n > 0 {
+		s.last = n
+	}
+	return n, err
+}

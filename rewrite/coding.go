@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zlib"
@@ -194,7 +193,7 @@ var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readAh
 var (
 	gzipReaders   = sync.Pool{New: func() any { return new(gzip.Reader) }}
 	flateReaders  = sync.Pool{New: func() any { return flate.NewReader(nil) }}
-	brotliReaders = sync.Pool{New: func() any { return new(brotli.Reader) }}
+	brotliReaders = sync.Pool{New: func() any { return new(brotliReader) }}
 	zstdReaders   = sync.Pool{New: func() any {
 		d, _ := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxWindow(zstdWindow))
@@ -250,9 +249,9 @@ func (d *decoder) open() error {
 		d.text, d.pool = r, &gzipReaders
 		return r.Reset(d.src)
 	case "br":
-		r := brotliReaders.Get().(*brotli.Reader)
+		r := brotliReaders.Get().(*brotliReader)
 		d.text, d.pool = r, &brotliReaders
-		return r.Reset(d.src)
+		return r.open(d.src)
 	case "zstd":
 		r := zstdReaders.Get().(*zstd.Decoder)
 		d.text, d.pool = r, &zstdReaders

@@ -83,7 +83,12 @@ func isHTML(kind string) bool { return kind == "text/html" || kind == "applicati
 
 func isJSON(kind string) bool { return kind == "application/json" || strings.HasSuffix(kind, "+json") }
 
-// looksLikeText sniffs the first bytes of a body without a type (WHATWG MIME Sniffing).
-func looksLikeText(first []byte) bool {
-	return len(first) > 0 && strings.HasPrefix(http.DetectContentType(first), "text/")
+// sniffText is the media type of a text without one, by its first bytes (WHATWG MIME Sniffing); ""
+// when it is none.
+func sniffText(first []byte) string {
+	kind, _, _ := strings.Cut(http.DetectContentType(first), ";")
+	if len(first) == 0 || !strings.HasPrefix(kind, "text/") {
+		return ""
+	}
+	return kind
 }

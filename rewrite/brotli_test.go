@@ -1,0 +1,33 @@
+package rewrite
+
+import (
+	"bytes"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"testing"
+)
+
+// TestBrotliPieces: a stream is whole in whatever pieces it comes, also when the last byte comes
+// alone.
+func TestBrotliPieces(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	words := strings.Fields(`<script> </script> <link href= integrity= sha256-AAAA https://example.com/ "a" 'b' text 中文 = > < class= id=`)
+	for range 2000 {
+		var b strings.Builder
+		for b.Len() < 4000 {
+			b.WriteString(words[rng.IntN(len(words))])
+		}
+		coded := []byte(closeIn("br", b.String()))
+		for _, tail := range []int{1, 2, 3} {
+			src := io.MultiReader(bytes.NewReader(coded[:len(coded)-tail]), bytes.NewReader(coded[len(coded)-tail:]))
+			var r brotliReader
+			if err := r.open(src); err != nil {
+				t.Fatal(err)
+			}
+			if text, err := io.ReadAll(&r); err != nil || string(text) != b.String() {
+				t.Fatalf("%d bytes, the last %d alone: got %d of %d: %v", len(coded), tail, len(text), b.Len(), err)
+			}
+		}
+	}
+}
