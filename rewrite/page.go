@@ -84,7 +84,7 @@ func (m *Map) newDocument(res *http.Response, kind string) *document {
 	return d
 }
 
-// free gives g's memory back.
+// free gives d's memory back.
 func (d *document) free() {
 	clear(d.edits)
 	clear(d.metas)
