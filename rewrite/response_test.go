@@ -138,6 +138,7 @@ func TestRewritable(t *testing.T) {
 	for fields, want := range map[string]bool{
 		"Content-Type: text/html; charset=GBK": true, "Content-Type: Application/LD+JSON": true, "Content-Type: image/svg+xml": true,
 		"Content-Type: application/manifest+json": true, "Content-Type: text/event-stream": true, "X: y": true,
+		"Content-Type: application/grpc+json": false, "Content-Type: application/connect+json": false,
 		"Content-Type: image/png": false, "Content-Type: application/octet-stream": false, "Content-Type: multipart/byteranges; boundary=x": false,
 		"Content-Type: application/pdf": false, "Content-Type: text/html\nContent-Encoding: compress": false,
 		"Content-Type: text/html\nContent-Encoding: identity, gzip": true, "Content-Type: application/vnd.openxmlformats-officedocument.wordprocessingml.document": false,

@@ -12,10 +12,13 @@ import (
 var (
 	textSuffixes = []string{"+json", "+xml", "+yaml"}
 	textTypes    = map[string]bool{
-		"application/csp-report":            true, // a client sends it
+		"application/connect+json":          false, // JSON in frames, with a length before each
+		"application/csp-report":            true,  // a client sends it
 		"application/dash+xml":              true,
 		"application/ecmascript":            true,
 		"application/graphql":               true,
+		"application/grpc+json":             false, // as connect+json
+		"application/grpc-web+json":         false,
 		"application/javascript":            true,
 		"application/json":                  true,
 		"application/json-seq":              true,
@@ -68,7 +71,10 @@ func (m *Map) isText(kind string) bool {
 			return !not
 		}
 	}
-	if strings.HasPrefix(kind, "text/") || textTypes[kind] {
+	if text, known := textTypes[kind]; known {
+		return text
+	}
+	if strings.HasPrefix(kind, "text/") {
 		return true
 	}
 	for _, suffix := range textSuffixes {
