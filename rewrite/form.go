@@ -22,10 +22,11 @@ type form struct {
 	m         *Map
 	delimiter []byte // CRLF, two hyphens and the boundary
 	state     formState
-	fresh     bool   // the content has just begun: a delimiter needs no CRLF
-	rest      []byte // has come and is not certain yet
-	field     Stream // of the text field under way
-	exchanged int    // URLs in the fields before it
+	fresh     bool          // the content has just begun: a delimiter needs no CRLF
+	rest      []byte        // has come and is not certain yet
+	field     Stream        // of the text field under way
+	exchanged int           // URLs in the fields before it
+	lines     *bufio.Reader // reads the headers of parts; nil before the first
 }
 
 type formState int
@@ -185,7 +186,11 @@ func (f *form) head(dst, b []byte) (_ []byte, n int, more bool) {
 // begin begins the content of a part with this header.
 func (f *form) begin(head []byte) {
 	f.state, f.fresh = inFile, true
-	h, err := textproto.NewReader(bufio.NewReader(bytes.NewReader(head))).ReadMIMEHeader()
+	if f.lines == nil {
+		f.lines = bufio.NewReaderSize(nil, 512)
+	}
+	f.lines.Reset(bytes.NewReader(head))
+	h, err := textproto.NewReader(f.lines).ReadMIMEHeader()
 	if err != nil || !f.m.isField(http.Header(h)) {
 		return
 	}
@@ -207,6 +212,7 @@ func (m *Map) isField(h http.Header) bool {
 		return strings.HasPrefix(disposition, "form-data") && !strings.Contains(disposition, "filename")
 	}
 	_, file := params["filename"]
+	file = file || strings.Contains(strings.ToLower(disposition), "filename*") // in a charset that it does not know
 	return name == "form-data" && !file
 }
 
