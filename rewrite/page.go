@@ -58,6 +58,7 @@ type document struct {
 
 const (
 	// maxPage is how much of a page is read before any of it goes out, where a policy asks for it.
+	// With its copies and the tokenizer's that is up to 8 MiB.
 	maxPage = 1 << 20
 	// headSize is the beginning of a page in which a base element is looked for.
 	headSize = 4 << 10

@@ -21,7 +21,7 @@
 //
 // All hosts of a map are matched in one pass and nothing that was written is read again. A body
 // takes a constant 200 KiB beside its decoder and encoder, however long it is, and no goroutine;
-// a page whose policy has hashes, up to 1 MiB more.
+// a page that has to be read before its header goes out, up to 8 MiB more while it is read.
 //
 // It refuses to guess. What is no URL stays: a host without two slashes before it (but in the
 // fields where a word is a host, and with Rules.Bare), a longer name that contains a mapped one, a user's name before
