@@ -221,17 +221,18 @@ func (m *Map) resourceKey(u *url.URL) (key string, ours bool) {
 }
 
 // watchedKey is the key of what res answers, when that is a whole resource and some fetch matters.
+// The relay has Response take some parts (206) for a 200.
 func (m *Map) watchedKey(res *http.Response) (key string, ok bool) {
-	if m.memory.watched.Load() == 0 || res.StatusCode != http.StatusOK || res.Request == nil ||
-		res.Request.Method != http.MethodGet || res.Request.URL == nil {
+	if m.memory.watched.Load() == 0 || res.StatusCode != http.StatusOK || res.Header["Content-Range"] != nil ||
+		res.Request == nil || res.Request.Method != http.MethodGet || res.Request.URL == nil {
 		return "", false
 	}
 	return m.resourceKey(res.Request.URL)
 }
 
-// passed notes that what res answers passes as it is.
+// passed notes that what res answers passes as it is. That nothing passes says nothing.
 func (m *Map) passed(res *http.Response) {
-	if key, ok := m.watchedKey(res); ok {
+	if key, ok := m.watchedKey(res); ok && res.ContentLength != 0 {
 		m.memory.change(key, false, func(r *resource) { r.wanted, r.passes = hashSet{}, true })
 	}
 }

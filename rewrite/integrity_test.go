@@ -117,7 +117,12 @@ func TestWhatIsNoFetch(t *testing.T) {
 		"no request":  func(res *http.Response) { res.Request = nil },
 		"another":     func(res *http.Response) { res.Request.URL.RawQuery = "v=2" },
 		"third party": func(res *http.Response) { res.Request.URL.Host = "other.net" },
-		"cut short":   func(res *http.Response) { res.Body = io.NopCloser(io.MultiReader(res.Body, brokenReader{})) },
+		"part":        func(res *http.Response) { res.Header.Set("Content-Range", "items 0-9/99") },
+		"binary part": func(res *http.Response) {
+			res.Header = http.Header{"Content-Type": {"image/png"}, "Content-Range": {"bytes 0-9/99"}}
+		},
+		"nothing":   func(res *http.Response) { res.Body, res.ContentLength = http.NoBody, 0 },
+		"cut short": func(res *http.Response) { res.Body = io.NopCloser(io.MultiReader(res.Body, brokenReader{})) },
 	} {
 		m := parseMap(t, fuzzMaps[0])
 		fetch(t, m, "https://example.com/", "text/html", withHash(ownScript), 0)
