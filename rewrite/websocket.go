@@ -23,6 +23,9 @@ import (
 // would see other messages. A direction keeps at most a short frame, what a Stream does, and with
 // permessage-deflate the last 32 KiB of text.
 
+// messageKind is what text messages are for the most part.
+const messageKind = "application/json"
+
 // Switched is conn, the origin's side after a 101 to request with response: reading it gives frames
 // for the client, writing it takes the client's. Other protocols than WebSocket, and what the rules
 // leave untouched, are conn itself. Closing it closes conn. It has a CloseWrite if conn has.
@@ -32,8 +35,8 @@ func (m *Map) Switched(request, response http.Header, conn io.ReadWriteCloser) i
 	}
 	s := &socket{
 		ReadWriteCloser: conn,
-		fromOrigin:      direction{replacer: m.toPublic},
-		fromClient:      direction{replacer: m.toOrigin, masked: true},
+		fromOrigin:      direction{replacer: m.replacerFor(m.toPublic, messageKind)},
+		fromClient:      direction{replacer: m.replacerFor(m.toOrigin, messageKind), masked: true},
 	}
 	agreed, err := agreement(request, response)
 	if err != nil {

@@ -678,6 +678,13 @@ func TestSwitched(t *testing.T) {
 			t.Errorf("untouched %v: wrapped", untouched)
 		}
 	}
+	bare, _, origin := switchTo(m.WithRules(Rules{Bare: true}), "websocket", "", "")
+	go origin.Write([]byte(handMade(0x81, nil, `{"host":"example.com"}`)))
+	said := make([]byte, 100)
+	if n, err := bare.Read(said); err != nil || string(said[:n]) != handMade(0x81, nil, `{"host":"example.cn"}`) {
+		t.Errorf("with bare: %q, %v", said[:n], err)
+	}
+	bare.Close()
 	wrapped, conn, origin := switchTo(m, "WebSocket", "", "")
 	go origin.Write([]byte(handMade(0x81, nil, "https://example.com/") + handMade(0x89, nil, "") + "\x81"))
 	got := make([]byte, 3) // less room than there is to read
