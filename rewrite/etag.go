@@ -118,6 +118,7 @@ func (m *Map) conditions(r *http.Request) {
 		var value string
 		if value, marked = originTags(lines, m.tagVersion(r), false); value == "" {
 			r.Header.Del("If-None-Match")
+			r.Header.Del("If-Modified-Since") // it counts only where there is no tag (RFC 9110 section 13.1.3)
 		} else {
 			r.Header.Set("If-None-Match", value)
 		}
