@@ -32,7 +32,7 @@ func TestHostilePages(t *testing.T) {
 				if _, err := io.Copy(io.Discard, res.Body); err != nil {
 					t.Fatal(err)
 				}
-				if took := time.Since(start); took > time.Second { // some 20 ms; 10 s and more when each word reads its tag anew
+				if took := time.Since(start); took > 5*time.Second { // some 20 ms, 1 s with the race detector on a busy machine; 10 s and more when each word reads its tag anew
 					t.Errorf("%s, policy %q, chunks of %d: %v", name, policy, chunk, took)
 				}
 			}
