@@ -33,8 +33,9 @@ var responseFields = map[string]func(*Map, http.Header, string){
 	"Hx-Redirect":                 urlField,
 	"Hx-Push-Url":                 urlField,
 	"Hx-Replace-Url":              urlField,
-	"Turbo-Location":              urlField, // Turbo
-	"X-Inertia-Location":          urlField, // Inertia
+	"Turbo-Location":              urlField,       // Turbo
+	"X-Inertia-Location":          urlField,       // Inertia
+	"Www-Authenticate":            challengeField, // RFC 6750 section 3, RFC 9728 section 5.1
 
 	// hosts without a scheme too
 	"Content-Security-Policy":             policyField, // CSP level 3 section 2.3.1
@@ -56,6 +57,16 @@ func (m *Map) Header(h http.Header) {
 }
 
 func urlField(m *Map, h http.Header, name string) { mapValues(m.toPublic, h[name]) }
+
+// challengeField maps where a client gets a token. What a Digest challenge says it hashes together
+// with the password (RFC 7616 section 3.4.2), and the origin does the same with its own names.
+func challengeField(m *Map, h http.Header, name string) {
+	for i, line := range h[name] {
+		if !strings.Contains(strings.ToLower(line), "digest ") {
+			h[name][i] = m.toPublic.String(line)
+		}
+	}
+}
 
 func dropField(_ *Map, h http.Header, name string) { delete(h, name) }
 
