@@ -268,7 +268,8 @@ type Route struct {
 	Stay string `yaml:"stay,omitempty" enum:"cn"`
 
 	// Base URL of the origin for this route alone. It is dialled as it is
-	// written; with `stay`, by the edge.
+	// written; with `stay`, by the edge. It is a server of your own: unlike a
+	// third party among the hosts it gets cookies and the client's address.
 	Origin *rewrite.Base `yaml:"origin,omitempty" example:"http://10.0.1.5:3000"`
 
 	// How names are exchanged, in place of the whole `rewrite` of the site.

@@ -114,10 +114,13 @@ func (m *Map) plan(res *http.Response, opt Options) (p plan, ok bool) {
 	if res.StatusCode < 200 || res.StatusCode == http.StatusNoContent || res.StatusCode == http.StatusPartialContent {
 		return p, false
 	}
-	if !m.Rewritable(res.Header) {
-		return p, false
-	}
 	p.kind = mediaType(res.Header)
+	if !m.Rewritable(res.Header) {
+		if !m.isSourceMap(res, p.kind) {
+			return p, false
+		}
+		p.kind = "" // its first bytes decide
+	}
 	p.came, _ = contentCodings(res.Header)
 	p.head = res.Request != nil && res.Request.Method == http.MethodHead
 	p.sniff = p.kind == ""
@@ -232,12 +235,13 @@ type body struct {
 	waiting bool       // Response reads
 	wide    *wide      // nil for all charsets but UTF-16
 	header  http.Header
-	begun   bool  // the first text has come
-	work    *work // nil once everything has been given out
-	given   int   // work.out[:given] has been read
-	err     error // comes when work.out has been read
-	busy    bool  // there was something to exchange in the last chunk
-	stopped bool  // Close was called
+	fields  func(http.Header) // maps them
+	begun   bool              // the first text has come
+	work    *work             // nil once everything has been given out
+	given   int               // work.out[:given] has been read
+	err     error             // comes when work.out has been read
+	busy    bool              // there was something to exchange in the last chunk
+	stopped bool              // Close was called
 }
 
 // work is the memory of one body, pooled.
@@ -352,7 +356,7 @@ type untouched struct {
 
 func (b *body) start(m *Map, res *http.Response, p plan) {
 	b.work.stream.Reset(m.replacerFor(m.toPublic, p.kind))
-	b.stages, b.header, b.digests = m.stages(b.few[:0], res, p), res.Header, m.digesting(res)
+	b.stages, b.header, b.fields, b.digests = m.stages(b.few[:0], res, p), res.Header, m.Header, m.digesting(res)
 	if b.dec = newDecoder(b.came, &b.source); b.coding != "" {
 		b.enc = newEncoder(b.coding, b.work)
 	}
@@ -528,6 +532,7 @@ func (b *body) end() {
 	for _, name := range digestFields {
 		delete(*b.trailer, name)
 	}
+	b.fields(*b.trailer)
 }
 
 // drain reads the origin's body to its end when a coding ended before that, so that an origin that

@@ -24,6 +24,7 @@ var responseFields = map[string]func(*Map, http.Header, string){
 	"Report-To":                   urlField, // Reporting API, 2018 draft: JSON
 	"Reporting-Endpoints":         urlField, // Reporting API section 3.3
 	"Nel":                         urlField, // Network Error Logging section 5.1
+	"Expect-Ct":                   urlField, // RFC 9163 section 2.1.1: report-uri
 	"Permissions-Policy":          urlField, // origins in quotes
 	"Feature-Policy":              urlField,
 	"X-Frame-Options":             urlField, // ALLOW-FROM, RFC 7034 section 2.1
@@ -40,6 +41,8 @@ var responseFields = map[string]func(*Map, http.Header, string){
 	// hosts without a scheme too
 	"Content-Security-Policy":             policyField, // CSP level 3 section 2.3.1
 	"Content-Security-Policy-Report-Only": policyField,
+	"X-Content-Security-Policy":           policyField, // what browsers before CSP 1.0 read
+	"X-Webkit-Csp":                        policyField,
 	"Set-Cookie":                          cookieField, // Domain, RFC 6265 section 4.1.2.3; Rules.Cookies
 
 	// it would lead round the edge

@@ -221,3 +221,17 @@ func TestCloseWhileReading(t *testing.T) {
 		}
 	}
 }
+
+// TestTrailers: the fields behind a mapped body are mapped like those before it.
+func TestTrailers(t *testing.T) {
+	m := parseMap(t, fuzzMaps[0])
+	res := &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"text/plain"}}, ContentLength: -1,
+		Body: io.NopCloser(strings.NewReader("https://example.com/")), Trailer: http.Header{"Link": {"<https://example.com/next>"}, "Digest": {"x"}}}
+	m.Response(res, Options{})
+	if body, err := io.ReadAll(res.Body); err != nil || string(body) != "https://example.cn/" {
+		t.Errorf("%s, %v", body, err)
+	}
+	if res.Trailer.Get("Link") != "<https://example.cn/next>" || res.Trailer.Get("Digest") != "" {
+		t.Errorf("trailers %q", res.Trailer)
+	}
+}

@@ -26,6 +26,7 @@ var (
 		"application/jsonl":                 true,
 		"application/jsonp":                 true,
 		"application/ndjson":                true,
+		"application/source-map":            true,
 		"application/toml":                  true,
 		"application/typescript":            true,
 		"application/vnd.apple.mpegurl":     true,
@@ -57,6 +58,15 @@ func (m *Map) Rewritable(h http.Header) bool {
 	}
 	kind := mediaType(h)
 	return kind == "" || m.isText(kind)
+}
+
+// isSourceMap says whether an answer may be a source map (ECMA-426) that the origin has no type for.
+func (m *Map) isSourceMap(res *http.Response, kind string) bool {
+	if kind != "application/octet-stream" || m.rules.Untouched || res.Request == nil || res.Request.URL == nil {
+		return false
+	}
+	_, ok := contentCodings(res.Header)
+	return ok && strings.HasSuffix(res.Request.URL.Path, ".map")
 }
 
 // mediaType is the type of Content-Type in lower case, without parameters.
