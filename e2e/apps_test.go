@@ -153,6 +153,8 @@ func (a *application) filtered(t *testing.T) (address, certFile string) {
 			proxy_redirect https://HOST.example.com/ https://HOST.example.cn/;
 			proxy_cookie_domain example.com example.cn;
 			sub_filter HOST.example.com HOST.example.cn;
+			sub_filter //example.com //example.cn;
+			sub_filter //www.example.com //www.example.cn;
 			sub_filter_once off; sub_filter_types *;
 		}
 	}`))
@@ -283,9 +285,16 @@ func (v *visit) open(path string) chromedp.Action[chromedp.Void] {
 	return chromedp.Navigate(v.base + path)
 }
 
-// press clicks on an element once it is there.
+// press clicks on an element once it is there and stays where it is: scripts
+// that still put things on the page would move it away from under the mouse.
 func press(selector string) chromedp.Action[chromedp.Void] {
-	return chromedp.Click(chromedp.CSS(selector))
+	still := fmt.Sprintf(`(() => {
+		const e = document.querySelector(%q), r = e && e.getBoundingClientRect(), at = r && [r.x, r.y, r.width, r.height].join();
+		const before = window.causewayWasAt;
+		window.causewayWasAt = at;
+		return document.readyState == "complete" && at && at == before;
+	})()`, selector)
+	return chromedp.Steps(chromedp.WaitVisible(chromedp.CSS(selector)), holds(still), chromedp.Click(chromedp.CSS(selector)))
 }
 
 // write types into an element.
@@ -309,7 +318,7 @@ func holds(expression string) chromedp.Action[chromedp.Void] {
 			select {
 			case <-ctx.Done():
 				return fmt.Errorf("never held: %s (%v)", expression, last)
-			case <-time.After(30 * time.Millisecond):
+			case <-time.After(50 * time.Millisecond):
 			}
 		}
 	})

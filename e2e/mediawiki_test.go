@@ -118,7 +118,7 @@ func mediawikiVisit(v *visit, title string) *visit {
 		holds(fmt.Sprintf(`document.querySelector('#mw-content-text a.external').href == %q`, link)))
 	v.step("follow the link", press("#mw-content-text a.external"), v.isAt("/wiki/Main_Page?from="+title), says("h1", "Main Page"))
 	v.step("edit again", v.open("/index.php?title="+title+"&action=edit"), holds(fmt.Sprintf(`document.querySelector("#wpTextbox1").value.trim() == %q`, editor("green tea"))),
-		press("#wpPreview"), says("#wikiPreview", "Words for me@example.com"))
+		holds(`document.querySelector(".wikiEditor-ui-toolbar")`), press("#wpPreview"), says("#wikiPreview", "Words for me@example.com"))
 	v.step("edit by the API", v.open("/wiki/"+title), ready,
 		evaluate(fmt.Sprintf(`(async () => { await mw.loader.using("mediawiki.api"); const done = await new mw.Api().postWithToken("csrf", {action: "edit", title: %q, text: %q}); document.title = "edit: " + done.edit.result; })()`, title, editor("black tea"))),
 		holds(`document.title == "edit: Success"`),
