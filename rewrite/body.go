@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Options is what Response has to know beside the answer.
@@ -379,10 +380,14 @@ func (b *body) waitForPage(h http.Header) bool {
 		if !ok {
 			continue
 		}
+		start := time.Now()
 		for b.waiting = d.waits; d.waits && b.err == nil; {
-			b.step(nil)
+			if b.step(nil); d.waits && time.Since(start) > maxWait {
+				d.late = true
+				b.write(nil, nil)
+			}
 		}
-		d.writeHeader(h)
+		d.writeHeader(h, b.err == io.EOF)
 	}
 	if !b.waiting {
 		return false

@@ -147,12 +147,13 @@ func (m *Map) inlineHash(came textHash) (leaves textHash, ok bool) {
 	return m.memory.inlineOf(m.version, came)
 }
 
-// writeHeader makes the header's policies true of the page, as far as it is known now.
-func (d *document) writeHeader(h http.Header) {
+// writeHeader makes the header's policies true of the page, as far as it is known now; whole says
+// that all of it is. A tag behind what is known may yet lose its integrity attribute.
+func (d *document) writeHeader(h http.Header, whole bool) {
 	if len(d.policy.set) > 0 {
 		mapPolicies(h, d.published)
 	}
-	if d.strict && d.removed {
+	if d.strict && (d.removed || !whole) {
 		delete(h, integrityPolicy)
 	}
 }

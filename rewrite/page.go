@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/net/html"
 )
@@ -21,7 +22,7 @@ import (
 //     or gets another value. All other bytes go out as they came.
 //  3. A tag that is still coming is held back, up to maxTag bytes.
 //  4. Where a policy, in the header or in a meta element, allows inline texts by hashes that the
-//     memory does not know, the page is held back, up to maxPage bytes, and read with a tokenizer
+//     memory does not know, the page is held back, up to maxPage and maxWait, and read with a tokenizer
 //     (inline.go). Response waits for that, since the header goes out before.
 //
 // A tag in a comment, a script or a textarea is treated as one too: a script that writes a tag
@@ -39,6 +40,7 @@ type document struct {
 	pairs   map[textHash]textHash // of policy, what became of their texts in this page
 	strict  bool                  // an Integrity-Policy: what has no integrity attribute may not run
 	waits   bool                  // what comes is held until it is read as a whole
+	late    bool                  // no more is waited for
 	removed bool                  // an integrity attribute had to go
 
 	held []byte  // not yet handed on
@@ -60,6 +62,9 @@ const (
 	// maxPage is how much of a page is read before any of it goes out, where a policy asks for it.
 	// With its copies and the tokenizer's that is up to 8 MiB.
 	maxPage = 1 << 20
+	// maxWait is how long a page is waited for, looked at whenever a part of it has come: a page
+	// that streams shows its beginning, with the policy as far as it is known by then.
+	maxWait = time.Second
 	// headSize is the beginning of a page in which a base element is looked for.
 	headSize = 4 << 10
 	// maxURL is the longest URL of a resource that is remembered.
@@ -90,7 +95,7 @@ func (d *document) free() {
 	clear(d.edits)
 	clear(d.metas)
 	d.m, d.replacer, d.url, d.base, d.pairs = nil, nil, nil, nil, nil
-	d.policy, d.strict, d.waits, d.removed, d.baseFound = policyHashes{}, false, false, false, false
+	d.policy, d.strict, d.waits, d.late, d.removed, d.baseFound = policyHashes{}, false, false, false, false, false
 	d.seen, d.headEnd, d.baseRead = 0, 0, 0
 	d.held, d.edits, d.metas = d.held[:0], d.edits[:0], d.metas[:0]
 	if cap(d.held) > maxKept {
@@ -125,7 +130,7 @@ func (d *document) Append(dst, src []byte, final bool) []byte {
 	for {
 		n, whole := len(text), d.waits
 		if whole {
-			if n < maxPage && !final {
+			if n < maxPage && !final && !d.late {
 				break
 			}
 			n, d.waits = min(n, maxPage), false
@@ -146,7 +151,7 @@ func (d *document) Append(dst, src []byte, final bool) []byte {
 // tag. It reads each byte once.
 func (d *document) stillWaits() bool {
 	if d.waits {
-		return len(d.held) < maxPage
+		return len(d.held) < maxPage && !d.late
 	}
 	if len(d.held) >= maxTag {
 		return false

@@ -51,7 +51,7 @@ func throughPage(t *testing.T, m *Map, res *http.Response, text string, next fun
 		}
 	}
 	h := res.Header.Clone()
-	d.writeHeader(h)
+	d.writeHeader(h, true)
 	if len(d.held) > 0 {
 		t.Fatalf("%d bytes held at the end", len(d.held))
 	}
