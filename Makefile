@@ -34,8 +34,10 @@ lint:
 unit:
 	go test $$(go list ./... | grep -v /e2e)
 
+# With the race detector; and without it what is too long with it.
 race:
 	CGO_ENABLED=1 go test -race $$(go list ./... | grep -v /e2e)
+	go test ./rewrite
 
 # Each fuzz target for a short while; FUZZTIME=10m make fuzz for a long one.
 fuzz:
