@@ -44,9 +44,7 @@ type strange struct {
 }
 
 func newStrange(t *testing.T, pki string) *strange {
-	s := &strange{newPair(t, pki, simnet.Line{}, http.NotFoundHandler()), nil}
-	s.close() // the pair's own relay and edge
-	s.stop = nil
+	s := &strange{newLine(t, pki, simnet.Line{}), nil}
 	ln, err := s.line.Listen("relay-2")
 	if err != nil {
 		t.Fatal(err)

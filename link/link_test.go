@@ -57,10 +57,16 @@ func newPKI(t *testing.T) string {
 
 func newPair(t *testing.T, pki string, line simnet.Line, handler http.Handler) *pair {
 	t.Helper()
-	p := &pair{t: t, pki: pki, line: simnet.New(line), log: new(bytes.Buffer)}
-	p.logger = slog.New(slog.NewTextHandler(p.log, nil))
+	p := newLine(t, pki, line)
 	p.serve(handler)
 	p.transport = p.connect(pki, "edge-1")
+	return p
+}
+
+// newLine is a pair without its nodes.
+func newLine(t *testing.T, pki string, line simnet.Line) *pair {
+	p := &pair{t: t, pki: pki, line: simnet.New(line), log: new(bytes.Buffer)}
+	p.logger = slog.New(slog.NewTextHandler(p.log, nil))
 	return p
 }
 
