@@ -223,10 +223,12 @@ type Rewrite struct {
 	// are mapped all the same.
 	Bodies bool `yaml:"bodies,omitempty" default:"true"`
 
-	// What stays as it is, as with `bodies: false`: paths as in `routes`
-	// (`/signed/*`), and requests that have a query parameter
-	// (`?X-Amz-Signature`), for what is signed.
-	Exclude []string `yaml:"exclude,omitempty" kind:"exclude" example:"[/signed/*, \"?X-Amz-Signature\"]"`
+	// What stays as it is, as with `bodies: false`, for what is signed: paths as
+	// in `routes` (`/signed/*`), paths asked for with a query parameter
+	// (`/files/*?X-Amz-Signature`), and every path with one
+	// (`?X-Amz-Signature`), which lets anyone who adds it see any page as the
+	// origin wrote it.
+	Exclude []string `yaml:"exclude,omitempty" kind:"exclude" example:"[/signed/*, \"/files/*?X-Amz-Signature\"]"`
 
 	// Media types that are text beside the usual ones; with a `-` before it,
 	// one of the usual ones that is not.
@@ -236,9 +238,10 @@ type Rewrite struct {
 	// JSON, JavaScript and HTML: `{"domain": "example.com"}`.
 	Bare bool `yaml:"bare,omitempty" default:"false"`
 
-	// Cookies whose values hold URLs of the site. Other values are passed as
-	// they are.
-	Cookies []string `yaml:"cookies,omitempty" kind:"cookie" example:"[return_to]"`
+	// Cookies whose values hold URLs of the site, by name (`return_to`), or
+	// all that begin so (`comment_author_url_*`). Other values are passed as they
+	// are.
+	Cookies []string `yaml:"cookies,omitempty" kind:"cookie" example:"[return_to, comment_author_url_*]"`
 
 	// Longest body of a request that is mapped as a whole and keeps its
 	// length. A longer one is mapped as it comes, and sent in chunks; but an

@@ -31,25 +31,32 @@ func parseMediaType(s string) (string, *fault) {
 	return strings.ToLower(s), nil
 }
 
-// parseExclude checks one of rewrite.exclude: a path as in routes, or "?" and
-// the name of a query parameter.
+// parseExclude checks one of rewrite.exclude: a path as in routes, "?" and the
+// name of a query parameter, or both.
 func parseExclude(s string) (string, *fault) {
-	if name, ok := strings.CutPrefix(s, "?"); ok {
-		if name == "" || strings.ContainsAny(name, "=&#? ") {
-			return "", &fault{strconv.Quote(s) + " does not name a query parameter", "write ? and the name alone, such as ?X-Amz-Signature"}
+	path, name, asks := strings.Cut(s, "?")
+	if path != "" || !asks {
+		if f := pathFault(path); f != nil {
+			return "", f
 		}
-		return s, nil
 	}
-	if f := pathFault(s); f != nil {
-		return "", f
+	if asks && (name == "" || strings.ContainsAny(name, "=&#? ")) {
+		return "", &fault{strconv.Quote(s) + " does not name a query parameter", "write ? and the name alone, such as " + path + "?X-Amz-Signature"}
 	}
 	return s, nil
 }
 
-// parseCookieName checks one of rewrite.cookies (RFC 6265 section 4.1.1).
+// parseCookieName checks one of rewrite.cookies (RFC 6265 section 4.1.1), which
+// may end in a "*".
 func parseCookieName(s string) (string, *fault) {
-	if !httpguts.ValidHeaderFieldName(s) {
+	star := strings.IndexByte(s, '*')
+	switch {
+	case !httpguts.ValidHeaderFieldName(s):
 		return "", &fault{strconv.Quote(s) + " cannot name a cookie", "write its name alone, such as return_to"}
+	case star == 0:
+		return "", &fault{"a * alone would be every cookie, those that are signed too", "write how the names begin, such as comment_author_url_*"}
+	case star > 0 && star < len(s)-1:
+		return "", &fault{"a * can only be the last character of a cookie's name", "keep one * at the end, such as " + s[:star+1]}
 	}
 	return s, nil
 }
@@ -68,16 +75,10 @@ func (w *Rewrite) excludes(path, query string) bool {
 		return false
 	}
 	path = plainPath(path)
-	for _, e := range w.Exclude {
-		if name, ok := strings.CutPrefix(e, "?"); ok {
-			if hasParameter(query, name) {
-				return true
-			}
-		} else if pathMatches(e, path) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(w.Exclude, func(e string) bool {
+		pattern, name, asks := strings.Cut(e, "?")
+		return (pattern == "" || pathMatches(pattern, path)) && (!asks || hasParameter(query, name))
+	})
 }
 
 // hasParameter says whether a raw query has a parameter of that name, written

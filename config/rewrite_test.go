@@ -19,6 +19,13 @@ func TestNames(t *testing.T) {
 		{"/a", "b=1&X-Amz-Signature=x", true, false},
 		{"/a", "X-Amz-Signature", true, false},
 		{"/a", "b=X-Amz-Signature", false, false},
+		{"/files/a", "a=b&sig=x", true, false},
+		{"/files/%61/./b", "sig", true, false},
+		{"/files/a", "", false, false},
+		{"/files/a", "sign=x", false, false},
+		{"/file/a", "sig=x", false, false},
+		{"/one", "sig=x", true, false},
+		{"/one/a", "sig=x", false, false},
 		{"/raw/a", "", true, false},
 		{"/api/a", "", false, true},
 		{"/api/a", "X-Amz-Signature=x", false, true}, // a route's rules stand in the place of the site's

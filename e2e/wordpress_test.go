@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"crypto/md5"
 	"encoding/base64"
 	"fmt"
 	"net/http"
@@ -102,7 +101,7 @@ func wordpressPicture(t *testing.T) []byte {
 // wordpressRewrite is what its site needs beyond the usual: a visitor's own URL
 // is kept for the next comment in a cookie. Its name ends in the MD5 of the
 // blog's address.
-var wordpressRewrite = fmt.Sprintf("{cookies: [comment_author_url_%x]}", md5.Sum([]byte("https://blog.example.com")))
+const wordpressRewrite = "{cookies: [comment_author_url_*]}"
 
 // dump is all that WordPress has stored.
 func (w *wordpress) dump(t *testing.T) string {

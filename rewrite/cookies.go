@@ -26,8 +26,16 @@ func (m *Map) requestCookies(lines []string) {
 // cookiePair maps "name=value" if the site names the cookie.
 func (m *Map) cookiePair(r *Replacer, pair string) string {
 	name, value, ok := strings.Cut(pair, "=")
-	if !ok || !slices.Contains(m.rules.Cookies, strings.TrimSpace(name)) {
+	if !ok || !m.rules.namesCookie(strings.TrimSpace(name)) {
 		return pair
 	}
 	return name + "=" + r.String(value)
+}
+
+// namesCookie says whether a cookie's name is one of Cookies, or begins as one that ends in "*".
+func (r Rules) namesCookie(name string) bool {
+	return slices.ContainsFunc(r.Cookies, func(named string) bool {
+		start, all := strings.CutSuffix(named, "*")
+		return named == name || all && strings.HasPrefix(name, start)
+	})
 }

@@ -18,7 +18,7 @@ type Rules struct {
 	// Bare exchanges hosts without a scheme too where they are a whole string in quotes.
 	Bare bool
 
-	// Cookies names the cookies whose values hold URLs.
+	// Cookies names the cookies whose values hold URLs; "name_*" are all that begin so.
 	Cookies []string
 
 	// BodyBytes is the longest request body that is read whole so that it keeps a Content-Length;
