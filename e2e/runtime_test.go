@@ -322,13 +322,13 @@ func TestRuntimeMapsAsTheEngine(t *testing.T) {
 				"example.com.evil.net", "notexample.com", "example.community", "me@example.com", "example.cn", "a.localhost", "localhost", "com", "example.com.",
 			} {
 				for _, port := range []string{"", ":443", ":80", ":8443", ":3000", ":9"} {
-					if strings.HasSuffix(host, ".") && (port != "" || pairs[0].Public.Port != "") {
-						continue // in a page that dot ends a sentence
-					}
 					if scheme == "" && (port == ":443" || port == ":80") {
 						continue // whose default that is the page's scheme says, and in a text there is no page
 					}
 					for _, path := range []string{"", "/", "/a%20b?c=d#e", "?q", "#f"} {
+						if strings.HasSuffix(host+port, ".") && !strings.HasPrefix(path, "/") && pairs[0].Public.Port != "" {
+							continue // in a page that dot ends a sentence
+						}
 						url := scheme + "//" + host + port + path
 						urls, want = append(urls, url), append(want, m.ToPublic().String(url))
 					}

@@ -40,7 +40,7 @@ type Map struct {
 }
 
 // engineVersion goes into Map.Version: count it up when the same input gives other output.
-const engineVersion = 2
+const engineVersion = 3
 
 // NewMap checks and compiles the pairs. The error is a *PairError: a base out of form, a
 // wildcard on one side only, two pairs with one public or one origin authority, or a public

@@ -38,13 +38,27 @@ func hostEnd(b []byte, i int) tailing {
 	return tailing{ok: true, end: i}
 }
 
-// afterDot: a dot is the end of a sentence or of an absolute name unless the host goes on.
+// afterDot: a dot is the end of a sentence, and stays, unless the host goes on. Before a slash or a
+// port it makes the name absolute: it goes, for behind a port that is written it would be no URL.
 func afterDot(b []byte, i, next int) tailing {
 	c, width := unit(b, next)
-	if width == 0 {
+	switch {
+	case width == 0:
 		return tailing{unsure: true, ok: true, end: i}
+	case isHostByte(c) || c == '@':
+		return tailing{}
+	case c == ':':
+		found := portAt(b, next, next+width)
+		if found.colon == 0 {
+			found.end = i
+		}
+		return found
 	}
-	return tailing{ok: !isHostByte(c) && c != '@' && c != ':', end: i}
+	_, slash, more := slashAt(b, next)
+	if slash {
+		return tailing{ok: true, end: next}
+	}
+	return tailing{ok: true, end: i, unsure: more}
 }
 
 // portAt: the digits of a port, or a colon alone, which belongs to the URL only before a slash.

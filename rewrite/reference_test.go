@@ -228,13 +228,22 @@ func referenceURL(r *Replacer, text string, chars []character, host, end int, sc
 		return chars[i].c
 	}
 	stops := func(i int) bool { return !isHostByte(at(i)) && at(i) != '@' }
-	found := referenceRule{end: chars[end-1].end}
-	port := ""
-	switch {
-	case at(end) == '.':
-		if !stops(end+1) || at(end+1) == ':' {
-			return found, false
+	hostEnd := chars[end-1].end
+	found := referenceRule{end: hostEnd}
+	port, dotted := "", at(end) == '.'
+	if dotted && !stops(end+1) {
+		return found, false
+	}
+	if dotted { // the name is absolute before a slash or a port
+		slash := end + 1
+		for at(slash) == '\\' {
+			slash++
 		}
+		if end++; at(slash) == '/' {
+			found.end = chars[end-1].end
+		}
+	}
+	switch {
 	case at(end) == ':':
 		digits := end + 1
 		for digits < len(chars) && digits-end <= 5 && chars[digits].s == plain && '0' <= at(digits) && at(digits) <= '9' {
@@ -248,10 +257,10 @@ func referenceURL(r *Replacer, text string, chars []character, host, end int, sc
 			found.end = chars[digits-1].end
 			port = text[chars[end].end:found.end]
 		}
-	case !stops(end):
+	case !dotted && !stops(end):
 		return found, false
 	}
-	name := strings.ToLower(text[chars[host].start:chars[end-1].end])
+	name := strings.ToLower(text[chars[host].start:hostEnd])
 	found.rule, found.labels = r.find([]byte(name), scheme, port)
 	return found, found.rule != nil
 }

@@ -14,15 +14,15 @@ const find = (host, port) => {
 
 const map = (text) => {
   const [start, space, scheme = "", slashes, authority] = /^([\s\0]*)(?:(https?|wss?):)?([\\/]{2})([^\\/?#]*)/i.exec(text) || [];
-  if (!authority || /@|\.:/.test(authority)) return text;
+  if (!authority || authority.includes("@")) return text;
   let url;
   try {
     url = new URL((scheme || (location.protocol === "http:" ? "http" : "https")) + "://" + authority);
   } catch {
     return text; // it is for the browser to complain
   }
-  const [, name, dot] = /^(.*?)(\.?)$/.exec(url.hostname);
-  const found = find(name, url.port);
+  const dot = /\.$/.test(authority) && text[start.length] !== "/" ? "." : ""; // before a slash or a port it goes
+  const found = find(url.hostname.replace(/\.$/, ""), url.port);
   if (!found || found.side !== found.pair[0]) return text;
   const [from, to] = found.pair;
   const host = found.labels + to.host.replace("*.", "");

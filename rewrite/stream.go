@@ -28,9 +28,9 @@ type Stream struct {
 const (
 	// maxSlash: a slash and, before it, backslashes in the same spelling.
 	maxSlash = maxUnit + maxBackslash + maxUnit
-	// maxHeld: a scheme, its colon, two slashes, a host, and the colon and five digits of a port
-	// with the unit behind them.
-	maxHeld = 5 + maxUnit + 2*maxSlash + maxHost + 2*maxUnit + 5 + maxUnit
+	// maxHeld: a scheme, its colon, two slashes, a host, a dot, and either a third slash or the colon
+	// and five digits of a port with the unit behind them, which is less.
+	maxHeld = 5 + maxUnit + 2*maxSlash + maxHost + maxUnit + maxSlash
 	// maxSeen: what leadBefore reads before a host: two slashes, a colon, a scheme, one unit more
 	// and the byte before that.
 	maxSeen = 2*maxSlash + maxUnit + 5 + maxUnit + 1
