@@ -18,7 +18,8 @@ import (
 //     and none waits for long,
 //  3. begin writes the header before the first of them, or alone when patience
 //     is over first: an event stream opens before its first event. A body that
-//     ended before that has a Content-Length from now on.
+//     ended before that has a Content-Length from now on; one that is looked at
+//     (held) has patience.
 
 const (
 	// passSize is as much as nginx keeps of a response (proxy_buffers 8 8k). A
@@ -150,10 +151,21 @@ func (p *passing) late() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.armed = false
-	if !p.over {
+	switch {
+	case p.over:
+	case !p.begun && p.held():
+		p.arm()
+	default:
 		p.write()
 		p.flush()
 	}
+}
+
+// held says whether the body asks to wait with the header: its first bytes are
+// looked at and may be of no use. It does so for a bounded time.
+func (p *passing) held() bool {
+	body, ok := p.res.Body.(interface{ Holding() bool })
+	return ok && body.Holding()
 }
 
 // setLength gives a body its length that is whole before the header is out.

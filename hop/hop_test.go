@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -243,3 +244,29 @@ type halfCloser struct {
 }
 
 func (h *halfCloser) CloseWrite() error { close(h.closed); return nil }
+
+// heldBody is looked at for a while, and then of no use.
+type heldBody struct{ held atomic.Bool }
+
+func (b *heldBody) Holding() bool { return b.held.Load() }
+
+func (b *heldBody) Read([]byte) (int, error) {
+	b.held.Store(true)
+	defer b.held.Store(false)
+	time.Sleep(100 * time.Millisecond) // many times the patience
+	return 0, errors.New("a bomb")
+}
+
+func (b *heldBody) Close() error { return nil }
+
+// A body that is looked at keeps the header back, so that its failure can be
+// told.
+func TestAnswerHoldsTheHeader(t *testing.T) {
+	w := httptest.NewRecorder()
+	res := &http.Response{StatusCode: 200, Header: http.Header{"Etag": {`"a"`}}, ContentLength: -1, Body: &heldBody{}}
+	err := hop.Answer(w, httptest.NewRequest("GET", "/", nil), res, hop.Options{})
+	var failed *hop.CopyError
+	if !errors.As(err, &failed) || !failed.Unsent || w.Flushed || len(w.Header()) != 0 {
+		t.Errorf("%v, header %v", err, w.Header())
+	}
+}

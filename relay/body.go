@@ -64,6 +64,12 @@ func (b *mapped) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Holding is the body's (hop.Answer).
+func (b *mapped) Holding() bool {
+	body, ok := b.ReadCloser.(interface{ Holding() bool })
+	return ok && body.Holding()
+}
+
 // switched is the body of a 101 to a request with the header asked, with the
 // half-close of the connection under it. The messages of a WebSocket are mapped.
 func (f *fetch) switched(asked http.Header, res *http.Response) io.ReadCloser {

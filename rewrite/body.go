@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -243,16 +244,18 @@ type body struct {
 	err     error             // comes when work.out has been read
 	busy    bool              // there was something to exchange in the last chunk
 	stopped bool              // Close was called
+	holding atomic.Bool       // see Holding
 }
 
 // work is the memory of one body, pooled.
 type work struct {
-	stream Stream
-	chunk  [chunkSize]byte // text as the origin has it
-	ahead  [aheadSize]byte // what Response read
-	text   []byte          // rewritten, for the encoder
-	staged [2][]byte       // between the stages
-	out    []byte          // for Read
+	stream  Stream
+	opening opening
+	chunk   [chunkSize]byte // text as the origin has it
+	ahead   [aheadSize]byte // what Response read
+	text    []byte          // rewritten, for the encoder
+	staged  [2][]byte       // between the stages
+	out     []byte          // for Read
 }
 
 var works = sync.Pool{New: func() any { return &work{out: make([]byte, 0, chunkSize+chunkSize/4)} }}
@@ -271,7 +274,8 @@ type source struct {
 	ahead  []byte
 	err    error // comes behind ahead
 	bytes  int64
-	ready  bool // the next read will not wait: this one got all it asked for, or the end is known
+	ready  bool     // the next read will not wait: this one got all it asked for, or the end is known
+	start  *opening // nil once the first text has come, and for what has no coding
 }
 
 func (s *source) Read(p []byte) (n int, err error) {
@@ -283,7 +287,9 @@ func (s *source) Read(p []byte) (n int, err error) {
 	case s.err != nil:
 		return 0, s.err
 	default:
-		n, err = s.origin.Read(p)
+		if n, err = s.read(p); err == errStillComing {
+			return 0, err
+		}
 		s.err, s.ready = err, n == len(p) || err != nil
 	}
 	s.bytes += int64(n)
@@ -358,7 +364,11 @@ type untouched struct {
 func (b *body) start(m *Map, res *http.Response, p plan) {
 	b.work.stream.Reset(m.replacerFor(m.toPublic, p.kind))
 	b.stages, b.header, b.fields, b.digests = m.stages(b.few[:0], res, p), res.Header, m.Header, m.digesting(res)
-	if b.dec = newDecoder(b.came, &b.source); b.coding != "" {
+	if b.dec = newDecoder(b.came, &b.source); b.dec != nil && p.kind != eventStream {
+		b.source.start = &b.work.opening
+		b.work.opening = opening{kept: b.work.ahead[:len(b.source.ahead)], holding: &b.holding}
+	}
+	if b.coding != "" {
 		b.enc = newEncoder(b.coding, b.work)
 	}
 }
@@ -442,10 +452,10 @@ func (b *body) Read(p []byte) (int, error) {
 // it says how much is in room. Text that goes on as it came stays there, where it was read. It
 // flushes unless more is there.
 func (b *body) step(room []byte) (passed int) {
-	if b.enc != nil || b.wide != nil || b.digests != nil || len(room) < passRoom {
+	if b.enc != nil || b.wide != nil || b.digests != nil || b.source.start != nil || len(room) < passRoom {
 		room = nil
 	}
-	text, held := b.work.chunk[:], 0
+	text, held, first := b.work.chunk[:], 0, !b.begun
 	inRoom := room != nil && !b.busy
 	if inRoom {
 		held = b.work.stream.CopyHeld(room)
@@ -472,14 +482,19 @@ func (b *body) step(room []byte) (passed int) {
 	switch {
 	case err == io.EOF:
 		b.end()
+	case first && n == 0 && err != nil: // nothing goes out, so that the client can be told
 	case err != nil || n < len(text) && !b.source.ready && !b.waiting:
 		b.flush()
 	}
 	return passed
 }
 
-// begin looks at the first n bytes of a text for its charset. It reads on where they are too few.
+// begin looks at the first n bytes of a text for its charset, and at what they were opened from. It
+// reads on where they are too few.
 func (b *body) begin(text []byte, n int, err error) (int, error) {
+	if b.source.start != nil && n > 0 {
+		n, err = b.defuse(text, n, err)
+	}
 	for n < wideLead && err == nil && mayBeWide(text[:n]) {
 		var more int
 		more, err = b.readText(text[n:])
@@ -648,6 +663,9 @@ func (b *body) Close() error {
 	err := b.origin.Close()
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if o, ok := b.source.origin.(*patient); ok {
+		o.end()
+	}
 	if !b.stopped {
 		b.stopped = true
 		b.release()

@@ -1,6 +1,7 @@
 package rewrite
 
 import (
+	"bufio"
 	"io"
 	"math/bits"
 
@@ -102,24 +103,39 @@ func (w *brotliWriter) reopen() {
 	}
 }
 
-// brotliReader is a brotli.Reader that takes a stream for whole whose last bytes come on their own:
-// brotli v1.2.8 counts them twice and says that there is too much.
+// brotliReader is a brotli.Reader
+//
+//  1. that takes its first bytes in growing pieces: brotli takes whatever there is into a buffer of
+//     its own, and how much of that the text came from could not be told (bomb.go);
+//  2. that takes a stream for whole whose last bytes come on their own: brotli v1.2.8 counts them
+//     twice and says that there is too much.
 type brotliReader struct {
-	text brotli.Reader
-	src  io.Reader
-	last int // bytes that the last read of src gave
+	text  brotli.Reader
+	src   *bufio.Reader
+	piece int // the most that the next read of src gives
+	last  int // bytes that the last read of src gave
 }
 
-// mostCarried is what a brotli.Reader keeps of one piece for the next.
-const mostCarried = 8
+const (
+	// mostCarried is what a brotli.Reader keeps of one piece for the next.
+	mostCarried = 8
+	firstPiece  = 128
+)
 
-func (r *brotliReader) open(src io.Reader) error {
-	r.src, r.last = src, 0
+func (r *brotliReader) open(src *bufio.Reader) error {
+	r.src, r.piece, r.last = src, firstPiece, 0
 	return r.text.Reset(brotliSource{r})
 }
 
-func (r *brotliReader) Read(p []byte) (int, error) {
-	n, err := r.text.Read(p)
+func (r *brotliReader) Read(p []byte) (n int, err error) {
+	for {
+		var more int
+		more, err = r.text.Read(p[n:])
+		n += more
+		if err != nil || n == len(p) || r.piece > readAhead || r.src.Buffered() == 0 {
+			break
+		}
+	}
 	if err != nil && err.Error() == "brotli: excessive input" && r.last <= mostCarried {
 		err = io.EOF
 	}
@@ -130,8 +146,11 @@ func (r *brotliReader) Read(p []byte) (int, error) {
 type brotliSource struct{ *brotliReader }
 
 func (s brotliSource) Read(p []byte) (n int, err error) {
-	n, err = s.src.Read(p)
-	if n > 0 {
+	if s.piece <= readAhead {
+		p = p[:min(len(p), s.piece)]
+		s.piece *= 2
+	}
+	if n, err = s.src.Read(p); n > 0 {
 		s.last = n
 	}
 	return n, err

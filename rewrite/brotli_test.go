@@ -1,6 +1,7 @@
 package rewrite
 
 import (
+	"bufio"
 	"bytes"
 	"io"
 	"math/rand/v2"
@@ -22,7 +23,7 @@ func TestBrotliPieces(t *testing.T) {
 		for _, tail := range []int{1, 2, 3} {
 			src := io.MultiReader(bytes.NewReader(coded[:len(coded)-tail]), bytes.NewReader(coded[len(coded)-tail:]))
 			var r brotliReader
-			if err := r.open(src); err != nil {
+			if err := r.open(bufio.NewReader(src)); err != nil {
 				t.Fatal(err)
 			}
 			if text, err := io.ReadAll(&r); err != nil || string(text) != b.String() {

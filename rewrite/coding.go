@@ -225,13 +225,21 @@ func (d *decoder) Read(p []byte) (int, error) {
 		}
 	}
 	n, err := d.text.Read(p)
-	if d.out += int64(n); err == nil && d.out > maxFreeText && d.out/maxRatio > d.body.bytes {
+	if d.out += int64(n); err == nil && d.out > maxFreeText && d.out/maxRatio > d.coded() {
 		err = ErrRatio
 	}
 	if err != nil && err != io.EOF {
 		err = fmt.Errorf("open %s body: %w", d.coding, err)
 	}
 	return n, err
+}
+
+// coded is how many bytes of the body the text was opened from.
+func (d *decoder) coded() int64 {
+	for d.inner != nil {
+		d = d.inner
+	}
+	return d.body.bytes - int64(d.src.Buffered())
 }
 
 // cut is an end that came too early.

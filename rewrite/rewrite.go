@@ -7,8 +7,8 @@
 //  2. Request takes a client's request to the origin's names: header fields, query, entity tags
 //     (request.go, etag.go), cookies (cookies.go), and the body (requestbody.go, form.go).
 //  3. Response takes the answer back: header fields by one table (headers.go), text bodies by a
-//     wrapped Body (types.go, body.go) that opens and closes content codings (coding.go, brotli.go)
-//     and UTF-16 (wide.go).
+//     wrapped Body (types.go, body.go) that opens and closes content codings (coding.go, brotli.go,
+//     bomb.go) and UTF-16 (wide.go).
 //  4. Pages go through stages before that: document sees to what a page says about texts that are
 //     rewritten (page.go, tag.go, words.go, inline.go, integrity.go), and for a site that asks for
 //     it a script is put in that does in the browser what can't be done before (runtime*.go).
@@ -20,8 +20,9 @@
 //     does so over chunks.
 //
 // All hosts of a map are matched in one pass and nothing that was written is read again. A body
-// takes a constant 200 KiB beside its decoder and encoder, however long it is, and no goroutine;
-// a page that has to be read before its header goes out, up to 8 MiB more while it is read.
+// takes a constant 200 KiB beside its decoder and encoder, however long it is, and no goroutine
+// but for what looks like a bomb; a page that has to be read before its header goes out, up to 8 MiB
+// more while it is read.
 //
 // It refuses to guess. What is no URL stays: a host without two slashes before it (but in the
 // fields where a word is a host, and with Rules.Bare), a longer name that contains a mapped one, a user's name before
