@@ -49,6 +49,10 @@ func (m *Map) Response(res *http.Response, opt Options) {
 		return
 	}
 	p, ok := m.plan(res, opt)
+	if !ok && p.sniff && p.head {
+		describeUnknown(res, opt, p)
+		return
+	}
 	if !ok {
 		m.passed(res)
 		return
@@ -161,8 +165,25 @@ func (m *Map) describe(res *http.Response, p plan) {
 	}
 	if tag := h.Get("Etag"); tag != "" {
 		h["Etag"] = []string{m.publicTag(tag, res.Request)}
+	} else if tag = m.datedTag(h.Get("Last-Modified"), res.Request); tag != "" {
+		h["Etag"] = []string{tag}
 	}
 	dropStale(h)
+}
+
+// describeUnknown is describe for a HEAD of what only the bytes of a GET will tell to be text. What
+// such a text has otherwise than the origin says is left out (RFC 9110 section 9.3.2).
+func describeUnknown(res *http.Response, opt Options, p plan) {
+	h := res.Header
+	if n := len(p.came); n > 0 && !noTransform(h) && quality(opt.AcceptEncoding, p.came[n-1]) == 0 {
+		delete(h, "Content-Encoding")
+	}
+	for _, name := range []string{"Content-Length", "Etag"} {
+		delete(h, name)
+	}
+	res.ContentLength = -1
+	dropStale(h)
+	addVary(h, "Accept-Encoding")
 }
 
 // digestFields speak of the origin's bytes (RFC 9530, RFC 3230, RFC 1864).

@@ -11,18 +11,24 @@ import (
 // (RFC 9110 section 8.8.3): weak, because codings differ, and with a mark that holds the map's
 // version and whether the origin's was strong.
 //
-//		"abc"    <->  W/"abc-cw.VERSION"
-//		W/"abc"  <->  W/"abc-cww.VERSION"
+//	"abc"    <->  W/"abc-cw.VERSION"
+//	W/"abc"  <->  W/"abc-cww.VERSION"
+//	none     <->  W/"65920080-cwd.VERSION"
 //
-//	 1. Request turns the marks of If-None-Match and If-Match back (originTags) and remembers them.
-//	 2. The origin compares its own tags: 304 and 412 work end to end.
-//	 3. Response marks the ETag of what it rewrites, and of a 304 that answers a mark.
+// The last is for an origin that tells its versions apart by Last-Modified alone: without a tag of
+// ours a copy made under another map would be taken for the present one. It holds that date, and goes
+// back as If-Modified-Since (dated.go).
+//
+//  1. Request turns the marks of If-None-Match and If-Match back (originTags) and remembers them.
+//  2. The origin compares its own tags: 304 and 412 work end to end.
+//  3. Response marks the ETag of what it rewrites, and of a 304 that answers a mark.
 //
 // A tag of another map's version matches nothing: the client's copy has other names in it. With
 // Rules.Runtime the version is followed by what the request was for (runtime_page.go).
 const (
 	markStrong = "-cw."
 	markWeak   = "-cww."
+	markDate   = "-cwd."
 )
 
 // publicTag marks an entity tag; what is none is returned as it is.
@@ -113,6 +119,7 @@ func (m *Map) conditions(r *http.Request) {
 	if !hasMark(r.Header["If-None-Match"]) && !hasMark(r.Header["If-Match"]) && !hasMark(r.Header["If-Range"]) {
 		return
 	}
+	m.datedConditions(r)
 	var marked []string
 	if lines := r.Header["If-None-Match"]; hasMark(lines) {
 		var value string
@@ -138,7 +145,7 @@ func (m *Map) conditions(r *http.Request) {
 
 func hasMark(lines []string) bool {
 	return slices.ContainsFunc(lines, func(line string) bool {
-		return strings.Contains(line, markStrong) || strings.Contains(line, markWeak)
+		return strings.Contains(line, markStrong) || strings.Contains(line, markWeak) || strings.Contains(line, markDate)
 	})
 }
 
@@ -150,14 +157,28 @@ func (m *Map) notModified(res *http.Response) {
 	m.runtimeNotModified(res)
 	marked, _ := res.Request.Context().Value(markedKey{}).([]string)
 	tag := res.Header.Get("Etag")
+	if date, ok := res.Request.Context().Value(datedKey{}).(string); ok {
+		if tag != "" { // it has tags by now
+			tag = m.publicTag(tag, res.Request)
+		} else if tag = m.datedTag(res.Header.Get("Last-Modified"), res.Request); tag == "" {
+			tag = m.datedTag(date, res.Request)
+		}
+		describeNotModified(res.Header, tag)
+		return
+	}
 	weakly := func(other string) bool {
 		return strings.TrimPrefix(other, "W/") == strings.TrimPrefix(tag, "W/")
 	}
 	if !slices.ContainsFunc(marked, weakly) {
 		return
 	}
-	res.Header.Set("Etag", m.publicTag(tag, res.Request))
-	dropStale(res.Header)
-	addVary(res.Header, "Accept-Encoding")
-	res.Header.Del("Content-Length")
+	describeNotModified(res.Header, m.publicTag(tag, res.Request))
+}
+
+// describeNotModified makes the header of a 304 that of a rewritten body.
+func describeNotModified(h http.Header, tag string) {
+	h.Set("Etag", tag)
+	dropStale(h)
+	addVary(h, "Accept-Encoding")
+	h.Del("Content-Length")
 }

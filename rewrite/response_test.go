@@ -46,7 +46,7 @@ func ask(t *testing.T, m *Map, question, given string) string {
 	addFields(req.Header, lines[1:])
 	m.Request(req)
 	var out strings.Builder
-	writeFields(&out, req.Header, "If-None-Match", "If-Modified-Since", "If-Match", "If-Range", "Range")
+	writeFields(&out, req.Header, "If-None-Match", "If-Modified-Since", "If-Match", "If-Unmodified-Since", "If-Range", "Range")
 
 	head, body, _ := strings.Cut(given, "\n\n")
 	body = strings.TrimSpace(body)
