@@ -208,6 +208,9 @@ func (f *fetch) send(out *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		asked := out.Header.Get("Range") != ""
+		if asked && res.StatusCode == http.StatusRequestedRangeNotSatisfiable {
+			return f.beyond(out, res), nil
+		}
 		if !partOfText(f.names, res, asked) {
 			return res, nil
 		}
@@ -218,6 +221,34 @@ func (f *fetch) send(out *http.Request) (*http.Response, error) {
 		out.Header.Del("Range")
 		out.Header.Del("If-Range")
 	}
+}
+
+// beyond is what answers a request whose range lies beyond the origin's end, as
+// res (416) says. The text that the visitor knows may be longer, and its length
+// is another: the whole answers in its place, as for every range of a text. Of
+// what type the whole is only the whole says, the 416 has that of an error page.
+func (f *fetch) beyond(out *http.Request, res *http.Response) *http.Response {
+	if !strings.HasPrefix(out.Header.Get("Range"), "bytes=") || !f.names.Rewritable(res.Header) {
+		return res
+	}
+	if repeatable(out) {
+		out.Header.Del("Range")
+		out.Header.Del("If-Range")
+		whole, err := f.try(out)
+		switch {
+		case err != nil:
+		case whole.StatusCode == http.StatusOK && f.names.Rewritable(whole.Header):
+			res.Body.Close()
+			return whole
+		default:
+			whole.Body.Close()
+			if whole.StatusCode == http.StatusOK {
+				return res
+			}
+		}
+	}
+	res.Header.Del("Content-Range")
+	return res
 }
 
 // try does the round trips: usually one; a second when the origin dropped a
