@@ -215,11 +215,20 @@ type stage interface {
 	Append(dst, src []byte, final bool) []byte
 }
 
-// passer is a stage that most texts pass. It says so of a chunk that it hands on as it is, whole,
-// with nothing held back before or after; then that stands for Append.
+// passer is a stage that most texts pass. It says so of a chunk that it hands on as it is, up to n,
+// where it holds nothing back from before; then that stands for Append, and the rest is held back.
 type passer interface {
-	pass(chunk []byte, final bool) bool
+	pass(chunk []byte, final bool) (n int, ok bool)
 }
+
+// returner is a passer that may give back what it holds, if that fits into room: it comes again with
+// what follows.
+type returner interface {
+	giveBack(room []byte) int
+}
+
+// maxReturned is as much as a returner gives back.
+const maxReturned = 1 << 10
 
 // freer is a stage whose memory is used again.
 type freer interface{ free() }
@@ -476,11 +485,12 @@ func (b *body) step(room []byte) (passed int) {
 	if b.enc != nil || b.wide != nil || b.digests != nil || b.source.start != nil || len(room) < passRoom {
 		room = nil
 	}
-	text, held, first := b.work.chunk[:], 0, !b.begun
+	text, held, back, first := b.work.chunk[:], 0, 0, !b.begun
 	inRoom := room != nil && !b.busy
 	if inRoom {
 		held = b.work.stream.CopyHeld(room)
-		text = room[held:min(len(room), held+chunkSize)]
+		back = b.giveBack(room[held:])
+		text = room[held+back : min(len(room), held+back+chunkSize)]
 	} else if room != nil {
 		text = text[:min(len(text), len(room)-len(room)/8)] // the rest is for what grows
 	}
@@ -496,7 +506,7 @@ func (b *body) step(room []byte) (passed int) {
 	}
 	b.err = err
 	if inRoom {
-		passed = b.pass(room, room[:held+n], held)
+		passed = b.pass(room, room[:held+back+n], held)
 	} else {
 		passed = b.write(text[:n], room)
 	}
@@ -527,12 +537,22 @@ func (b *body) begin(text []byte, n int, err error) (int, error) {
 	return n, err
 }
 
-// pass leaves text, the beginning of room, which begins with what was held back, where it is if
-// nothing in it is to be exchanged.
+// giveBack puts what the first stage holds back into room.
+func (b *body) giveBack(room []byte) int {
+	if len(b.stages) > 0 {
+		if r, ok := b.stages[0].(returner); ok {
+			return r.giveBack(room[:maxReturned])
+		}
+	}
+	return 0
+}
+
+// pass leaves text, the beginning of room, which begins with what the stream held back, where it is
+// if nothing in it is to be exchanged.
 func (b *body) pass(room, text []byte, held int) int {
 	chunk, same := b.staged(text[held:])
 	if same {
-		if done, ok := b.work.stream.Pass(text, b.err == io.EOF); ok {
+		if done, ok := b.work.stream.Pass(text[:held+len(chunk)], b.err == io.EOF); ok {
 			return done
 		}
 		chunk = b.work.chunk[:copy(b.work.chunk[:], chunk)]
@@ -545,8 +565,11 @@ func (b *body) staged(chunk []byte) (out []byte, same bool) {
 	final := b.err == io.EOF
 	same = true
 	for i, s := range b.stages {
-		if p, ok := s.(passer); ok && p.pass(chunk, final) {
-			continue
+		if p, ok := s.(passer); ok {
+			if n, passed := p.pass(chunk, final); passed {
+				chunk = chunk[:n]
+				continue
+			}
 		}
 		staged := &b.work.staged[i%len(b.work.staged)]
 		*staged = s.Append((*staged)[:0], chunk, final)
@@ -608,7 +631,7 @@ func (b *body) write(chunk, room []byte) (passed int) {
 func (b *body) exchange(chunk, room []byte) (passed int) {
 	w, before, final := b.work, b.work.stream.exchanged, b.err == io.EOF
 	switch {
-	case room != nil:
+	case room != nil && len(chunk)+maxHeld <= len(room):
 		text := w.stream.Append(room[:0:len(room)], chunk, final)
 		passed = copy(room, text)
 		w.out = append(w.out, text[passed:]...)

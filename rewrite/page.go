@@ -104,17 +104,29 @@ func (d *document) free() {
 	documents.Put(d)
 }
 
-// pass says whether text goes on as it is, with nothing held back before or after. Then it has.
-func (d *document) pass(text []byte, final bool) bool {
+// pass says whether text goes on as it is up to n, with nothing held back before. Then it has.
+func (d *document) pass(text []byte, final bool) (n int, ok bool) {
 	if d.waits || len(d.held) > 0 {
-		return false
+		return 0, false
 	}
 	c := newCursor(text, final)
-	if c.next() || c.hold() < len(text) {
-		return false
+	if c.next() {
+		return 0, false
 	}
-	d.handOn(text)
-	return true
+	n = c.hold()
+	d.handOn(text[:n])
+	d.held, d.open = append(d.held, text[n:]...), tagScan{}
+	return n, true
+}
+
+// giveBack is a returner's.
+func (d *document) giveBack(room []byte) int {
+	if d.waits || len(d.held) > len(room) {
+		return 0
+	}
+	n := copy(room, d.held)
+	d.held, d.open = d.held[:0], tagScan{}
+	return n
 }
 
 // Append is the stage's.

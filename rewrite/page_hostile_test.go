@@ -1,6 +1,7 @@
 package rewrite
 
 import (
+	"bytes"
 	"io"
 	"strings"
 	"testing"
@@ -53,4 +54,31 @@ func (r *repeatedly) Read(p []byte) (int, error) {
 	n := copy(p[:min(len(p), r.size)], r.rest)
 	r.rest = r.rest[n:]
 	return n, nil
+}
+
+// TestPageCutInTags: a page whose chunks end in what may become a tag that matters makes no memory
+// grow.
+func TestPageCutInTags(t *testing.T) {
+	m := parseMap(t, fuzzMaps[0])
+	piece := append(bytes.Repeat([]byte("x"), chunkSize-2), "<m"...)
+	text, buf := bytes.Repeat(append(piece, bytes.Repeat([]byte("x"), chunkSize)...), 12), make([]byte, chunkSize)
+	cut := func() {
+		res := answer(&source{origin: bytes.NewReader(text)}, -1, "Content-Type: text/html")
+		m.Response(res, Options{})
+		n := 0
+		for {
+			more, err := res.Body.Read(buf)
+			if n += more; err == io.EOF {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n != len(text) {
+			t.Fatalf("%d bytes of %d", n, len(text))
+		}
+	}
+	if n := testing.AllocsPerRun(20, cut); n > 16 {
+		t.Errorf("%v allocations for 24 chunks", n)
+	}
 }

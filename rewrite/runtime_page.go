@@ -166,7 +166,9 @@ func (s *inserter) Append(dst, src []byte, final bool) []byte {
 }
 
 // pass is passer.pass.
-func (s *inserter) pass([]byte, bool) bool { return s.state == statePlaced }
+func (s *inserter) pass(text []byte, _ bool) (n int, ok bool) {
+	return len(text), s.state == statePlaced
+}
 
 // release lets go of what is held back.
 func (s *inserter) release(dst []byte) []byte {
