@@ -151,6 +151,36 @@ func TestRewritable(t *testing.T) {
 	}
 }
 
+// TestSeveralTypes: browsers take the last one that is well-formed, and a charset of its kind before
+// it (Fetch, the examples of "extract a MIME type").
+func TestSeveralTypes(t *testing.T) {
+	for _, c := range []struct {
+		lines         []string
+		kind, charset string
+	}{
+		{[]string{"text/plain;charset=gbk, text/html"}, "text/html", ""},
+		{[]string{"text/html;charset=gbk;a=b, text/html;x=y"}, "text/html", "gbk"},
+		{[]string{"text/html;charset=gbk;a=b", "text/html;x=y"}, "text/html", "gbk"},
+		{[]string{"text/html;charset=gbk", "x/x", "text/html;x=y"}, "text/html", ""},
+		{[]string{"text/html", "cannot-parse"}, "text/html", ""},
+		{[]string{"text/html", "*/*"}, "text/html", ""},
+		{[]string{"text/html", ""}, "text/html", ""},
+		{[]string{"image/png", "text/html; charset=UTF-16LE"}, "text/html", "utf-16le"},
+		{[]string{"text/html", "image/png"}, "image/png", ""},
+		{[]string{`text/html; a="x,image/png"`}, "text/html", ""},
+		{[]string{"cannot, parse"}, "", ""},
+		{nil, "", ""},
+	} {
+		h := http.Header{"Content-Type": c.lines}
+		if kind, named := mediaType(h), charset(h); kind != c.kind || named != c.charset {
+			t.Errorf("%q: %q, charset %q, want %q, %q", c.lines, kind, named, c.kind, c.charset)
+		}
+		if got, want := parseMap(t, fuzzMaps[0]).Rewritable(h), c.kind != "image/png"; got != want {
+			t.Errorf("%q: rewritable is %v", c.lines, got)
+		}
+	}
+}
+
 // TestBareKinds: where strings are written in quotes, for a site that asks for it.
 func TestBareKinds(t *testing.T) {
 	plain := parseMap(t, fuzzMaps[0])

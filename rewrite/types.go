@@ -71,8 +71,58 @@ func (m *Map) isSourceMap(res *http.Response, kind string) bool {
 
 // mediaType is the type of Content-Type in lower case, without parameters.
 func mediaType(h http.Header) string {
+	lines := h["Content-Type"]
+	if len(lines) > 1 || len(lines) == 1 && strings.Contains(lines[0], ",") {
+		kind, _ := lastType(lines)
+		return kind
+	}
 	kind, _, _ := strings.Cut(h.Get("Content-Type"), ";")
 	return strings.ToLower(strings.TrimSpace(kind))
+}
+
+// charset is the parameter of Content-Type, in lower case.
+func charset(h http.Header) string {
+	lines := h["Content-Type"]
+	if len(lines) > 1 || len(lines) == 1 && strings.Contains(lines[0], ",") {
+		_, charset := lastType(lines)
+		return charset
+	}
+	return charsetIn(h.Get("Content-Type"))
+}
+
+// lastType is what browsers take several types for: the last one that is well-formed. One without a
+// charset has that of those of its kind right before it (Fetch section 2.2.2, extract a MIME type).
+func lastType(lines []string) (kind, charset string) {
+	for value := range eachTag(strings.Join(lines, ",")) {
+		essence, _, _ := strings.Cut(value, ";")
+		essence = strings.ToLower(strings.TrimSpace(essence))
+		if top, sub, ok := strings.Cut(essence, "/"); !ok || !isToken(top) || !isToken(sub) || essence == "*/*" {
+			continue
+		}
+		if named := charsetIn(value); named != "" || essence != kind {
+			charset = named
+		}
+		kind = essence
+	}
+	return kind, charset
+}
+
+// isToken is for RFC 9110 section 5.6.2.
+func isToken(s string) bool {
+	return s != "" && strings.IndexFunc(s, func(c rune) bool {
+		return c <= ' ' || c >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c)
+	}) < 0
+}
+
+// charsetIn is the charset of one value.
+func charsetIn(value string) string {
+	for parameter := range strings.SplitSeq(value, ";") {
+		name, value, _ := strings.Cut(parameter, "=")
+		if strings.EqualFold(strings.TrimSpace(name), "charset") {
+			return strings.ToLower(strings.Trim(strings.TrimSpace(value), `"'`))
+		}
+	}
+	return ""
 }
 
 func (m *Map) isText(kind string) bool {

@@ -56,17 +56,6 @@ func wideOf(first []byte, h http.Header) *wide {
 	return nil
 }
 
-// charset is the parameter of Content-Type, in lower case.
-func charset(h http.Header) string {
-	for parameter := range strings.SplitSeq(h.Get("Content-Type"), ";") {
-		name, value, _ := strings.Cut(parameter, "=")
-		if strings.EqualFold(strings.TrimSpace(name), "charset") {
-			return strings.ToLower(strings.Trim(strings.TrimSpace(value), `"'`))
-		}
-	}
-	return ""
-}
-
 func (w *wide) read(b []byte) uint16 {
 	if w.big {
 		return uint16(b[0])<<8 | uint16(b[1])
