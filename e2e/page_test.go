@@ -58,6 +58,51 @@ func strictOrigin(w http.ResponseWriter, r *http.Request) {
 <body><button onclick="%s">Click</button></body></html>`, meta, ranStyle, sri384(ranScript), ranInline, ranClick)
 }
 
+// ranModule is the module that mapOrigin's import map leads to.
+const ranModule = `document.documentElement.dataset.module = "https://example.com/m"`
+
+// mapOrigin has a page whose import map says what its module hashes to, and whose policy what the
+// import map does.
+func mapOrigin(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "no-store")
+	switch r.URL.Path {
+	case "/module.js":
+		w.Header().Set("Content-Type", "text/javascript")
+		fmt.Fprint(w, ranModule)
+	case "/":
+		importMap := fmt.Sprintf(`{"imports": {"m": "https://example.com/module.js"}, "integrity": {"https://example.com/module.js": "%s"}}`, sri384(ranModule))
+		start := `import "m"`
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; img-src data:; script-src example.com "+csp256(importMap)+" "+csp256(start))
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		fmt.Fprintf(w, `<!DOCTYPE html><html><head><link rel=icon href="data:,"><script type="importmap">%s</script><script type="module">%s</script></head></html>`, importMap, start)
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+// TestBrowserWithImportMap: a module whose hash is in an import map runs, at first without that and
+// then with the one it has under the public name.
+func TestBrowserWithImportMap(t *testing.T) {
+	ca := newAuthority(t)
+	c := newCrossing(t, spec{layout: edgeAndRelay, ca: ca, sites: siteOf(newOrigin(t, ca, http.HandlerFunc(mapOrigin)))})
+	b := startBrowser(t, filepath.Join(ca.dir, "site.pem"), "MAP example.cn "+c.https+", MAP * ~NOTFOUND")
+	for round := range 3 {
+		b.follow(t, "the page", chromedp.Navigate("https://example.cn/"))
+		did := read(t, b, "what the page did", chromedp.Evaluate[map[string]string](`({...document.documentElement.dataset,
+			integrity: Object.values(JSON.parse(document.querySelector("script").text).integrity).join()})`))
+		want := map[string]string{"module": "https://example.cn/m", "integrity": ""}
+		if round > 0 {
+			want["integrity"] = sri384(strings.ReplaceAll(ranModule, "example.com", "example.cn"))
+		}
+		if fmt.Sprint(did) != fmt.Sprint(want) {
+			t.Errorf("visit %d: got %v, want %v", round+1, did, want)
+		}
+	}
+	if len(b.failed) > 0 || len(b.errors) > 0 {
+		t.Errorf("failed: %q\nconsole: %q", b.failed, b.errors)
+	}
+}
+
 // TestBrowserWithStrictPolicy: a page that says by hashes what may run runs under the public name,
 // its script at first without a hash and then with the one it has there.
 func TestBrowserWithStrictPolicy(t *testing.T) {

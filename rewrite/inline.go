@@ -2,7 +2,6 @@ package rewrite
 
 import (
 	"bytes"
-	"cmp"
 	"net/http"
 	"slices"
 	"strings"
@@ -224,7 +223,7 @@ func (d *document) finishMetas() {
 	for _, p := range d.metas {
 		d.editMeta(p)
 	}
-	slices.SortFunc(d.edits, func(a, b edit) int { return cmp.Compare(a.from, b.from) })
+	sortEdits(d.edits)
 }
 
 // readInline learns what becomes of the texts in a page whose hashes its policies have.

@@ -2,6 +2,7 @@ package rewrite
 
 import (
 	"bytes"
+	"cmp"
 	"net/http"
 	"net/url"
 	"slices"
@@ -20,7 +21,8 @@ import (
 //  2. Around a word its tag is read (tag.go). With a script or link that names a resource of ours
 //     (resource), or a meta element that holds a policy (meta), an edit is noted: the attribute goes
 //     or gets another value. All other bytes go out as they came.
-//  3. A tag that is still coming is held back, up to maxTag bytes.
+//  3. A tag that is still coming is held back, up to maxTag bytes, and so is an import map
+//     (importmap.go), up to maxImportMap.
 //  4. Where a policy, in the header or in a meta element, allows inline texts by hashes that the
 //     memory does not know, the page is held back, up to maxPage and maxWait, and read with a tokenizer
 //     (inline.go). Response waits for that, since the header goes out before.
@@ -45,6 +47,7 @@ type document struct {
 
 	held []byte  // not yet handed on
 	open tagScan // of the tag that held begins with
+	read int     // held[:read] was there when it was last looked at
 
 	seen      int            // bytes handed on
 	head      [headSize]byte // the page's beginning
@@ -75,6 +78,10 @@ const (
 type edit struct {
 	from, to int
 	text     string
+}
+
+func sortEdits(edits []edit) {
+	slices.SortFunc(edits, func(a, b edit) int { return cmp.Compare(a.from, b.from) })
 }
 
 var documents = sync.Pool{New: func() any { return &document{} }}
@@ -116,6 +123,7 @@ func (d *document) pass(text []byte, final bool) (n int, ok bool) {
 	n = c.hold()
 	d.handOn(text[:n])
 	d.held, d.open = append(d.held, text[n:]...), tagScan{}
+	d.read = len(d.held)
 	return n, true
 }
 
@@ -125,7 +133,7 @@ func (d *document) giveBack(room []byte) int {
 		return 0
 	}
 	n := copy(room, d.held)
-	d.held, d.open = d.held[:0], tagScan{}
+	d.held, d.open, d.read = d.held[:0], tagScan{}, 0
 	return n
 }
 
@@ -156,6 +164,7 @@ func (d *document) Append(dst, src []byte, final bool) []byte {
 		}
 	}
 	d.held, d.open = append(d.held[:0], text...), tagScan{}
+	d.read = len(d.held)
 	return dst
 }
 
@@ -165,11 +174,17 @@ func (d *document) stillWaits() bool {
 	if d.waits {
 		return len(d.held) < maxPage && !d.late
 	}
-	if len(d.held) >= maxTag {
-		return false
-	}
 	name, more := tagOf(d.held)
-	return more || name != otherTag && d.open.run(d.held[1:]) < tagClosed
+	if more || name == otherTag {
+		return more
+	}
+	if d.open.run(d.held[1:min(len(d.held), maxTag)]) < tagClosed {
+		return len(d.held) < maxTag
+	}
+	// an import map, which ends with a tag
+	from := d.read
+	d.read = len(d.held)
+	return from > d.open.at && d.read < maxImportMap && bytes.IndexByte(d.held[from:], '>') < 0
 }
 
 // handOn notes what has gone to the next step.
@@ -194,9 +209,12 @@ func (d *document) find(text []byte, final, whole bool) (done int) {
 	for c.next() {
 		tag := text[c.start:c.end]
 		d.list = attributes(d.list[:0], tag)
-		if c.tag != metaTag {
+		switch {
+		case c.textEnd > 0:
+			d.importMap(text[c.end:c.textEnd], c.end)
+		case c.tag != metaTag:
 			d.resource(tag, c.start, c.tag)
-		} else if !d.meta(tag, c.start, whole) {
+		case !d.meta(tag, c.start, whole):
 			d.waits = true
 			return c.start
 		}
@@ -237,22 +255,18 @@ func (d *document) resource(tag []byte, at int, kind tagKind) {
 		return
 	}
 	value := metadata.text(tag)
-	hashes := metadataHashes(value)
-	if len(hashes) == 0 {
-		return // browsers take it for none
-	}
-	key, ours := d.key(target.text(tag), at)
+	public, goes, ours := d.metadata(value, target.text(tag), at)
 	if !ours {
 		return
 	}
-	if known := d.m.recomputed(key, hashes); known != nil {
-		d.recompute(tag, at, metadata, value, known)
+	if !goes {
+		text := string(tag[metadata.value:metadata.valueEnd])
+		if public != value {
+			text = metadata.written(public)
+		}
+		d.edits = append(d.edits, edit{at + metadata.value, at + metadata.valueEnd, text})
 		return
 	}
-	if slices.ContainsFunc(hashes, func(h textHash) bool { return d.policy.set[h] }) {
-		return // without it the script would never be fetched, and its hash never known
-	}
-	d.removed = true
 	for _, a := range d.list { // all of them: without the first the second would count
 		if equalFold(tag[a.name:a.nameEnd], "integrity") {
 			from, to := a.without(tag)
@@ -261,22 +275,41 @@ func (d *document) resource(tag []byte, at int, kind tagKind) {
 	}
 }
 
-// recompute puts the hashes of what the public URL gives in the place of the origin's.
-func (d *document) recompute(tag []byte, at int, metadata attribute, value string, known map[textHash]textHash) {
-	for came, leaves := range known {
-		if d.policy.set[came] { // a policy may allow a script by the hash in its integrity attribute
-			d.pair(came, leaves)
-		}
+// metadata is what becomes of the integrity metadata of a resource that is named at text[at:]; ours
+// says that it is one whose hashes may change, with another page too.
+func (d *document) metadata(value, target string, at int) (public string, goes, ours bool) {
+	hashes := metadataHashes(value)
+	if len(hashes) == 0 {
+		return value, false, false // browsers take it for none
 	}
-	public := mapTokens(value, spaces, func(token string) string {
+	key, ours := d.key(target, at)
+	if !ours {
+		return value, false, false
+	}
+	allowed := func(h textHash) bool { return d.policy.set[h] }
+	if known := d.m.recomputed(key, hashes); known != nil {
+		for came, leaves := range known {
+			if allowed(came) { // a policy may allow a script by the hash in its integrity attribute
+				d.pair(came, leaves)
+			}
+		}
+		return publicMetadata(value, known), false, true
+	}
+	if slices.ContainsFunc(hashes, allowed) {
+		return value, false, true // without it the script would never be fetched, and its hash never known
+	}
+	d.removed = true
+	return "", true, true
+}
+
+// publicMetadata has the hashes of what the public URL gives in the place of the origin's.
+func publicMetadata(value string, known map[textHash]textHash) string {
+	return mapTokens(value, spaces, func(token string) string {
 		if h, options, ok := parseHash(token); ok && known[h] != h {
 			return known[h].String() + options
 		}
 		return token
 	})
-	if public != value {
-		d.edits = append(d.edits, edit{at + metadata.value, at + metadata.valueEnd, metadata.written(public)})
-	}
 }
 
 // metadataHashes are the hashes in integrity metadata.
@@ -381,6 +414,7 @@ type cursor struct {
 
 	tag        tagKind
 	start, end int // of the tag
+	textEnd    int // of the import map behind the tag; 0 when it is the tag that has the word
 
 	at     int // the search goes on here
 	less   int // the last "<" before lessAt, not before the last tag's end; -1
@@ -414,15 +448,36 @@ func (c *cursor) next() bool {
 		end := start + 1 + scan.at
 		switch {
 		case state == tagClosed && end > at:
-			c.tag, c.start, c.end = kind, start, end
-			c.at, c.less, c.lessAt = end, -1, end
+			c.found(kind, start, end, 0)
 			return true
+		case state == tagClosed && kind == scriptTag && isImportMap(c.text[start:end]):
+			stop := scriptEnd(c.text, end)
+			if 0 <= stop && stop-start <= maxImportMap {
+				c.found(kind, start, end, stop)
+				return true
+			}
+			if stop < 0 && c.mayEnd(start) {
+				c.open = start
+				return false
+			}
 		case state < tagClosed && !c.final && len(c.text)-start < maxTag:
 			c.open = start
 			return false
 		}
 		c.passed = start
 	}
+}
+
+// found notes what next has come upon.
+func (c *cursor) found(kind tagKind, start, end, textEnd int) {
+	c.tag, c.start, c.end, c.textEnd = kind, start, end, textEnd
+	c.at = max(end, textEnd)
+	c.less, c.lessAt = -1, c.at
+}
+
+// mayEnd says whether an import map that starts at start may end in what is still coming.
+func (c *cursor) mayEnd(start int) bool {
+	return !c.final && len(c.text)-start < maxImportMap+len(scriptEndTag)+1
 }
 
 // hold is where something stands, when next has found no more, that may become a tag that matters
@@ -435,12 +490,15 @@ func (c *cursor) hold() int {
 		return len(c.text)
 	}
 	start := c.lessBefore(len(c.text))
-	if start < 0 || len(c.text)-start >= maxTag {
+	if start < 0 {
 		return len(c.text)
 	}
 	kind, more := tagOf(c.text[start:])
 	var scan tagScan
-	if more || kind != otherTag && scan.run(c.text[start+1:]) < tagClosed {
+	switch state := scan.run(c.text[start+1 : min(len(c.text), start+maxTag)]); {
+	case more || kind != otherTag && state < tagClosed && len(c.text)-start < maxTag:
+		return start
+	case kind == scriptTag && state == tagClosed && c.mayEnd(start) && isImportMap(c.text[start:start+1+scan.at]):
 		return start
 	}
 	return len(c.text)
@@ -448,7 +506,7 @@ func (c *cursor) hold() int {
 
 // lessBefore is the last "<" before c.text[at], -1 when there is none that may begin its tag.
 func (c *cursor) lessBefore(at int) int {
-	from := max(c.lessAt, at-maxTag)
+	from := max(c.lessAt, at-maxImportMap)
 	if i := lastLess(c.text[from:at]); i >= 0 {
 		c.less = from + i
 	}

@@ -17,7 +17,7 @@ var pageFragments = func() []string {
 		"| integrity=| INTEGRITY = |integrity|security-policy| http-equiv=Content-Security-Policy| http-equiv='content-security-policy'| content=| src=| href=| onclick="+
 		"|\"|'|/a.js|//example.com/a.js|https://other.net/a.js|a.js|script-src |example.com|'unsafe-hashes' |"+
 		"| |\n|\r\n|=|a|r|y|&quot;|&amp;|&#39|;|/|ity|cy|<s|<m|text|<script>|<title>", "|"),
-		own, other, "'"+own+"' ", "\""+own+"\"", ownScript, inline(ownScript), strings.Repeat("x", maxTag/4), withHash("x"),
+		own, other, "'"+own+"' ", "\""+own+"\"", ownScript, inline(ownScript), strings.Repeat("x", maxTag/4), withHash("x"), importMap("x"), `<script type=importmap>{`, `"integrity":{`, `"/a.js":"`, `"}}</script>`, `,`,
 		`<script src="/a.js" integrity="`+own+`">`, `<meta http-equiv="Content-Security-Policy" content="script-src '`+own+`'">`)
 }()
 
@@ -47,7 +47,7 @@ func throughPage(t *testing.T, m *Map, res *http.Response, text string, next fun
 		} else {
 			dst = d.Append(dst, chunk, final)
 		}
-		if most := maxTag; len(d.held) > most && !d.waits || len(d.held) > maxPage {
+		if most := maxImportMap + len(scriptEndTag); len(d.held) > most && !d.waits || len(d.held) > maxPage {
 			t.Fatalf("%d bytes held", len(d.held))
 		}
 		if src = src[n:]; final {

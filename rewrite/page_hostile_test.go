@@ -22,6 +22,8 @@ func TestHostilePages(t *testing.T) {
 		"meta":     `<meta http-equiv=content-security-policy content="script-src ` + hash + `">`,
 		"less":     "<",
 		"word":     " integrity",
+		"map":      "<script type=importmap>{" + strings.Repeat(` "integrity":{},`, 3000),
+		"maps":     `<script type=importmap>{"integrity":{}}</script>`,
 	} {
 		text = strings.Repeat(text, size/len(text))
 		for _, policy := range []string{"", "script-src " + hash} {
