@@ -462,7 +462,10 @@ func TestErrorsPage(t *testing.T) {
 // TestLogsPage holds that docs/logs-and-metrics.md has the members of the
 // access log and the metrics that there are, with their labels, and no others.
 func TestLogsPage(t *testing.T) {
-	origin := httptest.NewServer(http.NotFoundHandler())
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-16") // which it is not: there is a member for that
+		fmt.Fprint(w, "https://example.com/ and so on")
+	}))
 	defer origin.Close()
 	c := newCrossing(t, spec{layout: edgeAndRelay, sites: fmt.Sprintf(`
   - name: site
@@ -501,6 +504,26 @@ func TestLogsPage(t *testing.T) {
 	for name := range page {
 		if _, found := metrics[name]; !found {
 			t.Errorf("the page has %s, which is no metric", name)
+		}
+	}
+}
+
+// A text with a charset that is a lie is recorded where it passed.
+func TestUnmappedIsRecorded(t *testing.T) {
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-16")
+		fmt.Fprint(w, "https://example.com/ and so on")
+	}))
+	defer origin.Close()
+	for _, l := range layouts {
+		c := newCrossing(t, spec{layout: l, sites: fmt.Sprintf(`
+  - {name: site, hosts: {example.cn: %q}, tls: {cert: CERT, key: KEY}}`, origin.URL)})
+		get(t, c.client(t, 1), "https://example.cn/lie")
+		for _, n := range c.nodes() {
+			r := n.record(t, "/lie")
+			if want := l == oneProcess || r.Role == "relay"; (r.Unmapped != "") != want || r.Kind != "" || r.Status != http.StatusOK {
+				t.Errorf("%s: %+v", l, r)
+			}
 		}
 	}
 }

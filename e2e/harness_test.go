@@ -350,7 +350,7 @@ type record struct {
 	Node, Role, Site, ID, Client, Method, Scheme, Host, Path, Proto string
 	Status                                                          int
 	In, Out                                                         int64
-	Relay, Kind, Err                                                string
+	Relay, Unmapped, Kind, Err                                      string
 }
 
 // records are the access log so far. A line that is no JSON object fails the

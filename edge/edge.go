@@ -333,6 +333,9 @@ func (x *exchange) answer(res *http.Response) error {
 		StreamTimeout: limits.StreamTimeout,
 		Wrote:         func(n int) { x.rec.BytesOut += int64(n) },
 	})
+	if text, ok := res.Body.(interface{ Unmapped() string }); ok { // the relay in this process
+		x.rec.Unmapped = text.Unmapped()
+	}
 	if err == nil {
 		return nil
 	}

@@ -26,6 +26,7 @@ type Record struct {
 	BytesOut  int64  // response body bytes written to the client, as sent (compressed)
 	Cache     string // what the cache did with it; "none" as long as a site has no cache
 	Relay     string // the relay that took it; "" in one process
+	Unmapped  string // relay: why the names in the answer's text were not found; "" when nothing stood in the way
 	Kind      Kind
 	Err       error // the cause, for the log alone
 
@@ -67,7 +68,12 @@ func (rec *Record) Abort(err error) {
 }
 
 // level is the level of the record's line.
-func (rec *Record) level() slog.Level { return EntryOf(rec.Kind).Level }
+func (rec *Record) level() slog.Level {
+	if rec.Unmapped != "" {
+		return max(slog.LevelWarn, EntryOf(rec.Kind).Level)
+	}
+	return EntryOf(rec.Kind).Level
+}
 
 // NewRequestID gives 16 random bytes in hexadecimal, the form of a W3C trace
 // id, so that it can be searched for in any tracing system.

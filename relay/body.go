@@ -70,6 +70,18 @@ func (b *mapped) Holding() bool {
 	return ok && body.Holding()
 }
 
+// Unmapped is the body's.
+func (b *mapped) Unmapped() string { return unmapped(b.ReadCloser) }
+
+// unmapped says why the names in a body that was read were not found, "" when
+// nothing stood in the way.
+func unmapped(body io.Reader) string {
+	if text, ok := body.(interface{ Unmapped() string }); ok {
+		return text.Unmapped()
+	}
+	return ""
+}
+
 // switched is the body of a 101 to a request with the header asked, with the
 // half-close of the connection under it. The messages of a WebSocket are mapped.
 func (f *fetch) switched(asked http.Header, res *http.Response) io.ReadCloser {

@@ -151,6 +151,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Tunnel:        tunnel,
 		Wrote:         func(n int) { rec.BytesOut += int64(n) },
 	})
+	rec.Unmapped = unmapped(res.Body)
 	var failed *hop.CopyError
 	switch {
 	case !errors.As(err, &failed):

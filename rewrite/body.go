@@ -255,26 +255,27 @@ type body struct {
 	origin  io.ReadCloser
 	trailer *http.Header // of the answer, filled by reading origin to its end
 
-	mu      sync.Mutex
-	source  source
-	coding  string // of enc
-	came    []string
-	dec     *decoder   // nil for identity
-	enc     encoder    // nil for identity
-	stages  []stage    // nil for most
-	few     [2]stage   // memory for stages
-	digests *digesting // nil for most
-	waiting bool       // Response reads
-	wide    *wide      // nil for all charsets but UTF-16
-	header  http.Header
-	fields  func(http.Header) // maps them
-	begun   bool              // the first text has come
-	work    *work             // nil once everything has been given out
-	given   int               // work.out[:given] has been read
-	err     error             // comes when work.out has been read
-	busy    bool              // there was something to exchange in the last chunk
-	stopped bool              // Close was called
-	holding atomic.Bool       // see Holding
+	mu       sync.Mutex
+	source   source
+	coding   string // of enc
+	came     []string
+	dec      *decoder   // nil for identity
+	enc      encoder    // nil for identity
+	stages   []stage    // nil for most
+	few      [2]stage   // memory for stages
+	digests  *digesting // nil for most
+	waiting  bool       // Response reads
+	wide     *wide      // nil for all charsets but UTF-16
+	header   http.Header
+	fields   func(http.Header) // maps them
+	begun    bool              // the first text has come
+	misnamed string            // see Unmapped
+	work     *work             // nil once everything has been given out
+	given    int               // work.out[:given] has been read
+	err      error             // comes when work.out has been read
+	busy     bool              // there was something to exchange in the last chunk
+	stopped  bool              // Close was called
+	holding  atomic.Bool       // see Holding
 }
 
 // work is the memory of one body, pooled.
@@ -533,6 +534,7 @@ func (b *body) begin(text []byte, n int, err error) (int, error) {
 	}
 	if b.begun = n > 0 || err != nil; b.begun {
 		b.wide = wideOf(text[:min(n, wideLead)], b.header)
+		b.misnamed = misnamed(text[:n], b.wide != nil)
 	}
 	return n, err
 }
@@ -700,6 +702,14 @@ func (b *body) release() {
 		works.Put(b.work)
 	}
 	b.work, b.dec, b.enc, b.stages, b.digests, b.wide, b.source = nil, nil, nil, nil, nil, nil, source{}
+}
+
+// Unmapped says why names in the text, as far as it has been read, were not found though it is one
+// of those that are mapped; "" when nothing stood in the way.
+func (b *body) Unmapped() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.misnamed
 }
 
 // Close closes the origin's body.

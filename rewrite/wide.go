@@ -12,7 +12,9 @@ import (
 //
 //  1. wideOf tells it by its first bytes, as browsers do (WHATWG Encoding section 6.1): a byte order
 //     mark, or the "<?" of XML (XML 1.0 appendix F); else by the charset of Content-Type.
-//  2. What is not well-formed comes out as it came: a lone surrogate goes through in three bytes, as
+//  2. Where the bytes are plainly of the other kind (misnamed) nothing is found in the text: it goes
+//     by as it came, as in the browser, and Body.Unmapped says so, for the record.
+//  3. What is not well-formed comes out as it came: a lone surrogate goes through in three bytes, as
 //     WTF-8 has it, and an odd last byte is put behind the rest.
 type wide struct {
 	big    bool   // big-endian
@@ -54,6 +56,39 @@ func wideOf(first []byte, h http.Header) *wide {
 		return &wide{big: true}
 	}
 	return nil
+}
+
+const (
+	// manyBytes is how much text misnamed wants, and mostBytes how much it looks at.
+	manyBytes = 16
+	mostBytes = 256
+)
+
+// misnamed says what is wrong with the charset of a text that begins so, which wideOf took to be
+// UTF-16 or not; "" when nothing is.
+func misnamed(first []byte, isWide bool) string {
+	first = first[:min(len(first), mostBytes)&^1]
+	if len(first) < manyBytes {
+		return ""
+	}
+	var nuls [2]int
+	controls := 0
+	for i, c := range first {
+		switch {
+		case c == 0:
+			nuls[i%2]++
+		case c < ' ' && !isSpace(c):
+			controls++
+		}
+	}
+	most, least := max(nuls[0], nuls[1]), min(nuls[0], nuls[1])
+	switch {
+	case isWide && most == 0 && controls == 0: // UTF-16 has a NUL in each space and line's end
+		return "the text says that it is in UTF-16, and is not"
+	case !isWide && least == 0 && most > len(first)/2*3/4: // ASCII for the most part
+		return "the text is in UTF-16, and does not say so"
+	}
+	return ""
 }
 
 func (w *wide) read(b []byte) uint16 {

@@ -86,6 +86,47 @@ func TestUTF16Lies(t *testing.T) {
 	}
 }
 
+// TestMisnamed: a charset that is a lie is said to be one, and every byte passes as it came.
+func TestMisnamed(t *testing.T) {
+	m := parseMap(t, fuzzMaps[0])
+	const ascii = "plain https://example.com/ that says it is UTF-16"
+	const says, hides = "the text says that it is in UTF-16, and is not", "the text is in UTF-16, and does not say so"
+	for _, c := range []struct{ kind, body, want string }{
+		{"text/plain; charset=utf-16", ascii, says},
+		{"text/plain; charset=utf-16be", "茶 " + ascii, says},
+		{"application/json; charset=utf-16", `{"u": "https://example.com/"}`, says},
+		{"text/plain; charset=utf-8", string(widened(ascii, binary.LittleEndian, false)), hides},
+		{"text/plain", string(widened(ascii, binary.BigEndian, false)), hides},
+		{"text/html; charset=gbk", string(widened("<p>茶 tea, and more tea</p>", binary.LittleEndian, false)), hides},
+		// what it says is true
+		{"text/plain; charset=utf-16", string(widened("茶在中国 tea, and more tea", binary.LittleEndian, false)), ""},
+		{"text/plain; charset=utf-16be", string(widened("中文文本没有字母。也没有空格，都是汉字。", binary.BigEndian, false)), ""},
+		{"text/plain; charset=utf-8", "茶在中国 tea, and more tea", ""},
+		{"text/plain", "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", ""},
+		{"text/plain; charset=utf-16", "too short", ""},
+	} {
+		res := answer(strings.NewReader(c.body), -1, "Content-Type: "+c.kind)
+		m.Response(res, Options{})
+		got, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if string(got) != c.body || err != nil {
+			t.Errorf("%s: %q became %q, %v", c.kind, c.body, got, err)
+		}
+		if said := res.Body.(interface{ Unmapped() string }).Unmapped(); said != c.want {
+			t.Errorf("%s, %q: %q, want %q", c.kind, c.body, said, c.want)
+		}
+	}
+	// A mark goes before the charset, and the text is mapped.
+	for _, order := range []binary.ByteOrder{binary.LittleEndian, binary.BigEndian} {
+		in := widened("https://example.com/ and so on", order, true)
+		res := answer(bytes.NewReader(in), -1, "Content-Type: text/plain; charset=utf-8")
+		m.Response(res, Options{})
+		if got, _ := io.ReadAll(res.Body); !bytes.Equal(got, widened("https://example.cn/ and so on", order, true)) || res.Body.(interface{ Unmapped() string }).Unmapped() != "" {
+			t.Errorf("%v: %q", order, got)
+		}
+	}
+}
+
 // TestCharsets: all others in use hold ASCII byte for byte, and what is not ASCII stays.
 func TestCharsets(t *testing.T) {
 	m := parseMap(t, fuzzMaps[0])
