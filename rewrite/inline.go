@@ -241,7 +241,7 @@ func (d *document) readInline(text []byte) {
 			return
 		case html.StartTagToken, html.SelfClosingTagToken: // <script/> is a start tag too
 			if d.policy.handlers {
-				d.readHandlers(text[at:end])
+				d.readHandlers(text[at:end], at)
 			}
 			name, _ := z.TagName()
 			inside = string(name) == "script" || string(name) == "style"
@@ -260,16 +260,19 @@ func (d *document) readInline(text []byte) {
 // readElement is for the text of a script or style element, text[from:to].
 func (d *document) readElement(text []byte, from, to int) {
 	stable := !slices.ContainsFunc(d.edits, func(e edit) bool { return from <= e.from && e.to <= to })
-	d.readText(text[from:to], stable, func() []byte {
+	d.readText(withLF(text[from:to]), stable, func() []byte {
 		// with what stands around it, which is never exchanged
 		around := append(d.edited([]byte(">"), text, from, to), "</"...)
 		public := d.replacer.Append(nil, around)
-		return public[1 : len(public)-2]
+		return withLF(public[1 : len(public)-2])
 	})
 }
 
-// readHandlers is for the event handlers and the style in a tag.
-func (d *document) readHandlers(tag []byte) {
+// readHandlers is for the event handlers and the style in a tag that stands at text[at:]. Browsers
+// hash their values, which are spelled in many ways. Where the Stream would not know the spelling of
+// a URL, the value is written anew, so that all with one hash become the same; a page with that hash
+// is always read as a whole.
+func (d *document) readHandlers(tag []byte, at int) {
 	var scan tagScan
 	if scan.run(tag[1:]) != tagClosed || 1+scan.at != len(tag) {
 		return
@@ -279,17 +282,21 @@ func (d *document) readHandlers(tag []byte) {
 		if name != "style" && !strings.HasPrefix(name, "on") || a.value == a.valueEnd {
 			continue
 		}
-		d.readText([]byte(a.text(tag)), true, func() []byte {
-			public := d.replacer.Append(nil, tag[a.value-1:a.valueEnd+1])
-			return []byte(unescape(string(public[1 : len(public)-1])))
-		})
+		value := unescape(string(withLF(tag[a.value:a.valueEnd])))
+		plain := d.replacer.String(value)
+		public := d.replacer.Append(nil, tag[a.value-1:a.valueEnd+1])
+		known := unescape(string(withLF(public[1:len(public)-1]))) == plain
+		leaves := func() []byte { return []byte(plain) }
+		if d.readText([]byte(value), known, leaves) && !known {
+			d.edits = append(d.edits, edit{at + a.value, at + a.valueEnd, a.written(plain)})
+		}
 	}
 }
 
-// readText notes what becomes of a text when its hash is one of the policy's, and for other pages
-// too when it is stable: the same in every page.
-func (d *document) readText(text []byte, stable bool, rewritten func() []byte) {
-	text = withLF(text)
+// readText notes what becomes of a text, with its newlines as LF, when its hash is one of the
+// policy's, which it says; and for other pages too: that, when it is stable, the same in every page, or
+// that they have to be read.
+func (d *document) readText(text []byte, stable bool, rewritten func() []byte) (allowed bool) {
 	var public []byte
 	for a, used := range d.policy.use {
 		if !used {
@@ -300,14 +307,17 @@ func (d *document) readText(text []byte, stable bool, rewritten func() []byte) {
 			continue
 		}
 		if public == nil {
-			public = withLF(rewritten())
+			public = rewritten()
 		}
 		leaves := algorithm(a).of(public)
 		d.pair(came, leaves)
-		if stable {
-			d.m.memory.learnInline(d.m.version, came, leaves)
+		allowed = true
+		if !stable {
+			leaves = textHash{}
 		}
+		d.m.memory.learnInline(d.m.version, came, leaves)
 	}
+	return allowed
 }
 
 // pair notes, for this page, what a hash becomes.

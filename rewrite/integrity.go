@@ -186,17 +186,20 @@ func (m *Map) recomputed(key string, hashes []textHash) (public map[textHash]tex
 	return public
 }
 
-// learnInline notes what a text inside a page becomes.
+// learnInline notes what a text inside a page becomes, unless some spelling of it has to be read.
 func (k *memory) learnInline(version string, came, leaves textHash) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.inline.put(inlineHash{version, came}, leaves, inlineBytes)
+	if old, ok := k.inline.get(inlineHash{version, came}); !ok || old != (textHash{}) {
+		k.inline.put(inlineHash{version, came}, leaves, inlineBytes)
+	}
 }
 
 func (k *memory) inlineOf(version string, came textHash) (leaves textHash, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.inline.get(inlineHash{version, came})
+	leaves, ok = k.inline.get(inlineHash{version, came})
+	return leaves, ok && leaves != textHash{}
 }
 
 // resourceKey is how the memory calls a URL with the origin's names, or the public ones: by its
