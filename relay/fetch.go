@@ -59,6 +59,7 @@ type fetch struct {
 	accept  string       // the client's Accept-Encoding
 	upgrade string       // the protocols it asks to switch to, "" for none
 
+	out       *http.Request            // what the origin is asked
 	early     hop.EarlyFunc            // takes the origin's 1xx
 	connected time.Duration            // written by the trace before the round trip returns
 	conn      atomic.Pointer[net.Conn] // the origin connection in use
@@ -90,6 +91,7 @@ func (f *fetch) run(req *http.Request) (*http.Response, error) {
 	f.early = hop.EarlyOf(req.Context())
 	out := f.outgoing(req.WithContext(httptrace.WithClientTrace(req.Context(),
 		&httptrace.ClientTrace{GotConn: f.gotConn, Got1xxResponse: f.got1xx})))
+	f.out = out
 	f.names.Request(out)
 	hop.RemoveOwn(out.Header)
 	if f.third {
@@ -160,7 +162,7 @@ func (f *fetch) got1xx(status int, h textproto.MIMEHeader) error {
 	if f.third {
 		fromThirdParty(http.Header(h))
 	}
-	f.names.Header(http.Header(h))
+	f.names.Early(http.Header(h), f.out)
 	f.early(status, http.Header(h))
 	return nil
 }

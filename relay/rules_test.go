@@ -89,6 +89,7 @@ func TestThirdParty(t *testing.T) {
 		}
 		hints := w.Header()
 		hints.Set("Set-Cookie", "theirs=1; Path=/")
+		hints.Set("Link", "</a.js>; integrity=sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=; rel=preload; as=script")
 		hints.Set("Clear-Site-Data", `"cookies"`)
 		w.WriteHeader(http.StatusEarlyHints)
 		w.Header().Set("Content-Type", "text/css")
@@ -105,7 +106,7 @@ func TestThirdParty(t *testing.T) {
 		early := 0
 		req = req.WithContext(hop.WithEarly(req.Context(), func(_ int, h http.Header) {
 			early++
-			if third == (h.Get("Set-Cookie") != "") {
+			if third == (h.Get("Set-Cookie") != "") || h.Get("Link") != "</a.js>; rel=preload; as=script" {
 				t.Errorf("%s: early hints %q", host, h)
 			}
 		}))

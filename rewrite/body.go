@@ -43,6 +43,7 @@ const (
 // the origin's.
 func (m *Map) Response(res *http.Response, opt Options) {
 	m.Header(res.Header)
+	m.linkHashes(res.Header, res.Request)
 	if res.StatusCode == http.StatusNotModified {
 		m.notModified(res)
 		dropPolicies(res.Header)

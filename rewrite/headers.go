@@ -49,8 +49,8 @@ var responseFields = map[string]func(*Map, http.Header, string){
 	"Alt-Svc": dropField, // RFC 7838
 }
 
-// Header maps response fields from the origin's names to the public ones, in place; fields of
-// Early Hints (RFC 8297) too. What belongs to the body (ETag, lengths, digests) is Response's.
+// Header maps response fields from the origin's names to the public ones, in place; those of
+// trailers too. What belongs to the body (ETag, lengths, digests) is Response's.
 func (m *Map) Header(h http.Header) {
 	for name := range h {
 		if field := responseFields[name]; field != nil {
