@@ -76,6 +76,9 @@ func (m *Map) Response(res *http.Response, opt Options) {
 			res.Body = b.untouched()
 			return
 		}
+		if p.tag = m.sniffedTag(res, p.kind); p.tag != "" {
+			defer m.admit(res, res.Header)
+		}
 	}
 	m.describe(res, p)
 	b.start(m, res, p)

@@ -60,6 +60,14 @@ func (m *Map) runtimeTag(res *http.Response, kind string) string {
 	return m.admit(res, res.Header.Clone())
 }
 
+// sniffedTag is runtimeTag for an answer whose first bytes tell its type, where they tell browsers too.
+func (m *Map) sniffedTag(res *http.Response, kind string) string {
+	if mediaType(res.Header) != "" || strings.EqualFold(strings.TrimSpace(res.Header.Get("X-Content-Type-Options")), "nosniff") {
+		return ""
+	}
+	return m.runtimeTag(res, kind)
+}
+
 // runtimeNotModified gives a 304 the header fields of the page that the client has: they take the
 // place of those. Of its type a 304 says nothing as a rule.
 func (m *Map) runtimeNotModified(res *http.Response) {

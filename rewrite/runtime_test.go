@@ -198,6 +198,8 @@ func TestRuntimeAnswers(t *testing.T) {
 		{"what an element without a page asked for", []string{"> Sec-Fetch-Dest: image", "> Sec-Fetch-Mode: no-cors"}, false},
 		{"what is to be saved", []string{"Content-Disposition: Attachment; filename=a.html"}, false},
 		{"another type", []string{"Content-Type: application/json"}, false},
+		{"no type", []string{"Content-Type: "}, true},
+		{"no type, and not to be guessed", []string{"Content-Type: ", "X-Content-Type-Options: NoSniff"}, false},
 	} {
 		const page = "<!doctype html><html><head></head></html>"
 		res := openPage(t, runtimeSite(t), page, c.fields...)
@@ -205,7 +207,7 @@ func TestRuntimeAnswers(t *testing.T) {
 		if strings.Contains(got, "<head><script src=\"/.causeway/runtime-") != c.want || !c.want && got != page {
 			t.Errorf("%s: %s", c.name, got)
 		}
-		if vary := strings.Join(res.Header["Vary"], ", "); strings.Contains(vary, "Sec-Fetch-Dest, Sec-Fetch-Mode") == (c.name == "another type") {
+		if vary := strings.Join(res.Header["Vary"], ", "); strings.Contains(vary, "Sec-Fetch-Dest, Sec-Fetch-Mode") == (c.name == "another type" || strings.Contains(c.name, "not to be guessed")) {
 			t.Errorf("%s: Vary: %s", c.name, vary)
 		}
 	}
