@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 // Options is what Response has to know beside the answer.
@@ -425,12 +424,8 @@ func (b *body) waitForPage(h http.Header) bool {
 		if !ok {
 			continue
 		}
-		start := time.Now()
 		for b.waiting = d.waits; d.waits && b.err == nil; {
-			if b.step(nil); d.waits && time.Since(start) > maxWait {
-				d.late = true
-				b.write(nil, nil)
-			}
+			b.step(nil)
 		}
 		d.writeHeader(h, b.err == io.EOF)
 	}

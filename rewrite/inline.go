@@ -121,7 +121,9 @@ func (d *document) readHeader(res *http.Response) {
 		}
 	}
 	d.strict = len(res.Header[integrityPolicy]) > 0
-	d.waits = d.strict || !d.knows(d.policy)
+	if d.strict || !d.knows(d.policy) {
+		d.wait()
+	}
 }
 
 // knows says whether all hashes of a policy are known.

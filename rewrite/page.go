@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/html"
@@ -25,7 +26,8 @@ import (
 //     (importmap.go), up to maxImportMap.
 //  4. Where a policy, in the header or in a meta element, allows inline texts by hashes that the
 //     memory does not know, the page is held back, up to maxPage and maxWait, and read with a tokenizer
-//     (inline.go). Response waits for that, since the header goes out before.
+//     (inline.go). Response waits for that, since the header goes out before. All pages of the
+//     process that wait hold maxPages together; one too many goes on with what it has.
 //
 // A tag in a comment, a script or a textarea is treated as one too: a script that writes a tag
 // means it. A refresh and the href of a base element are URLs and the Stream's.
@@ -42,6 +44,8 @@ type document struct {
 	pairs   map[textHash]textHash // of policy, what became of their texts in this page
 	strict  bool                  // an Integrity-Policy: what has no integrity attribute may not run
 	waits   bool                  // what comes is held until it is read as a whole
+	since   time.Time             // it waits
+	counted int64                 // its part of pagesHeld
 	late    bool                  // no more is waited for
 	removed bool                  // an integrity attribute had to go
 
@@ -63,8 +67,10 @@ type document struct {
 
 const (
 	// maxPage is how much of a page is read before any of it goes out, where a policy asks for it.
-	// With its copies and the tokenizer's that is up to 8 MiB.
+	// With its copies and the tokenizer's that is 4.4 MB.
 	maxPage = 1 << 20
+	// maxPages is how much of all pages is held so.
+	maxPages = 32 << 20
 	// maxWait is how long a page is waited for, looked at whenever a part of it has come: a page
 	// that streams shows its beginning, with the policy as far as it is known by then.
 	maxWait = time.Second
@@ -97,8 +103,31 @@ func (m *Map) newDocument(res *http.Response, kind string) *document {
 	return d
 }
 
+// pagesHeld is how much of pages that wait has come, and has not been given out since.
+var pagesHeld atomic.Int64
+
+// wait begins to hold the page back.
+func (d *document) wait() { d.waits, d.since = true, time.Now() }
+
+// came counts n bytes that have come, and sees when the page has waited long enough.
+func (d *document) came(n int) {
+	if !d.waits {
+		if d.counted > 0 { // what it held has been given out
+			pagesHeld.Add(-d.counted)
+			d.counted = 0
+		}
+		return
+	}
+	d.counted += int64(n)
+	if pagesHeld.Add(int64(n)) > maxPages || time.Since(d.since) > maxWait {
+		d.late = true
+	}
+}
+
 // free gives d's memory back.
 func (d *document) free() {
+	d.waits = false
+	d.came(0)
 	clear(d.edits)
 	clear(d.metas)
 	d.m, d.replacer, d.url, d.base, d.pairs = nil, nil, nil, nil, nil
@@ -116,6 +145,7 @@ func (d *document) pass(text []byte, final bool) (n int, ok bool) {
 	if d.waits || len(d.held) > 0 {
 		return 0, false
 	}
+	d.came(len(text))
 	c := newCursor(text, final)
 	if c.next() {
 		return 0, false
@@ -139,6 +169,7 @@ func (d *document) giveBack(room []byte) int {
 
 // Append is the stage's.
 func (d *document) Append(dst, src []byte, final bool) []byte {
+	d.came(len(src))
 	text := src
 	if len(d.held) > 0 {
 		d.held = append(d.held, src...)
@@ -215,7 +246,7 @@ func (d *document) find(text []byte, final, whole bool) (done int) {
 		case c.tag != metaTag:
 			d.resource(tag, c.start, c.tag)
 		case !d.meta(tag, c.start, whole):
-			d.waits = true
+			d.wait()
 			return c.start
 		}
 	}
