@@ -64,7 +64,7 @@ func bareEnd(b []byte, start, end int) (ok, unsure bool) {
 
 // startsBare says whether b, which may go on, ends within what may become a bare host that starts
 // at b[i].
-func startsBare(b []byte, i int) bool {
+func startsBare(b []byte, i int, of byte) bool {
 	if !bareStart(b, i) {
 		return false
 	}
@@ -75,7 +75,7 @@ func startsBare(b []byte, i int) bool {
 		}
 		end = min(end+1, len(b))
 	}
-	for end < len(b) && end-i <= maxHost && hostBytes[b[end]]&ofHost != 0 {
+	for end < len(b) && end-i <= maxHost && hostBytes[b[end]]&of != 0 {
 		end++
 	}
 	if end == len(b) {

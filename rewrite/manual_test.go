@@ -12,6 +12,9 @@ import (
 // manualMap is the map of docs/REWRITING.md.
 const manualMap = "https://example.cn https://example.com\nhttps://*.example.cn https://*.example.com\nhttps://fonts.example.cn https://fonts.googleapis.com"
 
+// manualUnicode is the one with names in their own script.
+const manualUnicode = "https://example.cn https://xn--r8jz45g.jp\nhttps://*.example.cn https://*.xn--r8jz45g.jp\nhttps://test.cn https://xn--fsqu00a.xn--0zwm56d"
+
 // manualTables are the rows of docs/REWRITING.md by the first cell of their table's head.
 func manualTables(t *testing.T) map[string][][]string {
 	t.Helper()
@@ -46,7 +49,14 @@ func TestManual(t *testing.T) {
 	m := parseMap(t, manualMap)
 	found := manualTables(t)
 	ran := 0
-	for head, r := range map[string]*Replacer{"the origin says": m.ToPublic(), "with bare, the origin says": m.ToPublic().withBare} {
+	for head, r := range map[string]*Replacer{
+		"the origin says":                  m.ToPublic(),
+		"with bare, the origin says":       m.ToPublic().withBare,
+		"with such names, the origin says": parseMap(t, manualUnicode).ToPublic(),
+	} {
+		if len(found[head]) == 0 {
+			t.Errorf("there is no table %q", head)
+		}
 		for _, row := range found[head] {
 			ran++
 			in, want := row[0], row[1]

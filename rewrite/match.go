@@ -77,14 +77,14 @@ func portAt(b []byte, colon, digits int) tailing {
 	return found
 }
 
-// hostStart is where the host that ends before b[i] starts; ok is false when no slash stands before
-// it.
-func hostStart(b []byte, i int) (start int, ok bool) {
+// hostStart is where the host that ends before b[i] starts, made of these bytes; ok is false when no
+// slash stands before it.
+func hostStart(b []byte, i int, of byte) (start int, ok bool) {
 	start = i
 	if i > 0 && b[i-1] == ']' {
 		start = addressStart(b, i)
 	}
-	for start > 0 && i-start <= maxHost+2*maxPercent+6 && hostBytes[b[start-1]]&ofHost != 0 {
+	for start > 0 && i-start <= maxHost+2*maxPercent+6 && hostBytes[b[start-1]]&of != 0 {
 		start--
 	}
 	if start == 0 {
@@ -202,8 +202,9 @@ func equalFold(b []byte, lowerCase string) bool {
 }
 
 // startsMatch says whether b, which may go on, ends within what may become a match that starts
-// at b[i]. It may say so of more than leadBefore and hostEnd accept, never of less.
-func startsMatch(b []byte, i int) bool {
+// at b[i], with a host made of these bytes. It may say so of more than leadBefore and hostEnd accept,
+// never of less.
+func startsMatch(b []byte, i int, of byte) bool {
 	if lower(b[i]) == 'h' || lower(b[i]) == 'w' {
 		end, more := schemeAt(b, i)
 		if more || end == i {
@@ -228,7 +229,7 @@ func startsMatch(b []byte, i int) bool {
 		}
 		end++
 	}
-	for end < len(b) && hostBytes[b[end]]&ofHost != 0 {
+	for end < len(b) && hostBytes[b[end]]&of != 0 {
 		end++
 	}
 	return end-i <= maxHost+1 && (end == len(b) || hostEnd(b, end).unsure)

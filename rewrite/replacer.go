@@ -10,8 +10,9 @@ const maxHost = 253
 func isHostByte(c byte) bool { return hostBytes[c]&ofLabel != 0 }
 
 const (
-	ofLabel = 1 << iota // can stand inside a label
-	ofHost              // the same, and the dots and the star between and before labels
+	ofLabel   = 1 << iota // can stand inside a label
+	ofHost                // the same, and the dots and the star between and before labels
+	ofUnicode             // can stand in a label that is written in its own script
 )
 
 var hostBytes = func() (table [256]byte) {
@@ -21,6 +22,9 @@ var hostBytes = func() (table [256]byte) {
 		}
 	}
 	table['.'], table['*'] = ofHost, ofHost
+	for c := beyond; c < len(table); c++ {
+		table[c] = ofUnicode
+	}
 	return table
 }()
 
@@ -48,10 +52,13 @@ type Replacer struct {
 	rules    []rule
 	exact    map[string][]*rule // whole host -> rules by port
 	wildcard map[string][]*rule // domain below which they hold -> rules by port
+	unicode  []rule             // of hosts with a Unicode spelling (unicode.go)
 	search   *search
-	back     *Replacer // the other direction
-	bare     bool      // hosts alone in quotes too (bare.go)
-	withBare *Replacer // the same with bare
+	host     byte       // what hosts are made of: ofHost, and ofUnicode where the map has such
+	spells   *[256]bool // what URLs up to their port are spelled with
+	back     *Replacer  // the other direction
+	bare     bool       // hosts alone in quotes too (bare.go)
+	withBare *Replacer  // the same with bare
 }
 
 // newReplacer replaces what the pairs call Origin with what they call Public.
@@ -70,17 +77,22 @@ func newReplacer(pairs []Pair) *Replacer {
 		literals = append(literals, strings.TrimPrefix(p.Origin.literal(), "*"))
 	}
 	for i := range r.rules {
-		b, table := r.rules[i].from, r.exact
-		if b.wildcard() {
-			table = r.wildcard
-		}
-		table[b.domain()] = append(table[b.domain()], &r.rules[i])
+		r.enter(&r.rules[i])
 	}
-	r.search = newSearch(literals)
+	r.search = newSearch(append(literals, r.enterUnicode()...))
 	withBare := *r
 	withBare.bare = true
 	r.withBare, withBare.withBare = &withBare, &withBare
 	return r
+}
+
+// enter makes a rule findable.
+func (r *Replacer) enter(of *rule) {
+	table := r.exact
+	if of.from.wildcard() {
+		table = r.wildcard
+	}
+	table[of.from.domain()] = append(table[of.from.domain()], of)
 }
 
 // parents are the domains that a name of the pairs is below of.

@@ -15,9 +15,9 @@
 //  5. Text messages of a WebSocket are mapped as they pass, both ways (websocket.go, frame.go,
 //     message.go), compressed ones too (permessage.go).
 //  6. A Replacer looks for literal host names (search.go), reads what stands around one in whatever
-//     spelling (spelling.go), decides whether that is a URL of the map (match.go, bare.go), and
-//     writes the new host, port and, where it must, scheme in the old spelling (stream.go). Stream
-//     does so over chunks.
+//     spelling (spelling.go, unicode.go), decides whether that is a URL of the map (match.go,
+//     bare.go), and writes the new host, port and, where it must, scheme in the old spelling
+//     (stream.go). Stream does so over chunks.
 //
 // All hosts of a map are matched in one pass and nothing that was written is read again. A body
 // takes a constant 200 KiB beside its decoder and encoder, however long it is, and no goroutine

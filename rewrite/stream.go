@@ -150,16 +150,16 @@ func (r *Replacer) next(m *match, b []byte, i *int, done, limit int) (found bool
 // last run of bytes that URLs up to their port are spelled with.
 func (r *Replacer) undecided(b []byte, start int) int {
 	run, least := len(b), max(start, len(b)-maxHeld)
-	for run > least && spellsURL[b[run-1]] {
+	for run > least && r.spells[b[run-1]] {
 		run--
 	}
 	for i := run; i < len(b); i++ {
-		if r.bare && startsBare(b, i) {
+		if r.bare && startsBare(b, i, r.host) {
 			return i
 		}
 		switch b[i] {
 		case '/', '\\', '%', '&', 'h', 'H', 'w', 'W':
-			if startsMatch(b, i) {
+			if startsMatch(b, i, r.host) {
 				return i
 			}
 		}
@@ -203,7 +203,10 @@ func (r *Replacer) verify(m *match, b []byte, end int) (ok bool) {
 	if m.tailing = hostEnd(b, end); !m.tailing.ok {
 		return false
 	}
-	if m.host, ok = hostStart(b, end); m.host == end || end-m.host > maxHost {
+	if r.host != ofHost && goesOn(b, end) {
+		return false
+	}
+	if m.host, ok = hostStart(b, end, r.host); m.host == end || end-m.host > maxHost {
 		return false
 	}
 	if ok {
