@@ -312,14 +312,18 @@ func (d *document) readText(text []byte, stable bool, rewritten func() []byte) (
 			public = rewritten()
 		}
 		leaves := algorithm(a).of(public)
-		d.pair(came, leaves)
 		allowed = true
-		if !stable {
-			leaves = textHash{}
+		if d.learn(came, leaves); !stable {
+			d.m.memory.learnInline(d.m.version, came, textHash{})
 		}
-		d.m.memory.learnInline(d.m.version, came, leaves)
 	}
 	return allowed
+}
+
+// learn notes, for this page and others, what a hash becomes.
+func (d *document) learn(came, leaves textHash) {
+	d.pair(came, leaves)
+	d.m.memory.learnInline(d.m.version, came, leaves)
 }
 
 // pair notes, for this page, what a hash becomes.

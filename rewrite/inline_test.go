@@ -182,3 +182,46 @@ func TestPolicyOfAnotherMap(t *testing.T) {
 		t.Errorf("%v, %v", first, second)
 	}
 }
+
+// TestPolicyOfFiles: a policy's hash of a script with an address is not waited for once the page has
+// named the script, whoever it belongs to; one of nothing at all always is.
+func TestPolicyOfFiles(t *testing.T) {
+	m := parseMap(t, fuzzMaps[0])
+	const theirs, same = "their script", "nothing to map"
+	at := func(url, text string) string {
+		return `<script src="` + url + `" integrity="` + sha256Hash.of([]byte(text)).String() + `"></script>`
+	}
+	text := at("https://other.net/a.js", theirs) + at("/a.js", ownScript) + at("/same.js", same) + strings.Repeat("<p>text ", 10_000)
+	ask := func(policy, want string, waits bool) {
+		t.Helper()
+		origin := &waiting{text: text}
+		res := answer(origin, -1, "Content-Type: text/html", csp+": "+policy)
+		res.Request, _ = http.NewRequest("GET", "https://example.com/", nil)
+		m.Response(res, Options{})
+		if waited := origin.reads > 0; waited != waits || res.Header.Get(csp) != want {
+			t.Errorf("waited: %v for %s, which became %s, want %s", waited, policy, res.Header.Get(csp), want)
+		}
+		if _, err := io.Copy(io.Discard, res.Body); err != nil {
+			t.Error(err)
+		}
+		res.Body.Close()
+	}
+	ask(allowing(theirs), allowing(theirs), true)
+	ask(allowing(theirs), allowing(theirs), false)
+
+	both, public := allowing(ownScript)+"; "+allowing(same), allowing(publicScript)+"; "+allowing(same)
+	ask(both, both, true)
+	fetch(t, m, "https://example.com/same.js", "application/octet-stream", same, 0)
+	fetch(t, m, "https://example.com/a.js", "text/javascript", ownScript, 0)
+	ask(both, public, true) // it passes, and may not for ever
+	ask(both, public, true)
+	ask(allowing(ownScript), allowing(publicScript), false)
+	fetch(t, m, "https://example.com/same.js", "text/javascript", same, 0)
+	ask(both, public, true)
+	fetch(t, m, "https://example.com/same.js", "text/javascript", same, 0)
+	ask(both, public, true)
+	ask(both, public, false)
+
+	ask(allowing("nobody's"), allowing("nobody's"), true)
+	ask(allowing("nobody's"), allowing("nobody's"), true)
+}

@@ -26,7 +26,8 @@ import (
 //     bit for bit, that of the text that was hashed; a resource that has changed is wanted anew.
 //  4. A resource that turns out to pass untouched keeps its hashes as they are.
 //
-// A policy's hashes are learned from the pages themselves. The memory is of one site and one
+// A policy's hashes are learned from the pages themselves: what their inline texts become, and the
+// files that they name with such a hash. The memory is of one site and one
 // process; it is bounded, and what is used least recently goes first.
 
 // algorithm is a hash function of integrity metadata.
@@ -160,14 +161,15 @@ func (k *memory) change(key string, make bool, f func(*resource)) {
 }
 
 // recomputed is what the hashes of a resource become, nil when not all are known: then they are
-// wanted.
-func (m *Map) recomputed(key string, hashes []textHash) (public map[textHash]textHash) {
+// wanted. It is stable unless the resource passes, which it may not always do.
+func (m *Map) recomputed(key string, hashes []textHash) (public map[textHash]textHash, stable bool) {
 	if key == "" {
-		return nil
+		return nil, false
 	}
 	public = make(map[textHash]textHash, len(hashes))
 	complete := false
 	m.memory.change(key, true, func(r *resource) {
+		stable = !r.passes
 		for _, h := range hashes {
 			switch {
 			case r.passes:
@@ -181,9 +183,9 @@ func (m *Map) recomputed(key string, hashes []textHash) (public map[textHash]tex
 		complete = !slices.ContainsFunc(hashes, func(h textHash) bool { _, known := public[h]; return !known })
 	})
 	if !complete {
-		return nil
+		return nil, false
 	}
-	return public
+	return public, stable
 }
 
 // learnInline notes what a text inside a page becomes, unless some spelling of it has to be read.

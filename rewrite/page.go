@@ -314,13 +314,21 @@ func (d *document) metadata(value, target string, at int) (public string, goes, 
 		return value, false, false // browsers take it for none
 	}
 	key, ours := d.key(target, at)
+	// a policy may allow a script by the hash in its integrity attribute
+	allowed := func(h textHash) bool { return d.policy.set[h] }
 	if !ours {
+		for _, h := range hashes {
+			if allowed(h) {
+				d.learn(h, h)
+			}
+		}
 		return value, false, false
 	}
-	allowed := func(h textHash) bool { return d.policy.set[h] }
-	if known := d.m.recomputed(key, hashes); known != nil {
+	if known, stable := d.m.recomputed(key, hashes); known != nil {
 		for came, leaves := range known {
-			if allowed(came) { // a policy may allow a script by the hash in its integrity attribute
+			if allowed(came) && stable {
+				d.learn(came, leaves)
+			} else if allowed(came) {
 				d.pair(came, leaves)
 			}
 		}
