@@ -1,0 +1,65 @@
+package link
+
+import (
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// tune sets what a link wants of its socket, as far as the kernel has it. A
+// kernel without bbr keeps its own choice (ENOENT), as does one that allows it
+// to no one but root (EPERM).
+func tune(conn net.Conn) {
+	raw := rawConn(conn)
+	if raw == nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		s := int(fd)
+		_ = unix.SetsockoptString(s, unix.IPPROTO_TCP, unix.TCP_CONGESTION, congestion)
+		for _, option := range []struct{ level, name, value int }{
+			{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds())},
+			{unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSentLow},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepAliveIdle.Seconds())},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepAliveInterval.Seconds())},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveCount},
+			{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		} {
+			_ = unix.SetsockoptInt(s, option.level, option.name, option.value)
+		}
+	})
+}
+
+// socketInfo asks the kernel for a connection; not Known where it has none.
+func socketInfo(conn net.Conn) (info SocketInfo) {
+	raw := rawConn(conn)
+	if raw == nil {
+		return info
+	}
+	_ = raw.Control(func(fd uintptr) {
+		tcp, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			return
+		}
+		microseconds := func(n uint64) time.Duration { return time.Duration(n) * time.Microsecond }
+		info = SocketInfo{
+			RTT:           microseconds(uint64(tcp.Rtt)),
+			Segments:      uint64(tcp.Data_segs_out),
+			Retransmits:   uint64(tcp.Total_retrans),
+			Lost:          uint64(tcp.Total_retrans - min(tcp.Total_retrans, tcp.Dsack_dups)),
+			Cwnd:          tcp.Snd_cwnd,
+			Unacked:       tcp.Unacked,
+			DeliveryRate:  tcp.Delivery_rate,
+			NotSent:       tcp.Notsent_bytes,
+			WindowLimited: microseconds(tcp.Rwnd_limited),
+			BufferLimited: microseconds(tcp.Sndbuf_limited),
+			Known:         true,
+		}
+		if tcp.Min_rtt != ^uint32(0) { // not measured yet
+			info.MinRTT = microseconds(uint64(tcp.Min_rtt))
+		}
+		info.Congestion, _ = unix.GetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION)
+	})
+	return info
+}

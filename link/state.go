@@ -1,0 +1,188 @@
+package link
+
+import (
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// What a link says of itself, for metrics and for `causeway links`:
+//
+//  1. a sockets, one for each path and for each edge at its relay, takes every
+//     plain connection before TLS: it gives it a slot, the settings of a link's
+//     socket (socket.go) and counts its bytes,
+//  2. Group.State and Callers.State ask the kernel when they are asked,
+//  3. a connection that ends leaves its counts in the totals, so that these
+//     never go back.
+
+// PathState is one path of an edge to a relay, as it is now.
+type PathState struct {
+	Relay, Via string        // Via is the address dialled
+	Prefer     int           // the smaller, the sooner
+	Weight     float64       // as the file says
+	State      string        // one of the States
+	Why        string        // of a state that is not StateUp
+	Latency    time.Duration // of recent answers' first byte less what the relay says it waited; 0 unknown
+	InFlight   int           // requests
+
+	Requests  uint64 // tries that went this way
+	Failures  uint64 // those of them that the path failed, not the origin
+	Retries   uint64 // those of them that another connection or path had failed before
+	Hedges    uint64 // those of them that went beside a slow one
+	Ejections uint64 // times that failures took the path out of the choice
+	Failovers uint64 // times that requests went from this path, which could take none, to one of another prefer
+
+	Conns  []ConnState
+	Totals Totals // of Conns, and of those that ended
+}
+
+// The states of a path.
+const (
+	StateUp       = "up"
+	StateDown     = "down"     // no connection
+	StateEjected  = "ejected"  // too many failures of late
+	StateDraining = "draining" // its relay stops, or was told to take no more
+	StateWarming  = "warming"  // back, and given its share by and by
+)
+
+// States are all of them.
+var States = []string{StateUp, StateDown, StateEjected, StateDraining, StateWarming}
+
+// CallerState is one edge that this relay has connections of, or had.
+type CallerState struct {
+	Edge     string
+	Requests uint64 // that came
+	InFlight int
+	Conns    []ConnState
+	Totals   Totals
+}
+
+// ConnState is one connection.
+type ConnState struct {
+	Slot           int    // its number among those of the path that are open, from 0
+	Local, Remote  string // addresses
+	Since          time.Time
+	Streams        int
+	Bulk           bool   // carries a long body now
+	Sent, Received uint64 // bytes of TLS records, by the connection
+	Info           SocketInfo
+}
+
+// SocketInfo is what the kernel knows of a TCP connection (TCP_INFO, tcp(7)).
+// It sees loss on the way out alone: what the other end sends again, it knows.
+type SocketInfo struct {
+	RTT, MinRTT   time.Duration
+	Segments      uint64        // of data, sent, again or not
+	Retransmits   uint64        // segments sent again
+	Lost          uint64        // those of them that had to be: the peer did not have them (RFC 2883)
+	Cwnd, Unacked uint32        // segments
+	DeliveryRate  uint64        // bytes/s, as lately measured
+	NotSent       uint32        // bytes written and not sent yet
+	WindowLimited time.Duration // how long the peer's window held up what was to be sent
+	BufferLimited time.Duration // how long the socket's own buffer did
+	Congestion    string        // the algorithm
+	Known         bool          // false: no socket, or a system that does not say
+}
+
+// Totals are counts of all connections of a path, those that ended too.
+type Totals struct {
+	Connections                  uint64 // that were opened
+	Sent, Received               uint64 // bytes of TLS records
+	Segments, Retransmits, Lost  uint64
+	WindowLimited, BufferLimited time.Duration
+}
+
+func (t *Totals) add(c ConnState) {
+	t.Sent += c.Sent
+	t.Received += c.Received
+	t.Segments += c.Info.Segments
+	t.Retransmits += c.Info.Retransmits
+	t.Lost += c.Info.Lost
+	t.WindowLimited += c.Info.WindowLimited
+	t.BufferLimited += c.Info.BufferLimited
+}
+
+// sockets are the connections of one path. The zero value is ready.
+type sockets struct {
+	mu    sync.Mutex // guards the rest
+	slots []*socket  // nil where a slot is free
+	gone  Totals     // of those that ended; Connections of all
+}
+
+// socket is a plain connection of a link, under TLS.
+type socket struct {
+	net.Conn
+	of             *sockets
+	slot           int
+	since          time.Time
+	sent, received atomic.Uint64
+	ended          sync.Once
+}
+
+// take makes plain a link's: its Close gives the slot back.
+func (s *sockets) take(plain net.Conn) *socket {
+	tune(plain)
+	c := &socket{Conn: plain, of: s, since: time.Now()}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gone.Connections++
+	c.slot = slices.Index(s.slots, nil)
+	if c.slot < 0 {
+		c.slot = len(s.slots)
+		s.slots = append(s.slots, nil)
+	}
+	s.slots[c.slot] = c
+	return c
+}
+
+// states gives the connections that are open and the totals, as one look.
+func (s *sockets) states() (open []*socket, states []ConnState, totals Totals) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	totals = s.gone
+	for _, c := range s.slots {
+		if c == nil {
+			continue
+		}
+		state := c.state()
+		totals.add(state)
+		open, states = append(open, c), append(states, state)
+	}
+	return open, states, totals
+}
+
+// state is all that the socket itself knows: Streams and Bulk are its user's.
+func (c *socket) state() ConnState {
+	return ConnState{
+		Slot: c.slot, Local: c.LocalAddr().String(), Remote: c.RemoteAddr().String(), Since: c.since,
+		Sent: c.sent.Load(), Received: c.received.Load(), Info: socketInfo(c.Conn),
+	}
+}
+
+func (c *socket) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.received.Add(uint64(n))
+	return n, err
+}
+
+func (c *socket) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.sent.Add(uint64(n))
+	return n, err
+}
+
+// Close also leaves the counts of the connection in the totals.
+func (c *socket) Close() error {
+	c.ended.Do(func() {
+		c.of.mu.Lock()
+		defer c.of.mu.Unlock()
+		c.of.gone.add(c.state())
+		c.of.slots[c.slot] = nil
+	})
+	return c.Conn.Close()
+}
+
+// NetConn is the connection below, as tls.Conn has it.
+func (c *socket) NetConn() net.Conn { return c.Conn }
