@@ -344,7 +344,9 @@ func (b *body) readAhead(n int) {
 		return
 	}
 	n, s.err = s.origin.Read(b.work.ahead[:n])
-	s.ahead = b.work.ahead[:n]
+	if s.ahead = b.work.ahead[:n]; s.start != nil {
+		s.start.kept = s.ahead
+	}
 }
 
 // whole says whether what was read ahead is all there is of a body so long.

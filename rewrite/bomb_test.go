@@ -92,14 +92,20 @@ func TestNoBomb(t *testing.T) {
 		"zeros, and a page":   strings.Repeat("\x00", 3<<20) + rest,
 		"a page, and zeros":   rest + strings.Repeat("\x00", 3<<20),
 		"one URL, again":      strings.Repeat(`"https://example.com/"`, 100_000),
+		"a page":              rest,
 		"64 KiB":              strings.Repeat(" ", 64<<10),
 		"under 64 MB of text": strings.Repeat(" ", maxFreeText),
 	} {
 		want := m.ToPublic().String(in)
 		for coding := range closers {
 			coded := closeIn(coding, in)
-			for _, src := range []io.Reader{strings.NewReader(coded), &pieces{[]byte(coded), 50}} {
-				res := answer(src, -1, "Content-Type: text/plain", "Content-Encoding: "+tag(coding))
+			half := io.MultiReader(strings.NewReader(coded[:len(coded)/2]), strings.NewReader(coded[len(coded)/2:]))
+			for i, src := range []io.Reader{strings.NewReader(coded), &pieces{[]byte(coded), 50}, strings.NewReader(coded), half} {
+				length := int64(-1)
+				if i > 1 { // what is short is read ahead
+					length = int64(len(coded))
+				}
+				res := answer(src, length, "Content-Type: text/plain", "Content-Encoding: "+tag(coding))
 				m.Response(res, Options{})
 				got, err := io.ReadAll(res.Body)
 				if err != nil || string(got) != want {
