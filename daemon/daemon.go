@@ -29,6 +29,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"causeway/admin"
+	"causeway/cert"
 	"causeway/config"
 	"causeway/edge"
 	"causeway/link"
@@ -62,6 +63,7 @@ type Daemon struct {
 	cut      context.CancelFunc
 	draining atomic.Bool
 	group    atomic.Pointer[link.Group] // nil on a node without links
+	callers  link.Callers               // the edges that dialled this relay
 	tasks    sync.WaitGroup             // servers and links; Run waits for them
 	failed   chan error                 // a server stopped by itself
 
@@ -98,6 +100,7 @@ func New(options Options) (*Daemon, error) {
 		access:   &switchedSink{to: outcome.NewAccessLog(options.Access)},
 		registry: prometheus.NewRegistry(),
 		failed:   make(chan error, 1),
+		callers:  link.Callers{Name: cert.PeerNode},
 		links:    make(map[linkKey]*runningLink),
 		servers:  make(map[serverKey]*runningServer),
 	}

@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/netutil"
-
 	"causeway/cert"
 	"causeway/config"
 	"causeway/hop"
@@ -174,13 +172,13 @@ func (d *Daemon) start(key serverKey, socket net.Listener, settings string, cfg 
 		if key.kind == kindLink {
 			connections += link.MostStrangers // so that they take none of the nodes'
 		}
-		listener := netutil.LimitListener(running.turn, connections)
+		listener := limit(running.turn, connections)
 		var err error
 		switch key.kind {
 		case kindHTTPS:
 			err = running.server.ServeTLS(hop.Bursts(listener), "", "")
 		case kindLink:
-			err = link.Serve(running.server, hop.Bursts(listener))
+			err = d.callers.Serve(running.server, hop.Bursts(listener))
 		default:
 			err = running.server.Serve(listener)
 		}
@@ -226,6 +224,55 @@ func (r *runningServer) stop(ctx context.Context) {
 	}
 	<-r.done
 }
+
+// limit lets in so many connections at a time; the others wait in the queue of
+// the socket. It is netutil.LimitListener with a way to the socket of each.
+func limit(listener net.Listener, connections int) net.Listener {
+	return &limited{Listener: listener, places: make(chan struct{}, connections), closed: make(chan struct{})}
+}
+
+type limited struct {
+	net.Listener
+	places chan struct{} // one in it for each connection
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (l *limited) Accept() (net.Conn, error) {
+	select {
+	case l.places <- struct{}{}:
+	case <-l.closed: // there may be no place before the end of the drain
+		return nil, net.ErrClosed
+	}
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		<-l.places
+		return nil, err
+	}
+	return &placed{Conn: conn, leave: sync.OnceFunc(func() { <-l.places })}, nil
+}
+
+func (l *limited) Close() error {
+	err := l.Listener.Close()
+	l.once.Do(func() { close(l.closed) })
+	return err
+}
+
+// placed is a connection of a limited listener.
+type placed struct {
+	net.Conn
+	leave func()
+}
+
+// Close also gives the place to another.
+func (c *placed) Close() error {
+	err := c.Conn.Close()
+	c.leave()
+	return err
+}
+
+// NetConn is the connection below, as tls.Conn has it.
+func (c *placed) NetConn() net.Conn { return c.Conn }
 
 // turn is one server's turn at a socket: closing it ends the server's Accept
 // and leaves the socket open.

@@ -2,7 +2,6 @@ package hop
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"net"
 	"os"
@@ -56,13 +55,16 @@ type burstKey struct{}
 
 // BurstContext is an http.Server's ConnContext.
 func BurstContext(ctx context.Context, conn net.Conn) context.Context {
-	if secure, ok := conn.(*tls.Conn); ok {
-		conn = secure.NetConn()
+	for {
+		if c, ok := conn.(*burstConn); ok {
+			return context.WithValue(ctx, burstKey{}, c)
+		}
+		around, ok := conn.(interface{ NetConn() net.Conn }) // as tls.Conn is
+		if !ok {
+			return ctx
+		}
+		conn = around.NetConn()
 	}
-	if c, ok := conn.(*burstConn); ok {
-		return context.WithValue(ctx, burstKey{}, c)
-	}
-	return ctx
 }
 
 // burstOf is the connection of a request, nil when it has no bursts.
@@ -88,6 +90,9 @@ type burstConn struct {
 	patience time.Duration // what the server last gave a write
 	until    time.Time     // the server's deadline
 }
+
+// NetConn is the connection below, as tls.Conn has it.
+func (c *burstConn) NetConn() net.Conn { return c.Conn }
 
 // begin keeps what is written until end. A nil burstConn does nothing.
 func (c *burstConn) begin() {

@@ -46,18 +46,24 @@ const (
 	turnedAwayPause = 10 * time.Second
 )
 
+// Serve is that of Callers, for one who does not ask for them.
+func Serve(server *http.Server, listener net.Listener) error {
+	return new(Callers).Serve(server, listener)
+}
+
 // Serve takes connections from listener for server, which NewServer made, until
 // the server is closed. limits.connections is a matter of the listener: it must
 // let in MostStrangers more.
-func Serve(server *http.Server, listener net.Listener) error {
-	return server.Serve(&door{Listener: listener, peers: server.TLSConfig, log: server.ErrorLog})
+func (c *Callers) Serve(server *http.Server, listener net.Listener) error {
+	return server.Serve(&door{Listener: listener, callers: c, peers: server.TLSConfig, log: server.ErrorLog})
 }
 
 // door is a listener whose connections are strangers at first.
 type door struct {
 	net.Listener
-	peers *tls.Config
-	log   *log.Logger
+	callers *Callers
+	peers   *tls.Config
+	log     *log.Logger
 
 	mu         sync.Mutex  // guards the rest, and the strangers' turnedAway
 	strangers  []*stranger // the oldest first
@@ -68,7 +74,9 @@ type door struct {
 // stranger is a connection that has not proven itself, and the node it becomes.
 type stranger struct {
 	*tls.Conn
+	socket     *socket // below TLS
 	door       *door
+	from       *caller // set by its handshake
 	source     string
 	since      time.Time
 	turnedAway bool
@@ -81,7 +89,8 @@ func (d *door) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		s := &stranger{Conn: tls.Server(conn, d.peers), door: d, source: sourceOf(conn.RemoteAddr()), since: time.Now()}
+		below := newSocket(conn)
+		s := &stranger{Conn: tls.Server(below, d.peers), socket: below, door: d, source: sourceOf(conn.RemoteAddr()), since: time.Now()}
 		away := d.admit(s)
 		if away != nil {
 			away.NetConn().Close() // not Conn's: a handshake may be under way
@@ -161,7 +170,33 @@ func (s *stranger) HandshakeContext(ctx context.Context) error {
 	if s.turnedAway {
 		return errTurnedAway
 	}
+	if err == nil {
+		s.from = s.door.callers.prove(s.socket, s.ConnectionState())
+	}
 	return err
+}
+
+// serving counts a request on the stranger's connection, from now until done is
+// called.
+func (s *stranger) serving() (done func()) {
+	if s == nil || s.from == nil {
+		return func() {}
+	}
+	s.from.requests.Add(1)
+	s.socket.streams.Add(1)
+	return s.unserved
+}
+
+func (s *stranger) unserved() { s.socket.streams.Add(-1) }
+
+// strangerKey is where a request's context has its *stranger.
+type strangerKey struct{}
+
+// strangerOf is the connection of a request at a relay, nil when it came by
+// another way.
+func strangerOf(ctx context.Context) *stranger {
+	s, _ := ctx.Value(strangerKey{}).(*stranger)
+	return s
 }
 
 // Close also takes a stranger from the door that never shook hands.
@@ -172,10 +207,10 @@ func (s *stranger) Close() error {
 	return s.Conn.Close()
 }
 
-// bursts is the server's ConnContext.
+// bursts is the server's ConnContext: requests find their connection.
 func bursts(ctx context.Context, conn net.Conn) context.Context {
 	if s, ok := conn.(*stranger); ok {
-		conn = s.Conn
+		ctx, conn = context.WithValue(ctx, strangerKey{}, s), s.Conn
 	}
 	return hop.BurstContext(ctx, conn)
 }

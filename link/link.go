@@ -90,6 +90,7 @@ const (
 func greeting(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get(helloField) == "" {
+			defer strangerOf(r.Context()).serving()()
 			next.ServeHTTP(w, r)
 			return
 		}

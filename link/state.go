@@ -1,6 +1,8 @@
 package link
 
 import (
+	"crypto/tls"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -10,9 +12,9 @@ import (
 
 // What a link says of itself, for metrics and for `causeway links`:
 //
-//  1. a sockets, one for each path and for each edge at its relay, takes every
-//     plain connection before TLS: it gives it a slot, the settings of a link's
-//     socket (socket.go) and counts its bytes,
+//  1. every plain connection becomes a socket before TLS: it has the settings of
+//     a link's (socket.go), counts its bytes, and a slot among the sockets of its
+//     path, or at a relay, once it has proven itself, of its edge,
 //  2. Group.State and Callers.State ask the kernel when they are asked,
 //  3. a connection that ends leaves its counts in the totals, so that these
 //     never go back.
@@ -114,17 +116,37 @@ type sockets struct {
 // socket is a plain connection of a link, under TLS.
 type socket struct {
 	net.Conn
-	of             *sockets
-	slot           int
 	since          time.Time
 	sent, received atomic.Uint64
-	ended          sync.Once
+	streams        atomic.Int64 // requests on it, at a relay
+
+	mu    sync.Mutex // guards the rest; taken before that of a sockets
+	of    *sockets   // nil before add and after Close
+	slot  int        // also guarded by of's
+	ended bool
 }
 
-// take makes plain a link's: its Close gives the slot back.
-func (s *sockets) take(plain net.Conn) *socket {
+// newSocket gives plain the settings of a link.
+func newSocket(plain net.Conn) *socket {
 	tune(plain)
-	c := &socket{Conn: plain, of: s, since: time.Now()}
+	return &socket{Conn: plain, since: time.Now()}
+}
+
+// take makes plain one of the path: its Close gives the slot back.
+func (s *sockets) take(plain net.Conn) *socket {
+	c := newSocket(plain)
+	s.add(c)
+	return c
+}
+
+// add gives c a slot, unless it is closed already.
+func (s *sockets) add(c *socket) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return
+	}
+	c.of = s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.gone.Connections++
@@ -134,7 +156,6 @@ func (s *sockets) take(plain net.Conn) *socket {
 		s.slots = append(s.slots, nil)
 	}
 	s.slots[c.slot] = c
-	return c
 }
 
 // states gives the connections that are open and the totals, as one look.
@@ -153,11 +174,12 @@ func (s *sockets) states() (open []*socket, states []ConnState, totals Totals) {
 	return open, states, totals
 }
 
-// state is all that the socket itself knows: Streams and Bulk are its user's.
+// state is all that the socket itself knows. The lock of its sockets is held.
 func (c *socket) state() ConnState {
 	return ConnState{
 		Slot: c.slot, Local: c.LocalAddr().String(), Remote: c.RemoteAddr().String(), Since: c.since,
-		Sent: c.sent.Load(), Received: c.received.Load(), Info: socketInfo(c.Conn),
+		Streams: int(c.streams.Load()),
+		Sent:    c.sent.Load(), Received: c.received.Load(), Info: socketInfo(c.Conn),
 	}
 }
 
@@ -175,14 +197,76 @@ func (c *socket) Write(p []byte) (int, error) {
 
 // Close also leaves the counts of the connection in the totals.
 func (c *socket) Close() error {
-	c.ended.Do(func() {
-		c.of.mu.Lock()
-		defer c.of.mu.Unlock()
-		c.of.gone.add(c.state())
-		c.of.slots[c.slot] = nil
-	})
+	c.leave()
 	return c.Conn.Close()
+}
+
+// leave gives the slot back.
+func (c *socket) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	if c.of == nil {
+		return
+	}
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	c.of.gone.add(c.state())
+	c.of.slots[c.slot] = nil
+	c.of = nil
 }
 
 // NetConn is the connection below, as tls.Conn has it.
 func (c *socket) NetConn() net.Conn { return c.Conn }
+
+// Callers are the edges that a relay has connections of.
+type Callers struct {
+	// Name tells the node of a connection whose handshake is done.
+	Name func(tls.ConnectionState) string
+
+	mu sync.Mutex         // guards of
+	of map[string]*caller // by edge: those of the file, no others come in
+}
+
+// caller is one edge.
+type caller struct {
+	sockets
+	requests atomic.Uint64
+}
+
+// prove notes that c is a connection of the edge that state names.
+func (c *Callers) prove(s *socket, state tls.ConnectionState) *caller {
+	if c.Name == nil {
+		return nil
+	}
+	edge := c.Name(state)
+	c.mu.Lock()
+	if c.of == nil {
+		c.of = make(map[string]*caller)
+	}
+	from := c.of[edge]
+	if from == nil {
+		from = new(caller)
+		c.of[edge] = from
+	}
+	c.mu.Unlock()
+	from.add(s)
+	return from
+}
+
+// State is what there is of each edge, by name.
+func (c *Callers) State() []CallerState {
+	c.mu.Lock()
+	of := maps.Clone(c.of)
+	c.mu.Unlock()
+	states := make([]CallerState, 0, len(of))
+	for _, edge := range slices.Sorted(maps.Keys(of)) {
+		state := CallerState{Edge: edge, Requests: of[edge].requests.Load()}
+		_, state.Conns, state.Totals = of[edge].states()
+		for _, conn := range state.Conns {
+			state.InFlight += conn.Streams
+		}
+		states = append(states, state)
+	}
+	return states
+}
