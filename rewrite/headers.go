@@ -19,6 +19,7 @@ var responseFields = map[string]func(*Map, http.Header, string){
 	"Link":                        urlField, // RFC 8288; preload, canonical, next
 	"Access-Control-Allow-Origin": urlField, // Fetch section 3.3.3
 	"Timing-Allow-Origin":         urlField, // Resource Timing section 3.5.2
+	"Allow-Csp-From":              urlField, // CSP: Embedded Enforcement section 3.3
 	"Sourcemap":                   urlField, // ECMA-426
 	"X-Sourcemap":                 urlField,
 	"Report-To":                   urlField, // Reporting API, 2018 draft: JSON

@@ -18,7 +18,7 @@ import (
 // names hosts without a scheme. document is the stage that sees to it.
 //
 //  1. Nothing is parsed as long as nothing is there: pass and Append look for the words that matter,
-//     "integrity" and "security-policy" (cursor, words.go).
+//     "integrity", "security-policy" and "csp=" (cursor, words.go).
 //  2. Around a word its tag is read (tag.go). With a script or link that names a resource of ours
 //     (resource), or a meta element that holds a policy (meta), an edit is noted: the attribute goes
 //     or gets another value. All other bytes go out as they came.
@@ -243,6 +243,8 @@ func (d *document) find(text []byte, final, whole bool) (done int) {
 		switch {
 		case c.textEnd > 0:
 			d.importMap(text[c.end:c.textEnd], c.end)
+		case c.tag == frameTag:
+			d.frame(tag, c.start)
 		case c.tag != metaTag:
 			d.resource(tag, c.start, c.tag)
 		case !d.meta(tag, c.start, whole):
@@ -266,6 +268,17 @@ func (d *document) edited(dst, text []byte, from, to int) []byte {
 		}
 	}
 	return append(dst, text[from:to]...)
+}
+
+// frame sees to the policy that a frame which stands at text[at:] asks of its page (CSP: Embedded
+// Enforcement, section 3.1).
+func (d *document) frame(tag []byte, at int) {
+	if policy, ok := attributeOf(d.list, tag, "csp"); ok {
+		value := policy.text(tag)
+		if public := mapHashes(d.m.policy(value), d.published); public != value {
+			d.edits = append(d.edits, edit{at + policy.value, at + policy.valueEnd, policy.written(public)})
+		}
+	}
 }
 
 // resource sees to the integrity attribute of a script or link that stands at text[at:].
@@ -445,8 +458,8 @@ func (d *document) takeBase(z *html.Tokenizer) bool {
 }
 
 // cursor goes from tag to tag in a text: those of script and link elements that have the word
-// "integrity" in them, and of meta elements with "security-policy". The tag of a word is what the
-// last "<" before it begins.
+// "integrity" in them, of meta elements with "security-policy", and of frames with "csp=". The tag of
+// a word is what the last "<" before it begins.
 type cursor struct {
 	text  []byte
 	final bool
@@ -479,7 +492,7 @@ func (c *cursor) next() bool {
 			continue
 		}
 		kind, _ := tagOf(c.text[start:])
-		if kind == otherTag || (kind == metaTag) != (word == policyWord) {
+		if kind == otherTag || kind.word() != word {
 			continue
 		}
 		var scan tagScan
@@ -578,9 +591,21 @@ const (
 	scriptTag
 	linkTag
 	metaTag
+	frameTag
 )
 
-var tagNames = [...]string{scriptTag: "<script", linkTag: "<link", metaTag: "<meta"}
+var tagNames = [...]string{scriptTag: "<script", linkTag: "<link", metaTag: "<meta", frameTag: "<iframe"}
+
+// word is what makes a tag matter.
+func (k tagKind) word() string {
+	switch k {
+	case metaTag:
+		return policyWord
+	case frameTag:
+		return frameWord
+	}
+	return integrityWord
+}
 
 // tagOf is whose tag b begins with; more says that b ends before that is certain.
 func tagOf(b []byte) (kind tagKind, more bool) {

@@ -22,6 +22,8 @@ func TestHostilePages(t *testing.T) {
 		"meta":     `<meta http-equiv=content-security-policy content="script-src ` + hash + `">`,
 		"less":     "<",
 		"word":     " integrity",
+		"frames":   `<iframe csp="img-src example.com">`,
+		"frame":    "<iframe" + strings.Repeat(" csp=", 3000),
 		"map":      "<script type=importmap>{" + strings.Repeat(` "integrity":{},`, 3000),
 		"maps":     `<script type=importmap>{"integrity":{}}</script>`,
 	} {
