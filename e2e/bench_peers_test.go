@@ -92,7 +92,7 @@ func benchStart(b *testing.B) *benchScene {
 func benchNode(b *testing.B, dir, admin, file, name string) *process {
 	b.Helper()
 	run := `exec "$0" run --config "$1" --node "$2" >"$3"`
-	n := &node{startProcess(b, "sh", "-c", run, binary, file, name, filepath.Join(dir, "access-"+name+".log")), admin}
+	n := &node{startProcess(b, "sh", "-c", run, binary, file, name, filepath.Join(dir, "access-"+name+".log")), admin, ""}
 	n.ready(b)
 	return n.process
 }

@@ -24,7 +24,8 @@ import (
 
 // browser is a Chromium with a fresh profile and what it did.
 type browser struct {
-	ctx context.Context
+	ctx   context.Context
+	close func() // in peace, so that its folder can be removed; more than once is well
 
 	mu       sync.Mutex // guards the rest
 	requests []string   // URLs
@@ -34,16 +35,28 @@ type browser struct {
 
 // startBrowser runs Chromium. It trusts the certificate in certFile, resolves
 // names by rules (--host-resolver-rules), and ends with the test.
-func startBrowser(t *testing.T, certFile, rules string) *browser {
+func startBrowser(t testing.TB, certFile, rules string) *browser {
+	t.Helper()
+	return startBrowserIn(t, "", certFile, rules)
+}
+
+// startBrowserIn is startBrowser in a place.
+func startBrowserIn(t testing.TB, p place, certFile, rules string) *browser {
 	t.Helper()
 	require(t, "chromium")
 	folder, err := os.MkdirTemp("", "chromium-") // not t.TempDir: its sockets need a short path
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(folder) })
+	program := "chromium"
+	if p != "" { // a program and no command is what the allocator wants
+		program = writeFile(t, folder, "chromium-there", fmt.Sprintf("#!/bin/sh\nexec %s \"$@\"\n", strings.Join(inside(string(p), program), " ")))
+		if err := os.Chmod(program, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
-		chromedp.ExecPath("chromium"),
+		chromedp.ExecPath(program),
 		chromedp.NoSandbox,
 		chromedp.Flag("disable-gpu", true),
 		chromedp.Flag("disable-quic", true),
@@ -58,11 +71,13 @@ func startBrowser(t *testing.T, certFile, rules string) *browser {
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	ctx, closeTab := chromedp.NewContext(allocator, chromedp.WithListener(b.note))
 	b.ctx = ctx
-	t.Cleanup(func() {
-		_ = chromedp.Cancel(ctx) // closes it in peace, so that its folder can be removed
+	b.close = sync.OnceFunc(func() {
+		_ = chromedp.Cancel(ctx)
 		closeTab()
 		stop()
+		os.RemoveAll(folder)
 	})
+	t.Cleanup(b.close)
 	if err := chromedp.Do(ctx); err != nil {
 		t.Fatalf("start chromium: %v", err)
 	}
@@ -70,7 +85,7 @@ func startBrowser(t *testing.T, certFile, rules string) *browser {
 }
 
 // keyHash names a certificate's key for --ignore-certificate-errors-spki-list.
-func keyHash(t *testing.T, certFile string) string {
+func keyHash(t testing.TB, certFile string) string {
 	t.Helper()
 	pair, err := tls.LoadX509KeyPair(certFile, strings.TrimSuffix(certFile, ".pem")+".key")
 	if err != nil {
@@ -123,7 +138,7 @@ func (b *browser) hosts() []string {
 }
 
 // read gives what an action reads in the page.
-func read[T any](t *testing.T, b *browser, what string, action chromedp.Action[T]) T {
+func read[T any](t testing.TB, b *browser, what string, action chromedp.Action[T]) T {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, 2*patience)
 	defer cancel()
@@ -136,7 +151,7 @@ func read[T any](t *testing.T, b *browser, what string, action chromedp.Action[T
 
 // follow does what leads to another page, waits until that is loaded, and gives
 // its address.
-func (b *browser) follow(t *testing.T, what string, action chromedp.Action[chromedp.Void]) (address string) {
+func (b *browser) follow(t testing.TB, what string, action chromedp.Action[chromedp.Void]) (address string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, 2*patience)
 	defer cancel()

@@ -261,6 +261,7 @@ func (p *process) peakMemory(t testing.TB) int64 {
 type node struct {
 	*process
 	admin string // its admin address, "" when it has none
+	place place  // where it runs
 }
 
 // startNode runs causeway with args and waits until /readyz on admin says ok.
@@ -274,7 +275,14 @@ func startNode(t testing.TB, admin string, args ...string) *node {
 // launchNode is startNode without the wait.
 func launchNode(t testing.TB, admin string, args ...string) *node {
 	t.Helper()
-	n := &node{startProcess(t, binary, args...), admin}
+	return launchNodeIn(t, "", admin, args...)
+}
+
+// launchNodeIn is launchNode in a place.
+func launchNodeIn(t testing.TB, p place, admin string, args ...string) *node {
+	t.Helper()
+	command := inside(string(p), append([]string{binary}, args...)...)
+	n := &node{startProcess(t, command[0], command[1:]...), admin, p}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("%v, its records of failures:\n%s", args, n.failures())
@@ -308,7 +316,7 @@ func (n *node) ready(t testing.TB) {
 
 // ask gets a path of the admin address; status 0 when nobody answers.
 func (n *node) ask(path string) (status int, body string) {
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: n.place.dial}}
 	res, err := client.Get("http://" + n.admin + path)
 	if err != nil {
 		return 0, err.Error()
@@ -525,6 +533,8 @@ type crossing struct {
 	ca          *authority       // signed the site's certificates
 	dir         string
 	args        map[string][]string // what runs each node, by name
+	china       place               // where the edge and the clients are
+	overseas    place               // where the relays are
 }
 
 // spec says what a crossing is made of.
@@ -535,12 +545,20 @@ type spec struct {
 	ca     *authority
 	more   string   // further top-level keys, as limits
 	relays []string // names; default relay-1
+
+	// The edge is in china of this, the relays overseas, each at the end of a
+	// line of its own as far as there are lines; what the sites name as the
+	// origin is overseas too. Nil: all are here.
+	wan *wan
 }
 
 // newCrossing writes the file and starts its nodes, ready.
 func newCrossing(t testing.TB, s spec) *crossing {
 	t.Helper()
 	c := &crossing{dir: t.TempDir(), ca: s.ca, https: freeAddress(t), http: freeAddress(t), relays: map[string]*node{}, args: map[string][]string{}}
+	if s.wan != nil {
+		c.china, c.overseas = s.wan.china, s.wan.overseas
+	}
 	if c.ca == nil {
 		c.ca = newAuthority(t)
 	}
@@ -561,19 +579,26 @@ func newCrossing(t testing.TB, s spec) *crossing {
 	}
 	nodes := fmt.Sprintf("  - {name: edge-1, role: edge, region: cn, listen: {http: %q, https: %q, admin: %q}}\n", c.http, c.https, admin)
 	admins := map[string]string{}
-	for _, name := range s.relays {
+	for i, name := range s.relays {
 		link := freeAddress(t)
 		admins[name] = freeAddress(t)
-		nodes += fmt.Sprintf("  - {name: %s, role: relay, region: us, listen: {link: %q, admin: %q}, address: %q}\n", name, link, admins[name], link)
+		address := link
+		if s.wan != nil {
+			_, port, _ := net.SplitHostPort(link)
+			link, address = ":"+port, net.JoinHostPort(s.wan.lines[min(i, len(s.wan.lines)-1)].overseas, port)
+		}
+		nodes += fmt.Sprintf("  - {name: %s, role: relay, region: us, listen: {link: %q, admin: %q}, address: %q}\n", name, link, admins[name], address)
 	}
 	c.write(t, fmt.Sprintf("sites:\n%s\npki: pki\nnodes:\n%s\n%s\n", sites, nodes, s.more))
 	mustRun(t, binary, append([]string{"link-ca", "--dir", filepath.Join(c.dir, "pki"), "edge-1"}, s.relays...)...)
 	for _, name := range s.relays {
 		c.args[name] = []string{"run", "--config", c.file, "--node", name}
-		c.relays[name] = startNode(t, admins[name], c.args[name]...)
+		c.relays[name] = launchNodeIn(t, c.overseas, admins[name], c.args[name]...)
+		c.relays[name].ready(t)
 	}
 	c.args["edge-1"] = []string{"run", "--config", c.file, "--node", "edge-1"}
-	c.edge = startNode(t, admin, c.args["edge-1"]...)
+	c.edge = launchNodeIn(t, c.china, admin, c.args["edge-1"]...)
+	c.edge.ready(t)
 	return c
 }
 
@@ -596,7 +621,8 @@ func (c *crossing) text(t testing.TB) string {
 // restart runs a relay again that has ended.
 func (c *crossing) restart(t testing.TB, relay string) {
 	t.Helper()
-	c.relays[relay] = startNode(t, c.relays[relay].admin, c.args[relay]...)
+	c.relays[relay] = launchNodeIn(t, c.overseas, c.relays[relay].admin, c.args[relay]...)
+	c.relays[relay].ready(t)
 }
 
 // nodes are the processes of the crossing.
@@ -624,8 +650,7 @@ func (c *crossing) client(t testing.TB, major int) *http.Client {
 			if strings.HasSuffix(address, ":80") {
 				to = c.http
 			}
-			var dialer net.Dialer
-			return dialer.DialContext(ctx, "tcp", to)
+			return c.china.dial(ctx, "tcp", to)
 		},
 		TLSClientConfig:       c.tls(t),
 		Protocols:             protocols,

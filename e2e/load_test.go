@@ -40,8 +40,8 @@ func startLoad(t testing.TB, c *crossing, check func(status int, body string) er
 	settings.ServerName = "example.cn"
 	// net/http sends a GET again when a kept-alive connection was closed under
 	// it; only a connection read by hand shows whether one was dropped.
-	l.work(ctx, "kept alive by hand", &byHand{address: c.https, settings: settings}, check)
-	l.work(ctx, "kept alive by hand too", &byHand{address: c.https, settings: settings}, check)
+	l.work(ctx, "kept alive by hand", &byHand{place: c.china, address: c.https, settings: settings}, check)
+	l.work(ctx, "kept alive by hand too", &byHand{place: c.china, address: c.https, settings: settings}, check)
 	for _, major := range []int{1, 2} {
 		kept := c.client(t, major)
 		l.work(ctx, fmt.Sprintf("HTTP %d, kept alive", major), fetcher(kept), check)
@@ -156,6 +156,7 @@ func (f fetches) ask(ctx context.Context) (int, string, error) {
 // byHand asks over one HTTP/1.1 connection until the edge says that it closes
 // it.
 type byHand struct {
+	place    place
 	address  string
 	settings *tls.Config
 	conn     net.Conn
@@ -164,11 +165,16 @@ type byHand struct {
 
 func (h *byHand) ask(ctx context.Context) (status int, body string, err error) {
 	if h.conn == nil {
-		dialer := &tls.Dialer{Config: h.settings}
-		if h.conn, err = dialer.DialContext(ctx, "tcp", h.address); err != nil {
-			h.conn = nil
+		plain, err := h.place.dial(ctx, "tcp", h.address)
+		if err != nil {
 			return 0, "", err
 		}
+		conn := tls.Client(plain, h.settings)
+		if err := conn.HandshakeContext(ctx); err != nil {
+			plain.Close()
+			return 0, "", err
+		}
+		h.conn = conn
 		h.reader = bufio.NewReader(h.conn)
 	}
 	status, body, keep, err := h.exchange(ctx)

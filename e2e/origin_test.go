@@ -22,6 +22,12 @@ func newOrigin(t testing.TB, ca *authority, handler http.Handler) string {
 // newOriginAt is newOrigin on an address; closing the listener ends it.
 func newOriginAt(t testing.TB, ca *authority, address string, handler http.Handler) net.Listener {
 	t.Helper()
+	return newOriginIn(t, "", ca, address, handler)
+}
+
+// newOriginIn is newOriginAt in a place.
+func newOriginIn(t testing.TB, p place, ca *authority, address string, handler http.Handler) net.Listener {
+	t.Helper()
 	settings := &tls.Config{Certificates: []tls.Certificate{ca.pair(t, "origin", "example.com", "*.example.com")}, NextProtos: []string{"h2", "http/1.1"}}
 	old := settings.Clone()
 	old.NextProtos = []string{"http/1.1"}
@@ -32,10 +38,7 @@ func newOriginAt(t testing.TB, ca *authority, address string, handler http.Handl
 		return nil, nil
 	}
 	server := &http.Server{Handler: handler, TLSConfig: settings, ErrorLog: log.New(io.Discard, "", 0)}
-	ln, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln := p.listen(t, address)
 	done := make(chan struct{})
 	go func() { defer close(done); _ = server.ServeTLS(ln, "", "") }()
 	t.Cleanup(func() { server.Close(); <-done })
