@@ -45,28 +45,37 @@ sites:
 	return server.URL, records
 }
 
-// A bomb is a 502 with its record, and never the beginning of a page.
+// A bomb is a 502 with its record, and never the beginning of a page. These are
+// so small that they come with the header: one that comes later than the
+// patience of hop.Answer is cut off.
 func TestBomb(t *testing.T) {
-	bombs := map[string][]byte{}
-	for coding, closer := range map[string]func(io.Writer) io.WriteCloser{
-		"gzip": func(w io.Writer) io.WriteCloser { z, _ := gzip.NewWriterLevel(w, 9); return z },
-		"br":   func(w io.Writer) io.WriteCloser { return brotli.NewWriter(w) },
+	closers := map[string]func(io.Writer) io.WriteCloser{
+		"gzip": func(w io.Writer) io.WriteCloser { z, _ := gzip.NewWriterLevel(w, 1); return z },
+		"br":   func(w io.Writer) io.WriteCloser { return brotli.NewWriterLevel(w, 2) },
 		"zstd": func(w io.Writer) io.WriteCloser { z, _ := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1)); return z },
-	} {
-		var out bytes.Buffer
+	}
+	bombs := map[string][]byte{}
+	for coding, closer := range closers {
+		var out, again bytes.Buffer
 		e := closer(&out)
-		for range 70 {
+		for range 66 {
 			_, _ = e.Write(make([]byte, 1<<20))
 		}
 		_ = e.Close()
-		bombs[coding] = out.Bytes()
+		e = closers["gzip"](&again)
+		_, _ = e.Write(out.Bytes())
+		_ = e.Close()
+		bombs[coding] = again.Bytes()
 	}
 	url, records := recorded(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
-		w.Header().Set("Content-Encoding", r.URL.Path[1:])
+		w.Header().Set("Content-Encoding", r.URL.Path[1:]+", gzip")
 		_, _ = w.Write(bombs[r.URL.Path[1:]])
 	}))
-	for coding := range bombs {
+	for coding, bomb := range bombs {
+		if len(bomb) > 2000 { // of which net/http's server makes one write, with its length
+			t.Fatalf("%s: the bomb has %d bytes", coding, len(bomb))
+		}
 		req, err := http.NewRequestWithContext(t.Context(), "GET", url+"/"+coding, nil)
 		if err != nil {
 			t.Fatal(err)

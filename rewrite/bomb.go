@@ -19,8 +19,9 @@ import (
 //  3. Meanwhile Holding asks whoever answers to wait with the header.
 //  4. What is no bomb is opened again from the bytes that were kept, and goes its way.
 //
-// Other texts pay for the copy of their first coded bytes. A bomb that begins with ordinary text is
-// cut off when it is known for one; so are event streams, which nobody waits for.
+// Other texts pay for the copy of their first coded bytes, and wait for nothing. A bomb that begins
+// with ordinary text, or long after its header, is cut off when it is known for one; so are event
+// streams.
 
 const (
 	// firstLook is how much text has to come before it may be suspicious.
