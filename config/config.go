@@ -337,10 +337,37 @@ type Link struct {
 	// Name of the relay.
 	To string `yaml:"to" example:"virginia-1"`
 
-	// The smaller, the sooner this relay is used. Relays with the same number
+	// Address to reach the relay at by this path, `host:port`, such as that of
+	// a private line. Left out, it is the relay's `address`. An edge may have
+	// several links to one relay, each with its own `via`.
+	Via string `yaml:"via,omitempty" kind:"address" example:"10.1.0.5:7443"`
+
+	// The smaller, the sooner this path is used: others carry requests when no
+	// path with a smaller number is up and well. Paths with the same number
 	// share the requests.
 	Prefer int `yaml:"prefer,omitempty" default:"1" min:"1" max:"1000"`
+
+	// Share of the requests among paths with the same `prefer`: one with 3
+	// gets three times those of one with 1. Where the weights are equal, the
+	// less loaded of two paths is taken.
+	Weight int `yaml:"weight,omitempty" default:"1" min:"1" max:"1000"`
+
+	// Send a request over another path, too, when its answer has not begun
+	// after the time within which 95 of 100 answers do, and take the answer
+	// that comes first. Only what may be repeated: GET and HEAD without a body.
+	// It makes slow answers rarer, and costs up to 5 % more requests at the
+	// origin.
+	Hedge Hedge `yaml:"hedge,omitempty" default:"off" enum:"off|p95"`
 }
+
+// Hedge is when a request is sent over a second path.
+type Hedge string
+
+// The values of Hedge.
+const (
+	HedgeOff Hedge = "off"
+	HedgeP95 Hedge = "p95" // after the time within which 95 of 100 answers begin
+)
 
 // Limits is what a connection or a request may take. Sizes are bytes, or
 // written `64KiB`, `10MB`; times are written `500ms`, `15s`, `1h`.
@@ -387,8 +414,14 @@ type Limits struct {
 	// How long requests may take to finish when the program is told to stop.
 	DrainTimeout time.Duration `yaml:"drain_timeout,omitempty" default:"30s" min:"0s" max:"24h"`
 
-	// Warm connections of an edge to each of its relays.
+	// Warm connections of an edge on each of its links.
 	LinkConnections int `yaml:"link_connections,omitempty" default:"4" min:"1" max:"256"`
+
+	// Most connections of an edge on each of its links: more are opened while
+	// all carry long bodies or many requests, so that short answers need not
+	// queue behind long ones, and closed after a minute without a request. Less
+	// than `link_connections` is as many.
+	LinkConnectionsMost int `yaml:"link_connections_most,omitempty" default:"16" min:"1" max:"256"`
 }
 
 // Log is what is written to standard output and standard error.

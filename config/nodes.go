@@ -180,7 +180,7 @@ func (c *Config) checkLinks(r *report) {
 	if !known || !r.good("links") {
 		return
 	}
-	first, linked, whole := map[[2]string]int{}, map[string]bool{}, true
+	first, linked, whole := map[[3]string]int{}, map[string]bool{}, true
 	for i, l := range c.Links {
 		at := fmt.Sprintf("links[%d]", i)
 		if !r.good(at) {
@@ -194,9 +194,12 @@ func (c *Config) checkLinks(r *report) {
 		if !from || !to {
 			continue
 		}
-		ends := [2]string{l.From, l.To}
+		if l.Via == "" {
+			l.Via = nodes[l.To].Address
+		}
+		ends := [3]string{l.From, l.To, l.Via}
 		if before, ok := first[ends]; ok {
-			r.value(at, "keep one of them", "links[%d] links %s and %s already", before, l.From, l.To)
+			r.value(at, "keep one of them, or give each a via of its own", "links[%d] links %s and %s already, over %s", before, l.From, l.To, l.Via)
 			continue
 		}
 		first[ends] = i
@@ -240,7 +243,7 @@ func (c *Config) everyLink() {
 	for _, from := range c.Nodes {
 		for _, to := range c.Nodes {
 			if from.Role == RoleEdge && to.Role == RoleRelay {
-				c.Links = append(c.Links, &Link{From: from.Name, To: to.Name, Prefer: 1})
+				c.Links = append(c.Links, &Link{From: from.Name, To: to.Name, Via: to.Address, Prefer: 1, Weight: 1, Hedge: HedgeOff})
 			}
 		}
 	}

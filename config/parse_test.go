@@ -84,7 +84,7 @@ func TestDefaults(t *testing.T) {
 		BodyBytes: 10 << 30, BodyTimeout: time.Minute, BodyRate: 240,
 		SendTimeout: time.Minute, ConnectTimeout: 10 * time.Second,
 		OriginTimeout: time.Minute, OriginIdleTimeout: time.Minute, StreamTimeout: time.Hour,
-		Connections: 16384, DrainTimeout: 30 * time.Second, LinkConnections: 4,
+		Connections: 16384, DrainTimeout: 30 * time.Second, LinkConnections: 4, LinkConnectionsMost: 16,
 	}
 	if c.Limits != want {
 		t.Errorf("limits %+v, want %+v", c.Limits, want)
@@ -124,7 +124,7 @@ func TestNodes(t *testing.T) {
 			t.Errorf("node %q: %v, want %s", name, err, want)
 		}
 	}
-	if want := []*Link{{"shanghai-1", "virginia-1", 1}}; !reflect.DeepEqual(c.Links, want) {
+	if want := []*Link{{From: "shanghai-1", To: "virginia-1", Via: "10.1.0.5:7443", Prefer: 1, Weight: 1, Hedge: HedgeOff}}; !reflect.DeepEqual(c.Links, want) {
 		t.Errorf("links %v", c.Links)
 	}
 	if c.PKI != "/etc/causeway/pki" || c.Sites[0].TLS.Key != "/etc/causeway/example.cn.key" || c.Sites[0].Origin.TLS.CA != "/etc/causeway/ca.pem" {
@@ -191,7 +191,7 @@ func TestLinksLeftOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []*Link{{"shanghai-1", "virginia-1", 1}}; !reflect.DeepEqual(c.Links, want) {
+	if want := []*Link{{From: "shanghai-1", To: "virginia-1", Via: "10.1.0.5:7443", Prefer: 1, Weight: 1, Hedge: HedgeOff}}; !reflect.DeepEqual(c.Links, want) {
 		t.Errorf("links %v", c.Links)
 	}
 }

@@ -22,8 +22,8 @@ const linkPatience = 2 * time.Second
 
 // linkKey is all that a link is made of: another key is another link.
 type linkKey struct {
-	relay, address, pki string
-	settings            string
+	relay, via, pki string
+	settings        string
 }
 
 // runningLink is a transport and the end of its Run.
@@ -136,21 +136,17 @@ func (d *Daemon) crossing(cfg *config.Config, node *config.Node, identity *cert.
 		if l.From != node.Name {
 			continue
 		}
-		to, err := cfg.Node(l.To)
-		if err != nil {
-			continue // config has checked that it exists
-		}
 		key := linkKey{
-			relay: to.Name, address: to.Address, pki: cfg.PKI,
-			settings: fmt.Sprint(cfg.Limits.LinkConnections, cfg.Limits.ConnectTimeout, cfg.Limits.DrainTimeout, relayWaits(&cfg.Limits)),
+			relay: l.To, via: l.Via, pki: cfg.PKI,
+			settings: fmt.Sprint(cfg.Limits.LinkConnections, cfg.Limits.LinkConnectionsMost, cfg.Limits.ConnectTimeout, cfg.Limits.DrainTimeout, relayWaits(&cfg.Limits)),
 		}
 		running := d.links[key]
 		if running == nil {
-			running = d.startLink(cfg, to, identity)
+			running = d.startLink(cfg, l, identity)
 		}
 		delete(d.links, key)
 		needed[key] = running
-		members = append(members, link.Member{Prefer: l.Prefer, Transport: running.transport})
+		members = append(members, link.Member{Prefer: l.Prefer, Weight: l.Weight, Hedge: l.Hedge == config.HedgeP95, Transport: running.transport})
 	}
 	var obsolete []*runningLink
 	for _, running := range d.links {
@@ -164,18 +160,20 @@ func (d *Daemon) crossing(cfg *config.Config, node *config.Node, identity *cert.
 }
 
 // startLink opens the warm connections to a relay; they come up on their own.
-func (d *Daemon) startLink(cfg *config.Config, to *config.Node, identity *cert.LinkIdentity) *runningLink {
+func (d *Daemon) startLink(cfg *config.Config, l *config.Link, identity *cert.LinkIdentity) *runningLink {
 	ctx, stop := context.WithCancel(context.Background())
-	address := to.Address
+	via := l.Via
 	running := &runningLink{stop: stop, transport: link.NewTransport(link.Peer{
-		Name:           to.Name,
-		Connections:    cfg.Limits.LinkConnections,
-		ConnectTimeout: cfg.Limits.ConnectTimeout,
-		DrainTimeout:   cfg.Limits.DrainTimeout,
-		Waits:          relayWaits(&cfg.Limits),
-		TLS:            identity.Client(to.Name),
-		Dial:           func(ctx context.Context) (net.Conn, error) { return d.options.DialLink(ctx, address) },
-		Log:            d.log,
+		Name:            l.To,
+		Via:             via,
+		Connections:     cfg.Limits.LinkConnections,
+		MostConnections: cfg.Limits.LinkConnectionsMost,
+		ConnectTimeout:  cfg.Limits.ConnectTimeout,
+		DrainTimeout:    cfg.Limits.DrainTimeout,
+		Waits:           relayWaits(&cfg.Limits),
+		TLS:             identity.Client(l.To),
+		Dial:            func(ctx context.Context) (net.Conn, error) { return d.options.DialLink(ctx, via) },
+		Log:             d.log,
 	})}
 	d.tasks.Go(func() { _ = running.transport.Run(ctx) })
 	return running

@@ -51,6 +51,12 @@ func OpenTunnel(req *http.Request, send func(*http.Request) (*http.Response, err
 	return res, nil
 }
 
+// Canceling is res with a body whose Close cancels its request.
+func Canceling(res *http.Response, cancel context.CancelFunc) *http.Response {
+	res.Body = &canceling{res.Body, cancel}
+	return res
+}
+
 // canceling ends the request's context with its body.
 type canceling struct {
 	io.ReadCloser

@@ -3,39 +3,88 @@ package link
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net/http"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"causeway/hop"
 	"causeway/outcome"
 )
 
-// Member is one relay of a Group.
+// Member is one path to a relay in a Group.
 type Member struct {
-	Prefer    int // the smaller, the sooner
+	Prefer    int  // the smaller, the sooner
+	Weight    int  // share among members of the same Prefer; 0 is 1
+	Hedge     bool // a slow request that may be repeated is sent over another path too (hedge.go)
 	Transport *Transport
 }
 
-// Group chooses among an edge's relays: the smallest Prefer that has an open
-// connection, by turns among equals.
+// Group chooses among an edge's paths to its relays. Of those that have an open
+// connection, and that the request has not failed over:
+//
+//  1. the well ones: not ejected, draining or just come back, and not failing to
+//     reach the origin of the request's host; then the others,
+//  2. of these the smallest Prefer,
+//  3. of these two drawn at random, by weight, and of the two the one whose round
+//     trip times the requests under way is less ("power of two choices",
+//     Mitzenmacher 2001).
+//
+// Just after the start, and when all paths are down, a request waits for one for
+// a while (patience). Then a connection that has been given up, but not closed,
+// is tried.
 type Group struct {
-	members  []Member // by Prefer
+	members  []*member // by Prefer
 	patience time.Duration
-	turn     atomic.Uint32
+	budget   budget
+	failing  atomic.Int32 // how many hosts fail anywhere
 }
 
+// member is a Member with what is known of the origins behind it.
+type member struct {
+	Member
+	times times // of answers, for hedging
+
+	mu    sync.Mutex
+	hosts map[string]*unreached // public hosts whose origin its relay could not reach of late
+}
+
+// unreached is an origin that a relay could not reach.
+type unreached struct {
+	until time.Time
+	times int
+}
+
+const (
+	// leastUnreached is how long a relay that could not reach an origin is not
+	// asked for it while another can, twice as long each time, up to
+	// mostUnreached.
+	leastUnreached = 2 * time.Second
+	mostUnreached  = time.Minute
+	// mostHosts is how many such hosts are kept for a path.
+	mostHosts = 1024
+
+	// mostTries is how often one request is sent at most.
+	mostTries = 4
+)
+
 // NewGroup makes a Group. patience is how long a request may wait for a first
-// connection when no relay has one, as it is just after the start.
+// connection when no path has one, as it is just after the start.
 func NewGroup(members []Member, patience time.Duration) *Group {
-	members = slices.Clone(members)
-	slices.SortStableFunc(members, func(a, b Member) int { return a.Prefer - b.Prefer })
-	return &Group{members: members, patience: patience}
+	g := &Group{patience: patience}
+	for _, m := range members {
+		m.Weight = max(1, m.Weight)
+		g.members = append(g.members, &member{Member: m, hosts: make(map[string]*unreached)})
+	}
+	slices.SortStableFunc(g.members, func(a, b *member) int { return a.Prefer - b.Prefer })
+	return g
 }
 
 // Up reports whether any relay can be reached.
 func (g *Group) Up() bool {
-	return slices.ContainsFunc(g.members, func(m Member) bool { return m.Transport.Up() > 0 })
+	return slices.ContainsFunc(g.members, func(m *member) bool { return m.Transport.isUp() })
 }
 
 // Connections is the number of open connections by relay; nil for a nil Group.
@@ -50,79 +99,330 @@ func (g *Group) Connections() map[string]int {
 	return open
 }
 
-// RoundTrip sends req over the best relay. A request that never left, or one
-// that may be repeated (idempotent, RFC 9110 §9.2.2, and without a body), moves
-// to another connection, of another relay where one is up, when the link fails
-// under it: at most three times.
+// RoundTrip sends req over the best path. It is sent again, at most mostTries
+// times in all,
+//
+//   - always when it never left this node,
+//   - over another path when its relay could not reach the origin, and it has no
+//     body,
+//   - when the link failed under it, or its connection is silent, and it may be
+//     repeated: idempotent (RFC 9110 §9.2.2), and without a body,
+//
+// the last two as far as the budget goes. Anything else is sent once.
 func (g *Group) RoundTrip(req *http.Request) (*http.Response, error) {
-	tries := 4
-	var failed *Transport // the last one to fail: another is taken before it
+	g.budget.request()
+	var space [mostTries]*member
+	failed := space[:0]
 	for {
-		transport := g.pick(req.Context(), failed)
-		if transport == nil {
+		m, w := g.pick(req, failed)
+		if m == nil {
 			if err := req.Context().Err(); err != nil {
 				return nil, context.Cause(req.Context())
 			}
-			return nil, outcome.Errorf(outcome.LinkDown, "choose a relay: none of %d has an open connection", len(g.members))
+			return nil, outcome.Errorf(outcome.LinkDown, "choose a relay: none of %d paths has an open connection", len(g.members))
 		}
-		res, err := transport.RoundTrip(req)
-		tries, failed = tries-1, transport
-		if err == nil || tries == 0 || req.Context().Err() != nil {
+		if len(failed) > 0 {
+			m.Transport.counts.retries.Add(1)
+		}
+		if first := g.members[0]; first.Prefer < m.Prefer {
+			first.Transport.counts.failovers.Add(1)
+		}
+		res, err := g.over(req, m, w)
+		g.noteOrigin(m, req.Host, err)
+		if err == nil || req.Context().Err() != nil {
 			return res, err
 		}
-		if !errors.Is(err, errNotSent) && (outcome.KindOf(err) != outcome.LinkCut || !repeatable(req)) {
+		if failed = append(failed, m); len(failed) == mostTries || !g.again(req, failed, err) {
 			return nil, err
 		}
 	}
+}
+
+// over sends req over m, and over others too where hedging asks for it.
+func (g *Group) over(req *http.Request, m *member, w *warm) (*http.Response, error) {
+	if !repeatable(req) {
+		res, err := m.Transport.send(req, w, nil)
+		m.Transport.note(err)
+		return res, err
+	}
+	if m.Hedge && hop.UpgradeOf(req.Header) == "" {
+		return g.hedged(req, m, w)
+	}
+	return g.send(req, m, w)
+}
+
+// send sends a request that may be repeated over m.
+func (g *Group) send(req *http.Request, m *member, w *warm) (*http.Response, error) {
+	res, err := m.Transport.send(req, w, func() bool { return g.elsewhere(m) && g.budget.take() })
+	m.Transport.note(err)
+	return res, err
+}
+
+// elsewhere reports whether a request of a silent connection of m could go on at
+// once.
+func (g *Group) elsewhere(m *member) bool {
+	if m.Transport.isUp() {
+		return true
+	}
+	return slices.ContainsFunc(g.members, func(other *member) bool { return other != m && other.Transport.isUp() })
+}
+
+// again reports whether req is to be sent once more after err, the failure of the
+// last of failed.
+func (g *Group) again(req *http.Request, failed []*member, err error) bool {
+	if errors.Is(err, errNotSent) {
+		return true
+	}
+	switch outcome.KindOf(err) {
+	case outcome.LinkCut:
+		return repeatable(req) && (errors.Is(err, errMoved) || g.budget.take()) // a move has paid
+	case outcome.OriginName, outcome.OriginDial, outcome.OriginTLS:
+		return bodiless(req) && g.best(req.Host, failed, true) != nil && g.budget.take()
+	}
+	return false
 }
 
 // repeatable reports whether req may be sent twice.
 func repeatable(req *http.Request) bool {
 	switch req.Method {
 	case "GET", "HEAD", "OPTIONS", "TRACE":
-		return req.Body == nil || req.Body == http.NoBody
+		return bodiless(req)
 	}
 	return false
 }
 
-// pick gives the transport to use, waiting for a connection to come up when
-// none is; nil when patience or ctx ended first.
-func (g *Group) pick(ctx context.Context, failed *Transport) *Transport {
-	if transport := g.best(failed); transport != nil {
-		return transport
+func bodiless(req *http.Request) bool { return req.Body == nil || req.Body == http.NoBody }
+
+// pick gives the path to use and a place on a connection of it, waiting for one
+// to come up when none is; nil when patience or the request ended first.
+func (g *Group) pick(req *http.Request, failed []*member) (*member, *warm) {
+	if m, w := g.reserve(req.Host, failed); m != nil {
+		return m, w
 	}
-	ctx, cancel := context.WithTimeout(ctx, g.patience)
+	ctx, cancel := context.WithTimeout(req.Context(), g.patience)
 	defer cancel()
-	for {
+	for ctx.Err() == nil {
 		// Links come up rarely and requests wait rarely: a short poll is
 		// simpler than waking every waiter, and costs nothing otherwise.
 		wait(ctx, 5*time.Millisecond)
-		if transport := g.best(failed); transport != nil {
-			return transport
+		if m, w := g.reserve(req.Host, failed); m != nil {
+			return m, w
 		}
-		if ctx.Err() != nil {
-			return nil
+	}
+	if req.Context().Err() != nil {
+		return nil, nil
+	}
+	for _, m := range g.members {
+		if w := m.Transport.reserveOld(); w != nil {
+			return m, w
 		}
+	}
+	return nil, nil
+}
+
+// reserve is the best path with a place on a connection of it.
+func (g *Group) reserve(host string, failed []*member) (*member, *warm) {
+	for range g.members { // a path may go down in between
+		m := g.best(host, failed, false)
+		if m == nil {
+			break
+		}
+		if w := m.Transport.reserve(); w != nil {
+			return m, w
+		}
+	}
+	return nil, nil
+}
+
+// rank is how good a path is for a request; the smaller, the better.
+type rank struct {
+	failed, ill bool
+	prefer      int
+}
+
+func (r rank) before(other rank) bool {
+	if r.failed != other.failed {
+		return other.failed
+	}
+	if r.ill != other.ill {
+		return other.ill
+	}
+	return r.prefer < other.prefer
+}
+
+// candidate is a path that is up.
+type candidate struct {
+	*member
+	rank
+	condition
+}
+
+// best is the path for a request to host; with another, one that has not failed
+// and is well, or nil.
+func (g *Group) best(host string, failed []*member, another bool) *member {
+	var space [8]candidate
+	best := space[:0]
+	now := time.Now()
+	for _, m := range g.members {
+		if !m.Transport.isUp() {
+			continue
+		}
+		c := candidate{member: m, condition: m.Transport.health.condition(now)}
+		c.rank = rank{slices.Contains(failed, m), !c.good() || g.fails(m, host, now), m.Prefer}
+		if another && (c.failed || c.ill) {
+			continue
+		}
+		if len(best) > 0 && c.before(best[0].rank) {
+			best = best[:0]
+		}
+		if len(best) == 0 || c.rank == best[0].rank {
+			best = append(best, c)
+		}
+	}
+	switch len(best) {
+	case 0:
+		return nil
+	case 1:
+		return best[0].member
+	}
+	return choose(best)
+}
+
+// choose draws two and takes the less loaded one. Members of one weight are
+// drawn without putting back, so that of two the better one is always taken;
+// others with, so that their shares are kept.
+func choose(from []candidate) *member {
+	equal := true
+	var all float64
+	for _, c := range from {
+		equal = equal && c.share() == from[0].share()
+		all += c.share()
+	}
+	if equal {
+		a := rand.IntN(len(from))
+		b := rand.IntN(len(from) - 1)
+		if b >= a {
+			b++
+		}
+		return lighter(from[a], from[b])
+	}
+	return lighter(draw(from, all), draw(from, all))
+}
+
+// share is the weight that counts now.
+func (c *candidate) share() float64 { return float64(c.Weight) * c.ramp }
+
+func draw(from []candidate, all float64) candidate {
+	at := rand.Float64() * all
+	for _, c := range from {
+		if at -= c.share(); at < 0 {
+			return c
+		}
+	}
+	return from[len(from)-1]
+}
+
+// lighter is the one of two whose round trip times its load is less.
+func lighter(a, b candidate) *member {
+	if b.load() < a.load() {
+		return b.member
+	}
+	return a.member
+}
+
+func (c *candidate) load() float64 {
+	return float64(c.latency) * float64(c.Transport.inFlight()+1)
+}
+
+// inFlight is how many requests are under way.
+func (t *Transport) inFlight() (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, w := range t.slots {
+		if w != nil {
+			n += w.InFlight()
+		}
+	}
+	return n
+}
+
+// fails reports whether m's relay could not reach the origin of host of late.
+func (g *Group) fails(m *member, host string, now time.Time) bool {
+	if g.failing.Load() == 0 {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	u := m.hosts[host]
+	return u != nil && now.Before(u.until)
+}
+
+// noteOrigin takes in whether m's relay could reach the origin of host.
+func (g *Group) noteOrigin(m *member, host string, err error) {
+	var unreachable bool
+	switch outcome.KindOf(err) {
+	case outcome.OriginName, outcome.OriginDial, outcome.OriginTLS:
+		unreachable = true
+	case outcome.OK:
+	default:
+		return // says nothing of the way to the origin
+	}
+	if !unreachable && g.failing.Load() == 0 {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	u := m.hosts[host]
+	switch {
+	case !unreachable && u != nil:
+		delete(m.hosts, host)
+		g.failing.Add(-1)
+	case unreachable && u == nil && len(m.hosts) < mostHosts:
+		u = &unreached{}
+		m.hosts[host] = u
+		g.failing.Add(1)
+	}
+	if unreachable && u != nil {
+		pause := min(leastUnreached<<min(u.times, 10), mostUnreached)
+		u.until = time.Now().Add(pause + rand.N(pause/4))
+		u.times++
 	}
 }
 
-// best gives the next transport, by turns, of the smallest Prefer that is up;
-// the one that failed only when no other is up.
-func (g *Group) best(failed *Transport) *Transport {
-	var up []*Transport
-	prefer := 0
-	for _, member := range g.members {
-		if member.Transport == failed || member.Transport.Up() == 0 || (len(up) > 0 && member.Prefer != prefer) {
-			continue
-		}
-		prefer = member.Prefer
-		up = append(up, member.Transport)
+// budget bounds how many requests are sent again: one in five, and some more, so
+// that a relay that is slow or dies is not followed by twice the load on the
+// others.
+type budget struct {
+	mu     sync.Mutex
+	tokens float64
+	filled time.Time // zero before the first request
+}
+
+const (
+	budgetShare  = 0.2 // of the requests
+	budgetSecond = 10  // a second besides
+	budgetMost   = 500 // at once
+)
+
+// request is called for every request.
+func (b *budget) request() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	if b.filled.IsZero() {
+		b.tokens, b.filled = budgetMost, now
 	}
-	if len(up) > 0 {
-		return up[int(g.turn.Add(1))%len(up)]
+	b.tokens = min(budgetMost, b.tokens+budgetShare+budgetSecond*now.Sub(b.filled).Seconds())
+	b.filled = now
+}
+
+// take reports whether one more may be sent again.
+func (b *budget) take() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.tokens < 1 {
+		return false
 	}
-	if failed != nil && failed.Up() > 0 {
-		return failed
-	}
-	return nil
+	b.tokens--
+	return true
 }

@@ -58,6 +58,8 @@ const (
 	relayField = hop.Prefix + "Relay"
 	// errorField carries the outcome.Kind of a relay's failure.
 	errorField = hop.Prefix + "Error"
+	// drainField is in the answers of a relay that wants no more requests.
+	drainField = hop.Prefix + "Drain"
 )
 
 // NewServer is the relay's end, for Serve. peers is the TLS configuration that
@@ -96,6 +98,18 @@ func greeting(next http.Handler) http.Handler {
 		}
 		w.Header().Set(helloField, helloVersion)
 		w.WriteHeader(http.StatusNoContent)
+	})
+}
+
+// Draining is the Handler of a server that NewServer made, of a node that is to
+// get no more requests while draining says so: edges that have another relay
+// take that.
+func Draining(next http.Handler, draining func() bool) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if draining() {
+			w.Header().Set(drainField, "1")
+		}
+		next.ServeHTTP(w, r)
 	})
 }
 

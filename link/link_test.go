@@ -35,6 +35,8 @@ type pair struct {
 	transport *link.Transport
 	log       *bytes.Buffer
 	logger    *slog.Logger
+	most      int // connections
+	servers   []*http.Server
 	stop      []func()
 }
 
@@ -87,6 +89,7 @@ func (p *pair) serveOn(handler http.Handler, ln net.Listener) *http.Server {
 		p.t.Fatal(err)
 	}
 	server := link.NewServer(handler, identity.Server([]string{"edge-1"}), p.logger)
+	p.servers = append(p.servers, server)
 	done := make(chan struct{})
 	go func() { defer close(done); _ = link.Serve(server, ln) }()
 	p.stop = append(p.stop, func() { server.Close(); <-done })
@@ -106,7 +109,7 @@ func (p *pair) connectTo(pki, node, address string, connections int) *link.Trans
 		p.t.Fatal(err)
 	}
 	transport := link.NewTransport(link.Peer{
-		Name: "relay-1", Connections: connections, ConnectTimeout: 5 * time.Second, DrainTimeout: time.Second, Waits: patient,
+		Name: "relay-1", Connections: connections, MostConnections: p.most, ConnectTimeout: 5 * time.Second, DrainTimeout: time.Second, Waits: patient,
 		TLS:  identity.Client("relay-1"),
 		Dial: func(ctx context.Context) (net.Conn, error) { return p.line.Dial(ctx, address) },
 		Log:  p.logger,

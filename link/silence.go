@@ -35,30 +35,37 @@ const slowestOrigin = 16 << 10
 
 // silence is the time of a relay for one request.
 type silence struct {
-	answer time.Duration
-	over   chan struct{} // closed when the time is over
+	answer  time.Duration
+	over    chan struct{} // closed when the time is over, or the request is to be sent elsewhere
+	warm    *warm         // that the request is on
+	mayMove func() bool   // asked once the connection is suspect; nil when the request must not be repeated
 
 	mu      sync.Mutex // guards the rest: the body may be read while the answer is there
 	timer   *time.Timer
 	sent    int64 // bytes of the body
+	long    bool  // so many that the connection is busy with them
 	client  bool  // it is the client that is waited for
 	done    bool
 	elapsed bool
+	moved   bool
 }
 
 // listen begins the relay's time for out, which is its caller's alone.
-func listen(out *http.Request, answer time.Duration) *silence {
-	s := &silence{answer: answer}
-	if answer <= 0 {
-		return s
-	}
-	s.over = make(chan struct{})
+func listen(out *http.Request, answer time.Duration, w *warm, mayMove func() bool) *silence {
+	s := &silence{answer: answer, warm: w, mayMove: mayMove, over: make(chan struct{})}
 	//lint:ignore SA1019 a context of its own would cost a request a microsecond more
 	out.Cancel = s.over
+	w.due.Add(1)
+	if mayMove != nil {
+		w.movable(s)
+	}
+	if answer > 0 {
+		s.timer = time.AfterFunc(answer, s.end)
+	}
 	if out.Body != nil && out.Body != http.NoBody {
 		out.Body = &takenBody{out.Body, s}
+		s.count(max(0, out.ContentLength), false)
 	}
-	s.timer = time.AfterFunc(answer, s.end)
 	return s
 }
 
@@ -66,21 +73,49 @@ func listen(out *http.Request, answer time.Duration) *silence {
 func (s *silence) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.client && !s.done && !s.elapsed {
+	if !s.client && !s.done && !s.elapsed && !s.moved {
 		s.elapsed = true
 		close(s.over)
 	}
 }
 
-// heard ends the relay's time, and reports whether it was over before.
-func (s *silence) heard() (late bool) {
+// move ends the wait so that the request can be sent elsewhere, if it may be.
+func (s *silence) move() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.done && !s.elapsed && !s.moved && s.mayMove() {
+		s.moved = true
+		close(s.over)
+	}
+}
+
+// heard ends the relay's time, and reports whether it was over before, or the
+// request is to be sent elsewhere.
+func (s *silence) heard() (late, moved bool) {
+	s.warm.due.Add(-1)
+	if s.mayMove != nil {
+		s.warm.settled(s)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.done = true
 	if s.timer != nil {
 		s.timer.Stop()
 	}
-	return s.elapsed
+	return s.elapsed, s.moved
+}
+
+// count takes in how long the body is known to be, and whether all of it was
+// sent. s.mu is held, or s not shared yet.
+func (s *silence) count(length int64, all bool) {
+	if long := length > longBody && !all; long != s.long {
+		s.long = long
+		if long {
+			s.warm.busy()
+		} else {
+			s.warm.bulk.Add(-1)
+		}
+	}
 }
 
 // takenBody is a request's body, of which the relay takes a piece with each read.
@@ -96,6 +131,14 @@ func (b *takenBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Close is also called when the body is given up.
+func (b *takenBody) Close() error {
+	b.silence.mu.Lock()
+	b.silence.count(0, true)
+	b.silence.mu.Unlock()
+	return b.ReadCloser.Close()
+}
+
 // asks begins the client's time.
 func (s *silence) asks() {
 	s.mu.Lock()
@@ -109,11 +152,14 @@ func (s *silence) has(n int, last bool) {
 	defer s.mu.Unlock()
 	s.client = false
 	s.sent += int64(n)
+	if s.sent > longBody || last {
+		s.count(s.sent, last)
+	}
 	left := s.answer
 	if last {
 		left += drain(s.sent)
 	}
-	if !s.done {
+	if !s.done && s.timer != nil {
 		s.timer.Reset(left)
 	}
 }

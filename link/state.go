@@ -2,6 +2,7 @@ package link
 
 import (
 	"crypto/tls"
+	"fmt"
 	"maps"
 	"net"
 	"slices"
@@ -26,7 +27,7 @@ type PathState struct {
 	Weight     float64       // as the file says
 	State      string        // one of the States
 	Why        string        // of a state that is not StateUp
-	Latency    time.Duration // of recent answers' first byte less what the relay says it waited; 0 unknown
+	Latency    time.Duration // of a round trip to the relay and back, smoothed; 0 unknown
 	InFlight   int           // requests
 
 	Requests  uint64 // tries that went this way
@@ -51,6 +52,53 @@ const (
 
 // States are all of them.
 var States = []string{StateUp, StateDown, StateEjected, StateDraining, StateWarming}
+
+// State is every path as it is now, by preference; nil for a nil Group.
+func (g *Group) State() []PathState {
+	if g == nil {
+		return nil
+	}
+	states := make([]PathState, 0, len(g.members))
+	for _, m := range g.members {
+		state := m.Transport.state(time.Now())
+		state.Prefer, state.Weight = m.Prefer, float64(m.Weight)
+		states = append(states, state)
+	}
+	return states
+}
+
+// state is the path without what its Group knows.
+func (t *Transport) state(now time.Time) PathState {
+	c := t.health.condition(now)
+	s := PathState{Relay: t.peer.Name, Via: t.peer.Via, State: StateUp, Latency: c.latency}
+	switch {
+	case !t.isUp():
+		s.State, s.Why = StateDown, t.health.whyDown()
+	case c.ejected:
+		s.State, s.Why = StateEjected, fmt.Sprintf("%d failures in a row", failuresToEject)
+	case c.draining:
+		s.State, s.Why = StateDraining, "the relay wants no more requests"
+	case c.warming:
+		s.State, s.Why = StateWarming, "it came back a moment ago"
+	case c.ramp < 1:
+		s.State, s.Why = StateWarming, fmt.Sprintf("it came back and gets %.0f %% of its share", 100*c.ramp)
+	}
+	s.Requests, s.Failures, s.Retries = t.counts.requests.Load(), t.counts.failures.Load(), t.counts.retries.Load()
+	s.Hedges, s.Ejections, s.Failovers = t.counts.hedges.Load(), t.counts.ejections.Load(), t.counts.failovers.Load()
+	open, conns, totals := t.sockets.states()
+	s.Conns, s.Totals = conns, totals
+	byLine := make(map[*socket]*warm)
+	for _, w := range t.all() {
+		byLine[w.line] = w
+		s.InFlight += w.InFlight()
+	}
+	for i, line := range open {
+		if w := byLine[line]; w != nil {
+			s.Conns[i].Streams, s.Conns[i].Bulk = w.InFlight(), w.bulk.Load() > 0
+		}
+	}
+	return s
+}
 
 // CallerState is one edge that this relay has connections of, or had.
 type CallerState struct {
@@ -118,6 +166,7 @@ type socket struct {
 	net.Conn
 	since          time.Time
 	sent, received atomic.Uint64
+	heard          atomic.Int64 // when the last byte came, in nanoseconds after since
 	streams        atomic.Int64 // requests on it, at a relay
 
 	mu    sync.Mutex // guards the rest; taken before that of a sockets
@@ -185,9 +234,15 @@ func (c *socket) state() ConnState {
 
 func (c *socket) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	c.received.Add(uint64(n))
+	if n > 0 {
+		c.received.Add(uint64(n))
+		c.heard.Store(int64(time.Since(c.since)))
+	}
 	return n, err
 }
+
+// lastHeard is when the last byte came.
+func (c *socket) lastHeard() time.Time { return c.since.Add(time.Duration(c.heard.Load())) }
 
 func (c *socket) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"causeway/hop"
@@ -22,31 +23,57 @@ import (
 
 // Peer is the relay at the other end and how to reach it.
 type Peer struct {
-	Name           string
-	Connections    int                                         // warm connections to keep, at least 1
-	ConnectTimeout time.Duration                               // for one dial with its handshake
-	DrainTimeout   time.Duration                               // how long requests may finish when Run ends
-	Waits          Waits                                       // how long the relay may be silent
-	TLS            *tls.Config                                 // proves this node, admits that relay alone
-	Dial           func(ctx context.Context) (net.Conn, error) // the plain connection under TLS
-	Log            *slog.Logger
+	Name            string
+	Via             string                                      // the address, for people
+	Connections     int                                         // warm connections to keep, at least 1
+	MostConnections int                                         // with those opened while all are busy; less than Connections is as many
+	ConnectTimeout  time.Duration                               // for one dial with its handshake
+	DrainTimeout    time.Duration                               // how long requests may finish when Run ends
+	Waits           Waits                                       // how long the relay may be silent
+	TLS             *tls.Config                                 // proves this node, admits that relay alone
+	Dial            func(ctx context.Context) (net.Conn, error) // the plain connection under TLS
+	Log             *slog.Logger
 }
 
-// Transport is one edge's warm connections to one relay. RoundTrip may be
-// called by any number of goroutines while Run runs.
+const (
+	// crowd is as many requests as a connection carries before another is opened,
+	// where that is allowed.
+	crowd = 100
+	// extraIdle is how long a connection beyond Peer.Connections may be without a
+	// request.
+	extraIdle = time.Minute
+	// connAge is how long a connection is kept, less up to a quarter: nodes show
+	// new certificates when they connect.
+	connAge = 12 * time.Hour
+)
+
+// Transport is one edge's warm connections to one relay by one path. RoundTrip
+// may be called by any number of goroutines while Run runs.
 type Transport struct {
-	peer  Peer
-	dials *http.Transport // dials and speaks HTTP/2; its own pool is not used
+	peer    Peer
+	dials   *http.Transport // dials and speaks HTTP/2; its own pool is not used
+	health  health
+	counts  counts
+	sockets sockets
+	more    chan struct{} // asks for another connection
+	awaits  chan struct{} // something is awaited from a connection
 
-	mu    sync.Mutex         // guards conns
-	conns []*http.ClientConn // by slot; nil while a slot has no connection
+	mu    sync.Mutex         // guards the rest
+	slots []*warm            // nil while a slot has no connection; those from peer.Connections on are extra
+	old   map[*warm]struct{} // that take no more requests
 
-	finishing sync.WaitGroup // connections that take no more requests; Run waits for them
+	tasks sync.WaitGroup // all that Run must wait for besides the slots
+}
+
+// counts are what is counted of a path.
+type counts struct {
+	requests, failures, retries, hedges, ejections, failovers atomic.Uint64
 }
 
 // NewTransport makes a Transport with no connection yet; Run opens them.
 func NewTransport(peer Peer) *Transport {
-	t := &Transport{peer: peer, conns: make([]*http.ClientConn, peer.Connections)}
+	peer.MostConnections = max(peer.MostConnections, peer.Connections)
+	t := &Transport{peer: peer, slots: make([]*warm, peer.MostConnections), more: make(chan struct{}, 1), awaits: make(chan struct{}, 1), old: make(map[*warm]struct{})}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	t.dials = &http.Transport{
@@ -61,9 +88,13 @@ func NewTransport(peer Peer) *Transport {
 			if err != nil {
 				return nil, err
 			}
-			conn := tls.Client(plain, peer.TLS)
+			counted := t.sockets.take(plain)
+			if dialled, ok := ctx.Value(socketKey{}).(**socket); ok {
+				*dialled = counted
+			}
+			conn := tls.Client(counted, peer.TLS)
 			if err := conn.HandshakeContext(ctx); err != nil {
-				plain.Close()
+				counted.Close()
 				return nil, err
 			}
 			return conn, nil
@@ -72,29 +103,56 @@ func NewTransport(peer Peer) *Transport {
 	return t
 }
 
+// socketKey is for where DialTLSContext puts what it dialled.
+type socketKey struct{}
+
 // Run opens the connections and keeps them open until ctx ends, then lets the
 // requests under way finish for DrainTimeout and closes. It always returns nil.
 func (t *Transport) Run(ctx context.Context) error {
 	var slots sync.WaitGroup
-	for slot := range t.conns {
+	for slot := range t.peer.Connections {
 		slots.Go(func() { t.keep(ctx, slot) })
 	}
+	slots.Go(func() { t.watch(ctx) })
+	slots.Go(func() { t.probe(ctx) })
+	slots.Go(func() { t.grow(ctx, &slots) })
 	slots.Wait()
-	t.finishing.Wait()
+	t.tasks.Wait()
 	return nil
 }
 
-// Up is the number of connections that are open now.
-func (t *Transport) Up() int {
+// Up is the number of connections that are open now and take requests.
+func (t *Transport) Up() int { return len(t.open()) }
+
+// open are the connections that take requests.
+func (t *Transport) open() []*warm {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	up := 0
-	for _, conn := range t.conns {
-		if conn != nil && conn.Err() == nil {
-			up++
+	open := make([]*warm, 0, len(t.slots))
+	for _, w := range t.slots {
+		if w != nil && w.Err() == nil {
+			open = append(open, w)
 		}
 	}
-	return up
+	return open
+}
+
+// isUp reports whether a connection takes requests.
+func (t *Transport) isUp() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.ContainsFunc(t.slots, func(w *warm) bool { return w != nil && w.Err() == nil })
+}
+
+// all are the connections that are open, with those that take no more requests.
+func (t *Transport) all() []*warm {
+	all := t.open()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for w := range t.old {
+		all = append(all, w)
+	}
+	return all
 }
 
 // keep holds one slot: dial, wait for the connection's end, dial again with
@@ -103,27 +161,59 @@ func (t *Transport) keep(ctx context.Context, slot int) {
 	const least, most = 50 * time.Millisecond, 5 * time.Second
 	pause := least
 	for ctx.Err() == nil {
-		conn, err := t.dial(ctx)
+		w, err := t.dial(ctx)
 		if err != nil {
 			if ctx.Err() != nil {
 				return
 			}
-			if slot == 0 { // one voice for all slots
-				t.peer.Log.Warn("link is down", "relay", t.peer.Name, "err", err, "again_in", pause)
+			if !t.isUp() {
+				t.health.isDown(err)
+			}
+			if slot == 0 && t.of(slot) == nil { // one voice for all slots
+				t.peer.Log.Warn("link is down", "relay", t.peer.Name, "via", t.peer.Via, "err", err, "again_in", pause)
 			}
 			wait(ctx, pause/2+rand.N(pause))
 			pause = min(2*pause, most)
 			continue
 		}
-		since := time.Now()
-		t.hold(ctx, slot, conn)
-		if time.Since(since) > most {
+		t.put(ctx, slot, w)
+		t.hold(ctx, slot, w, 0)
+		if time.Since(w.since) > most {
 			pause = least
 		} else { // it came up and broke at once: not so fast
 			wait(ctx, rand.N(pause))
 			pause = min(2*pause, most)
 		}
 	}
+}
+
+// grow opens connections beyond the first ones when it is asked to.
+func (t *Transport) grow(ctx context.Context, slots *sync.WaitGroup) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.more:
+		}
+		if slot := t.extraSlot(); slot >= 0 {
+			if w, err := t.dial(ctx); err == nil {
+				t.put(ctx, slot, w)
+				slots.Go(func() { t.hold(ctx, slot, w, extraIdle) })
+			} else {
+				wait(ctx, time.Second)
+			}
+		}
+	}
+}
+
+// extraSlot is one that is free, -1 when there is none.
+func (t *Transport) extraSlot() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := slices.Index(t.slots[t.peer.Connections:], nil); n >= 0 {
+		return t.peer.Connections + n
+	}
+	return -1
 }
 
 // wait sleeps for d or until ctx ends.
@@ -137,28 +227,33 @@ func wait(ctx context.Context, d time.Duration) {
 }
 
 // dial opens one connection.
-func (t *Transport) dial(ctx context.Context) (*http.ClientConn, error) {
+func (t *Transport) dial(ctx context.Context) (*warm, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.peer.ConnectTimeout)
 	defer cancel()
+	var dialled *socket
 	// The address is only a name here: DialTLSContext knows the way.
-	conn, err := t.dials.NewClientConn(ctx, "https", net.JoinHostPort(t.peer.Name, "443"))
+	conn, err := t.dials.NewClientConn(context.WithValue(ctx, socketKey{}, &dialled), "https", net.JoinHostPort(t.peer.Name, "443"))
 	if err != nil {
 		return nil, fmt.Errorf("dial relay %s: %w", t.peer.Name, err)
 	}
+	start := time.Now()
 	if err := t.greet(ctx, conn); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("greet relay %s: %w", t.peer.Name, err)
 	}
-	return conn, nil
+	rtt := time.Since(start)
+	t.health.measured(rtt)
+	return newWarm(conn, dialled, rtt, func() { t.spare(); t.awaiting() }), nil
 }
 
-// greet sends the hello of a new connection and waits for the answer.
+// greet sends a hello and waits for the answer: the first one of a connection,
+// or a sign of life.
 func (t *Transport) greet(ctx context.Context, conn *http.ClientConn) error {
 	hello, err := http.NewRequestWithContext(ctx, http.MethodHead, "https://"+t.peer.Name+"/", nil)
 	if err != nil {
 		return err
 	}
-	hello.Header.Set(helloField, helloVersion)
+	hello.Header = http.Header{helloField: {helloVersion}, "User-Agent": nil}
 	res, err := conn.RoundTrip(hello)
 	if err != nil {
 		return err
@@ -167,45 +262,112 @@ func (t *Transport) greet(ctx context.Context, conn *http.ClientConn) error {
 	if res.Header.Get(helloField) == "" {
 		return errors.New("the peer does not speak the link's protocol")
 	}
+	t.drains(res.Header)
 	return nil
 }
 
-// hold keeps conn in its slot until it takes no more requests, then leaves it
-// to those under way: they end by themselves or with the connection.
-func (t *Transport) hold(ctx context.Context, slot int, conn *http.ClientConn) {
-	changed := make(chan struct{}, 1)
-	conn.SetStateHook(func(*http.ClientConn) {
-		select {
-		case changed <- struct{}{}:
-		default:
+// drains reads what an answer says of its relay.
+func (t *Transport) drains(h http.Header) {
+	if draining := h[drainField] != nil; t.health.drains(draining) {
+		message := "relay takes requests again"
+		if draining {
+			message = "relay drains: other relays are taken"
 		}
-	})
-	t.set(slot, conn)
-	if t.Up() == 1 {
-		t.peer.Log.Info("link is up", "relay", t.peer.Name)
+		t.peer.Log.Info(message, "relay", t.peer.Name, "via", t.peer.Via)
 	}
-	for ctx.Err() == nil && takes(conn) {
-		select {
-		case <-changed:
-		case <-ctx.Done():
-		}
-	}
-	t.set(slot, nil)
-	if t.Up() == 0 && ctx.Err() == nil {
-		t.peer.Log.Warn("link lost its last connection", "relay", t.peer.Name, "err", conn.Err())
-	}
-	t.finishing.Go(func() { t.finish(ctx, conn, changed) })
+	delete(h, drainField)
 }
 
-// finish closes conn when its requests are done: the far side said GOAWAY
-// (ctx goes on; the far side bounds the time) or this end stops (DrainTimeout).
-func (t *Transport) finish(ctx context.Context, conn *http.ClientConn, changed <-chan struct{}) {
-	defer conn.Close()
+// put gives a slot its connection; the one before takes no more requests.
+func (t *Transport) put(ctx context.Context, slot int, w *warm) {
+	t.mu.Lock()
+	before := t.slots[slot]
+	t.slots[slot] = w
+	t.mu.Unlock()
+	if before != nil {
+		t.retire(ctx, before)
+	} else if t.Up() == 1 {
+		t.health.up(time.Now())
+		t.peer.Log.Info("link is up", "relay", t.peer.Name, "via", t.peer.Via)
+	}
+}
+
+func (t *Transport) of(slot int) *warm {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.slots[slot]
+}
+
+// hold waits until w takes no more requests and leaves it to those under way:
+// they end by themselves or with the connection. One that is old stays in its
+// slot until there is another. idle ends a connection that has no request for so
+// long; 0 is never.
+func (t *Transport) hold(ctx context.Context, slot int, w *warm, idle time.Duration) {
+	age := time.NewTimer(connAge*3/4 + rand.N(connAge/4))
+	defer age.Stop()
+	var unused *time.Timer
+	var bored <-chan time.Time
+	if idle > 0 {
+		unused = time.NewTimer(idle)
+		defer unused.Stop()
+		bored = unused.C
+	}
+	for ctx.Err() == nil && w.takes() {
+		select {
+		case <-w.changed:
+			if unused != nil {
+				unused.Reset(idle)
+			}
+			continue
+		case <-age.C:
+			if idle == 0 {
+				return
+			}
+		case <-bored:
+			if w.InFlight() > 0 {
+				unused.Reset(idle)
+				continue
+			}
+		case <-w.over:
+		case <-ctx.Done():
+		}
+		break
+	}
+	t.mu.Lock()
+	if t.slots[slot] == w {
+		t.slots[slot] = nil
+	}
+	t.mu.Unlock()
+	if !t.isUp() && ctx.Err() == nil {
+		t.health.isDown(w.Err())
+		t.peer.Log.Warn("link lost its last connection", "relay", t.peer.Name, "via", t.peer.Via, "err", w.Err())
+	}
+	t.retire(ctx, w)
+}
+
+// retire leaves w to its requests.
+func (t *Transport) retire(ctx context.Context, w *warm) {
+	t.mu.Lock()
+	t.old[w] = struct{}{}
+	t.mu.Unlock()
+	t.tasks.Go(func() {
+		t.finish(ctx, w)
+		t.mu.Lock()
+		delete(t.old, w)
+		t.mu.Unlock()
+	})
+}
+
+// finish closes w when its requests are done: the far side said GOAWAY (ctx
+// goes on; the far side bounds the time), or it is silent (HTTP/2's pings do) or
+// old, or this end stops (DrainTimeout).
+func (t *Transport) finish(ctx context.Context, w *warm) {
+	defer w.Close()
 	var late <-chan time.Time
 	stopping := ctx.Done()
-	for conn.Err() == nil && conn.InFlight() > 0 {
+	for w.Err() == nil && w.InFlight() > 0 {
 		select {
-		case <-changed:
+		case <-w.changed:
 		case <-stopping:
 			stopping = nil
 			late = time.After(t.peer.DrainTimeout)
@@ -215,36 +377,18 @@ func (t *Transport) finish(ctx context.Context, conn *http.ClientConn, changed <
 	}
 }
 
-// takes reports whether conn may be given another request, now or when one of
-// its requests ended.
-func takes(conn *http.ClientConn) bool {
-	return conn.Err() == nil && (conn.Available() > 0 || conn.InFlight() >= streams)
-}
-
-func (t *Transport) set(slot int, conn *http.ClientConn) {
+// reserve takes a place on the open connection that is busy with the fewest long
+// bodies, and of those has the fewest requests; nil when none is open.
+func (t *Transport) reserve() *warm {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.conns[slot] = conn
-}
-
-// reserve picks the open connection with the fewest requests and takes a place
-// on it; nil when none is open.
-func (t *Transport) reserve() *http.ClientConn {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for range t.conns {
-		var best *http.ClientConn
-		least := streams
-		for _, conn := range t.conns {
-			if conn == nil || conn.Err() != nil {
-				continue
-			}
-			if n := conn.InFlight(); n < least {
-				best, least = conn, n
-			}
-		}
+	for range t.slots {
+		best := leastBusy(t.slots)
 		if best == nil {
 			return nil
+		}
+		if best.InFlight() >= crowd {
+			t.wantMore()
 		}
 		if best.Reserve() == nil {
 			return best
@@ -253,30 +397,95 @@ func (t *Transport) reserve() *http.ClientConn {
 	return nil
 }
 
+// spare sees to it that a connection is there without a long body, for the short
+// answers to come.
+func (t *Transport) spare() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if best := leastBusy(t.slots); best == nil || best.bulk.Load() > 0 {
+		t.wantMore()
+	}
+}
+
+// wantMore asks grow for another connection.
+func (t *Transport) wantMore() {
+	select {
+	case t.more <- struct{}{}:
+	default:
+	}
+}
+
+// leastBusy is the connection for the next request.
+func leastBusy(slots []*warm) (best *warm) {
+	var bulk int32
+	least := streams
+	for _, w := range slots {
+		if w == nil || w.Err() != nil {
+			continue
+		}
+		n, long := w.InFlight(), w.bulk.Load()
+		if n < streams && (best == nil || long < bulk || long == bulk && n < least) {
+			best, least, bulk = w, n, long
+		}
+	}
+	return best
+}
+
+// least is the connection to measure the path by.
+func (t *Transport) least() *warm {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return leastBusy(t.slots)
+}
+
+// reserveOld is reserve for when nothing else is left: a connection that is
+// silent, or about to close, may yet carry a request.
+func (t *Transport) reserveOld() *warm {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for w := range t.old {
+		if w.Err() == nil && w.Reserve() == nil {
+			return w
+		}
+	}
+	return nil
+}
+
 // forget takes a connection that broke out of its slot at once, before its
 // keeper hears of it.
-func (t *Transport) forget(conn *http.ClientConn) {
-	if conn.Err() == nil {
+func (t *Transport) forget(w *warm) {
+	if w.Err() == nil {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if slot := slices.Index(t.conns, conn); slot >= 0 {
-		t.conns[slot] = nil
+	if slot := slices.Index(t.slots, w); slot >= 0 {
+		t.slots[slot] = nil
 	}
 }
 
 // errNotSent is in the chain of an error when the request never left this node.
 var errNotSent = errors.New("no open connection")
 
+// errMoved is in the chain of an error when the request is to be sent elsewhere,
+// as its connection says nothing.
+var errMoved = errors.New("the connection is silent")
+
 // RoundTrip sends req to the relay: its Host and URL.Host are the public host.
 // A failure that the relay reports has the relay's kind, one of the link
 // itself LinkDown (never sent), LinkCut, or LinkSlow.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	conn := t.reserve()
-	if conn == nil {
+	return t.send(req, t.reserve(), nil)
+}
+
+// send is RoundTrip over w, on which a place is reserved. While the answer has
+// not begun and mayMove says so, a silent connection ends the wait with errMoved;
+// without mayMove it does not.
+func (t *Transport) send(req *http.Request, w *warm, mayMove func() bool) (*http.Response, error) {
+	if w == nil {
 		return nil, outcome.Errorf(outcome.LinkDown, "send to relay %s: %w", t.peer.Name, errNotSent)
 	}
+	t.counts.requests.Add(1)
 	early := hop.EarlyOf(req.Context())
 	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
 		Got1xxResponse: func(status int, h textproto.MIMEHeader) error {
@@ -288,15 +497,19 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	hop.SendExpect(out.Header)
 	var res *http.Response
 	var err error
-	silence := listen(out, t.peer.Waits.Answer)
+	silence := listen(out, t.peer.Waits.Answer, w, mayMove)
+	t.awaiting()
 	if hop.UpgradeOf(out.Header) != "" {
-		res, err = hop.OpenTunnel(out, conn.RoundTrip)
+		res, err = hop.OpenTunnel(out, w.RoundTrip)
 	} else {
-		res, err = hop.Exchange(out, conn.RoundTrip)
+		res, err = hop.Exchange(out, w.RoundTrip)
 	}
-	if silence.heard() {
+	if late, moved := silence.heard(); late || moved {
 		if err == nil {
 			res.Body.Close()
+		}
+		if moved {
+			return nil, outcome.Errorf(outcome.LinkCut, "send to relay %s: %w", t.peer.Name, errMoved)
 		}
 		return nil, outcome.Errorf(outcome.LinkSlow, "send to relay %s: no answer for %v", t.peer.Name, t.peer.Waits.Answer)
 	}
@@ -304,12 +517,14 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		t.forget(conn)
+		t.forget(w)
 		if strings.Contains(err.Error(), "client conn not usable") { // http2's errClientConnUnusable is not exported
 			return nil, outcome.Errorf(outcome.LinkDown, "send to relay %s: %w: %w", t.peer.Name, errNotSent, err)
 		}
 		return nil, outcome.Errorf(outcome.LinkCut, "send to relay %s: %w", t.peer.Name, err)
 	}
+	t.drains(res.Header)
+	w.carry(res)
 	t.peer.Waits.watch(res, t.peer.Name)
 	if err := readError(t.peer.Name, res); err != nil {
 		return nil, err

@@ -1,0 +1,153 @@
+package link
+
+import (
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"causeway/hop"
+)
+
+// longBody is a body that others should not have to queue behind: what a line of
+// 50 Mbit/s carries in 40 ms.
+const longBody = 256 << 10
+
+// warm is one open connection to a relay.
+type warm struct {
+	*http.ClientConn
+	line  *socket
+	since time.Time
+	rtt   time.Duration // of its hello
+	bulk  atomic.Int32  // long bodies under way
+	due   atomic.Int32  // requests whose answer has not begun
+
+	spare   func()        // called when w is busy with a long body from now on
+	over    chan struct{} // closed by end: it takes no more requests
+	changed chan struct{} // gets a value when a request ended
+
+	mu       sync.Mutex // guards the rest
+	ended    bool
+	suspect  bool // something is awaited, and the relay says nothing
+	probing  bool
+	awaited  time.Time // since when something is, as far as look knows; zero for nothing
+	movables map[*silence]struct{}
+}
+
+func newWarm(conn *http.ClientConn, line *socket, rtt time.Duration, spare func()) *warm {
+	w := &warm{ClientConn: conn, line: line, spare: spare, since: time.Now(), rtt: rtt, over: make(chan struct{}), changed: make(chan struct{}, 1)}
+	conn.SetStateHook(func(*http.ClientConn) {
+		select {
+		case w.changed <- struct{}{}:
+		default:
+		}
+	})
+	return w
+}
+
+// takes reports whether w may be given another request, now or when one of its
+// requests ended.
+func (w *warm) takes() bool {
+	return w.Err() == nil && (w.Available() > 0 || w.InFlight() >= streams)
+}
+
+// busy notes a long body.
+func (w *warm) busy() {
+	if w.bulk.Add(1) == 1 {
+		w.spare()
+	}
+}
+
+// end makes w take no more requests. Those under way go on.
+func (w *warm) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.ended {
+		w.ended = true
+		close(w.over)
+	}
+}
+
+// movable notes that a request may be sent elsewhere while its answer has not
+// begun; settled takes that back.
+func (w *warm) movable(s *silence) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.movables == nil {
+		w.movables = make(map[*silence]struct{})
+	}
+	w.movables[s] = struct{}{}
+}
+
+func (w *warm) settled(s *silence) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.movables, s)
+}
+
+// move sends what can be elsewhere.
+func (w *warm) move() {
+	w.mu.Lock()
+	waiting := make([]*silence, 0, len(w.movables))
+	for s := range w.movables {
+		waiting = append(waiting, s)
+	}
+	w.mu.Unlock()
+	for _, s := range waiting {
+		s.move()
+	}
+}
+
+// carried is the body of an answer: its length tells whether w is busy with a
+// long one.
+type carried struct {
+	io.ReadCloser
+	w    *warm
+	n    int64
+	long bool
+	over bool
+}
+
+func newCarried(res *http.Response, w *warm) *carried {
+	c := &carried{ReadCloser: res.Body, w: w}
+	if res.ContentLength > longBody {
+		c.count(int(longBody) + 1)
+	}
+	return c
+}
+
+func (c *carried) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	if c.count(n); err != nil {
+		c.end()
+	}
+	return n, err
+}
+
+func (c *carried) Close() error {
+	c.end()
+	return c.ReadCloser.Close()
+}
+
+func (c *carried) count(n int) {
+	if c.n += int64(n); c.n > longBody && !c.long && !c.over {
+		c.long = true
+		c.w.busy()
+	}
+}
+
+func (c *carried) end() {
+	if c.long && !c.over {
+		c.w.bulk.Add(-1)
+	}
+	c.over = true
+}
+
+// carry wraps the body of an answer that came over w, unless that is a
+// connection of its own from now on.
+func (w *warm) carry(res *http.Response) {
+	if res.StatusCode != http.StatusSwitchingProtocols && res.Body != http.NoBody && !hop.IsEventStream(res.Header) {
+		res.Body = newCarried(res, w)
+	}
+}
