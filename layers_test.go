@@ -73,7 +73,7 @@ var floors = []struct {
 		"simnet": "the bad line between them",
 	}},
 	{"cmd/causeway", 6, map[string]string{
-		"admin":  "reload asks the admin address",
+		"admin":  "reload and links ask the admin address",
 		"audit":  "check --live asks the origins",
 		"cert":   "link-ca and publish make certificates",
 		"config": "check, schema",

@@ -3,6 +3,7 @@
 //	GET  /healthz  200 while the process answers
 //	GET  /readyz   200 when the node can do its part, else 503 and why
 //	GET  /metrics  Prometheus
+//	GET  /links    the links, their paths and connections, as JSON
 //	POST /reload   reads the file again; 200, or 422 and the errors
 //
 // It refuses requests by a host name (only an address or localhost: a web page
@@ -30,6 +31,7 @@ const Field = "Causeway-Admin"
 type Node interface {
 	Ready() error  // nil when the node can do its part
 	Reload() error // reads the file again; an error means that nothing changed
+	Links() Links  // as they are now
 }
 
 // NewServer serves node and the metrics of registry.
@@ -38,6 +40,7 @@ func NewServer(node Node, registry *prometheus.Registry, logger *slog.Logger) *h
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, node.Ready(), http.StatusServiceUnavailable) })
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /links", func(w http.ResponseWriter, _ *http.Request) { sayLinks(w, node.Links()) })
 	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get(Field) == "" {
 			http.Error(w, "the request must carry the field "+Field, http.StatusForbidden)

@@ -19,6 +19,9 @@ type fake struct {
 
 func (f *fake) Ready() error  { return f.ready }
 func (f *fake) Reload() error { f.reloads++; return f.reload }
+func (f *fake) Links() Links {
+	return Links{Node: "edge-1", Paths: []Path{{Relay: "relay-1", State: "up", Connections: []Connection{{Slot: 0}}}}}
+}
 
 func TestAdmin(t *testing.T) {
 	for _, c := range []struct {
@@ -32,6 +35,8 @@ func TestAdmin(t *testing.T) {
 		{what: "ready", method: "GET", path: "/readyz", host: "[::1]:9900", status: 200},
 		{what: "not ready", method: "GET", path: "/readyz", host: "localhost", node: fake{ready: errors.New("no relay")}, status: 503, says: "no relay"},
 		{what: "metrics", method: "GET", path: "/metrics", host: "127.0.0.1", status: 200},
+		{what: "links", method: "GET", path: "/links", host: "127.0.0.1", status: 200, says: `{"relay":"relay-1","state":"up",`},
+		{what: "links for a web page's name", method: "GET", path: "/links", host: "evil.example", status: 421},
 		{what: "reload", method: "POST", path: "/reload", host: "127.0.0.1", field: "1", status: 200, reloads: 1},
 		{what: "a bad file", method: "POST", path: "/reload", host: "127.0.0.1", field: "1", node: fake{reload: errors.New("line 3")}, status: 422, says: "line 3", reloads: 1},
 		{what: "a web page's POST", method: "POST", path: "/reload", host: "127.0.0.1", status: 403},

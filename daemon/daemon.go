@@ -105,7 +105,8 @@ func New(options Options) (*Daemon, error) {
 		servers:  make(map[serverKey]*runningServer),
 	}
 	d.base, d.cut = context.WithCancel(context.Background())
-	d.metrics = newMetrics(d.registry, func() map[string]int { return d.group.Load().Connections() })
+	d.metrics = newMetrics(d.registry, &linkCollector{
+		connections: func() map[string]int { return d.group.Load().Connections() }, paths: func() []link.PathState { return d.group.Load().State() }, callers: d.callers.State})
 	d.sink = outcome.Sinks{d.access, outcome.NewMetrics(d.registry)}
 	var err error
 	d.config, d.node, err = d.read()

@@ -14,7 +14,7 @@ type metrics struct {
 	reloadTime prometheus.Gauge
 }
 
-func newMetrics(registry *prometheus.Registry, linksUp func() map[string]int) metrics {
+func newMetrics(registry *prometheus.Registry, links *linkCollector) metrics {
 	m := metrics{
 		reloadOK: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "causeway_config_last_reload_successful", Help: "1 when the file was last read without an error; on 0 the node serves the file before."}),
@@ -25,7 +25,7 @@ func newMetrics(registry *prometheus.Registry, linksUp func() map[string]int) me
 		Name: "causeway_build_info", Help: "1; the labels say what runs.",
 		ConstLabels: prometheus.Labels{"version": Version(), "go": runtime.Version()}})
 	build.Set(1)
-	registry.MustRegister(m.reloadOK, m.reloadTime, build, &linkCollector{linksUp: linksUp},
+	registry.MustRegister(m.reloadOK, m.reloadTime, build, links,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -38,17 +38,4 @@ func (m metrics) reloaded(err error) {
 	}
 	m.reloadOK.Set(1)
 	m.reloadTime.Set(float64(time.Now().Unix()))
-}
-
-// linkCollector gives the open connections of each link when asked.
-type linkCollector struct{ linksUp func() map[string]int }
-
-var linkUp = prometheus.NewDesc("causeway_link_connections", "Open connections to a relay.", []string{"relay"}, nil)
-
-func (c *linkCollector) Describe(descs chan<- *prometheus.Desc) { descs <- linkUp }
-
-func (c *linkCollector) Collect(out chan<- prometheus.Metric) {
-	for relay, up := range c.linksUp() {
-		out <- prometheus.MustNewConstMetric(linkUp, prometheus.GaugeValue, float64(up), relay)
-	}
 }

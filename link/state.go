@@ -35,7 +35,7 @@ type PathState struct {
 	Retries   uint64 // those of them that another connection or path had failed before
 	Hedges    uint64 // those of them that went beside a slow one
 	Ejections uint64 // times that failures took the path out of the choice
-	Failovers uint64 // times that requests went from this path, which could take none, to one of another prefer
+	Failovers uint64 // requests that went over a path of a greater prefer in place of this one
 
 	Conns  []ConnState
 	Totals Totals // of Conns, and of those that ended
@@ -142,6 +142,7 @@ type Totals struct {
 	Sent, Received               uint64 // bytes of TLS records
 	Segments, Retransmits, Lost  uint64
 	WindowLimited, BufferLimited time.Duration
+	Known                        bool // the kernel said something of one of them at least
 }
 
 func (t *Totals) add(c ConnState) {
@@ -152,6 +153,7 @@ func (t *Totals) add(c ConnState) {
 	t.Lost += c.Info.Lost
 	t.WindowLimited += c.Info.WindowLimited
 	t.BufferLimited += c.Info.BufferLimited
+	t.Known = t.Known || c.Info.Known
 }
 
 // sockets are the connections of one path. The zero value is ready.

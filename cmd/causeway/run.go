@@ -146,7 +146,7 @@ func drainThenDie(ending chan os.Signal, drain func(), over <-chan struct{}) {
 }
 
 func reloadVerb() *cobra.Command {
-	var file, node, address string
+	var at nodeAt
 	verb := &cobra.Command{
 		Use:   "reload [--config FILE] [--node NAME] [--admin ADDRESS]",
 		Short: "Make a running node read its file again, with nothing dropped",
@@ -155,20 +155,14 @@ file again. New requests see the new file, those under way finish. A bad file
 changes nothing, and its errors are printed here.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if address == "" {
-				var err error
-				if address, err = adminAddress(file, node); err != nil {
-					return err
-				}
-			} else if err := checkAddress(address); err != nil {
-				return usagef("causeway reload: --admin %s: %w", address, err)
+			address, err := at.find(cmd)
+			if err != nil {
+				return err
 			}
 			return reload(cmd.OutOrStdout(), address)
 		},
 	}
-	verb.Flags().StringVar(&file, "config", defaultFile, "the file, for its admin address")
-	verb.Flags().StringVar(&node, "node", "", "the node (default: the only node)")
-	verb.Flags().StringVar(&address, "admin", "", "the admin address, in place of the file's")
+	at.addTo(verb)
 	return verb
 }
 
