@@ -5,6 +5,8 @@
 //	GET  /metrics  Prometheus
 //	GET  /links    the links, their paths and connections, as JSON
 //	POST /reload   reads the file again; 200, or 422 and the errors
+//	POST /drain    the node wants no more requests; 200 and what is under way
+//	POST /undrain  it takes them again
 //
 // It refuses requests by a host name (only an address or localhost: a web page
 // must not reach it through a name of its own, "DNS rebinding") and a POST
@@ -32,6 +34,10 @@ type Node interface {
 	Ready() error  // nil when the node can do its part
 	Reload() error // reads the file again; an error means that nothing changed
 	Links() Links  // as they are now
+
+	// Drain asks those who send requests to the node to take others, or ends
+	// that, and says what is so now.
+	Drain(yes bool) string
 }
 
 // NewServer serves node and the metrics of registry.
@@ -41,13 +47,11 @@ func NewServer(node Node, registry *prometheus.Registry, logger *slog.Logger) *h
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, node.Ready(), http.StatusServiceUnavailable) })
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /links", func(w http.ResponseWriter, _ *http.Request) { sayLinks(w, node.Links()) })
-	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get(Field) == "" {
-			http.Error(w, "the request must carry the field "+Field, http.StatusForbidden)
-			return
-		}
+	mux.HandleFunc("POST /reload", meant(func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, node.Reload(), http.StatusUnprocessableEntity)
-	})
+	}))
+	mux.HandleFunc("POST /drain", meant(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, node.Drain(true)+"\n") }))
+	mux.HandleFunc("POST /undrain", meant(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, node.Drain(false)+"\n") }))
 	return &http.Server{
 		Handler:           onlyByAddress(mux),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -56,6 +60,17 @@ func NewServer(node Node, registry *prometheus.Registry, logger *slog.Logger) *h
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+}
+
+// meant lets requests in that no web page sent.
+func meant(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get(Field) == "" {
+			http.Error(w, "the request must carry the field "+Field, http.StatusForbidden)
+			return
+		}
+		next(w, r)
 	}
 }
 

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 
 	"net/http/httptest"
@@ -15,9 +16,14 @@ import (
 type fake struct {
 	ready, reload error
 	reloads       int
+	drained       bool
 }
 
-func (f *fake) Ready() error  { return f.ready }
+func (f *fake) Ready() error { return f.ready }
+func (f *fake) Drain(yes bool) string {
+	f.drained = yes
+	return fmt.Sprintf("drained: %v", yes)
+}
 func (f *fake) Reload() error { f.reloads++; return f.reload }
 func (f *fake) Links() Links {
 	return Links{Node: "edge-1", Paths: []Path{{Relay: "relay-1", State: "up", Connections: []Connection{{Slot: 0}}}}}
@@ -40,6 +46,9 @@ func TestAdmin(t *testing.T) {
 		{what: "reload", method: "POST", path: "/reload", host: "127.0.0.1", field: "1", status: 200, reloads: 1},
 		{what: "a bad file", method: "POST", path: "/reload", host: "127.0.0.1", field: "1", node: fake{reload: errors.New("line 3")}, status: 422, says: "line 3", reloads: 1},
 		{what: "a web page's POST", method: "POST", path: "/reload", host: "127.0.0.1", status: 403},
+		{what: "drain", method: "POST", path: "/drain", host: "127.0.0.1", field: "1", status: 200, says: "drained: true"},
+		{what: "undrain", method: "POST", path: "/undrain", host: "127.0.0.1", field: "1", status: 200, says: "drained: false"},
+		{what: "a web page drains", method: "POST", path: "/drain", host: "127.0.0.1", status: 403},
 		{what: "a web page's name for us", method: "GET", path: "/metrics", host: "evil.example", status: 421},
 		{what: "GET does not reload", method: "GET", path: "/reload", host: "127.0.0.1", field: "1", status: 405},
 	} {

@@ -181,6 +181,29 @@ type Origin struct {
 
 	// What to trust.
 	TLS OriginTLS `yaml:"tls,omitempty"`
+
+	// How edges find out, over each relay, whether the origin answers. Left
+	// out, they learn it from the requests of visitors: a relay that could not
+	// reach the origin is passed over for some seconds while another can.
+	Health *Health `yaml:"health,omitempty" example:"{path: /healthz}"`
+}
+
+// Health is a request that an edge sends from time to time, over each relay, to
+// a site's first public host without a wildcard. Two that fail in a row make
+// the relay one to avoid for the site, while another is well; one that succeeds
+// ends that.
+type Health struct {
+	// Path to ask for with GET.
+	Path string `yaml:"path" example:"/healthz"`
+
+	// Pause between two requests over a relay.
+	Every time.Duration `yaml:"every,omitempty" default:"10s" min:"1s" max:"1h"`
+
+	// How long an answer may take to begin.
+	Timeout time.Duration `yaml:"timeout,omitempty" default:"5s" min:"100ms" max:"1m"`
+
+	// Status of an origin that is well. Left out, any from 200 to 399 is.
+	Status int `yaml:"status,omitempty" min:"0" max:"599" example:"200"`
 }
 
 // OriginTLS is what is trusted at the origin of a site. There is no way to

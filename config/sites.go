@@ -25,6 +25,7 @@ func (c *Config) check(r *report) {
 			checkSiteName(r, path+".name", s.Name, names, i)
 		}
 		c.checkHTTP(r, path, s)
+		checkHealth(r, path, s)
 		checkBases(r, path, s)
 		checkOneWayBack(r, path, s)
 	}
@@ -37,6 +38,35 @@ func (c *Config) check(r *report) {
 	if len(r.errs) == 0 {
 		makeMaps(r, c.Sites)
 	}
+}
+
+// checkHealth looks at what an edge asks the origin of a site for.
+func checkHealth(r *report, path string, s *Site) {
+	h := s.Origin.Health
+	if h == nil || !r.good(path+".origin.health") {
+		return
+	}
+	at := path + ".origin.health"
+	if !strings.HasPrefix(h.Path, "/") && r.good(at+".path") && h.Path != "" {
+		r.value(at+".path", "write a path such as /healthz", "%q does not begin with /", h.Path)
+	}
+	if h.Status != 0 && h.Status < 200 && r.good(at+".status") {
+		r.value(at+".status", "write 200 to 599", "%d is the status of no answer", h.Status)
+	}
+	if s.CheckHost() == "" && r.good(path+".hosts") {
+		r.value(at, "add a host without a wildcard", "there is no public host to ask")
+	}
+}
+
+// CheckHost is the public host that stands for the site: its first without a
+// wildcard; "" when there is none.
+func (s *Site) CheckHost() string {
+	for _, h := range s.Hosts {
+		if h.Public.Host != "" && !strings.HasPrefix(h.Public.Host, "*.") {
+			return h.Public.Authority()
+		}
+	}
+	return ""
 }
 
 func checkSiteName(r *report, path, name string, names map[string]int, i int) {

@@ -61,7 +61,8 @@ type Daemon struct {
 
 	base     context.Context // ends at the end of the drain: what is left is cut
 	cut      context.CancelFunc
-	draining atomic.Bool
+	draining atomic.Bool                // the node stops
+	aside    atomic.Bool                // it wants no more requests (Drain)
 	group    atomic.Pointer[link.Group] // nil on a node without links
 	callers  link.Callers               // the edges that dialled this relay
 	tasks    sync.WaitGroup             // servers and links; Run waits for them
@@ -73,6 +74,7 @@ type Daemon struct {
 	edge    *edge.Server
 	relay   *relay.Server // the relay's role, or the edge's own for what stays
 	links   map[linkKey]*runningLink
+	checks  context.CancelFunc // ends the checks of origins; nil without any
 	servers map[serverKey]*runningServer
 	retired []*runningServer // handed their socket over, and still have connections
 }
@@ -187,11 +189,41 @@ func (d *Daemon) Ready() error {
 	if d.draining.Load() {
 		return errors.New("the node is stopping")
 	}
+	if d.aside.Load() {
+		return errors.New("the node drains (causeway drain)")
+	}
 	if group := d.group.Load(); group != nil && !group.Up() {
 		return errors.New("no relay can be reached")
 	}
 	return nil
 }
+
+// Drain makes the node want no more requests, or ends that: an edge is not ready
+// for those that balance over edges, a relay tells its edges to take another.
+// What comes all the same is served. It says how much is under way.
+func (d *Daemon) Drain(yes bool) string {
+	if d.aside.Swap(yes) != yes {
+		d.log.Info("drain", "drains", yes)
+	}
+	what := "takes requests"
+	if yes {
+		what = "drains"
+	}
+	d.mu.Lock()
+	relay := d.node.Role == config.RoleRelay
+	d.mu.Unlock()
+	if !relay {
+		return what
+	}
+	running := 0
+	for _, caller := range d.callers.State() {
+		running += caller.InFlight
+	}
+	return fmt.Sprintf("%s; requests under way: %d", what, running)
+}
+
+// unwanted reports whether edges are to take another relay.
+func (d *Daemon) unwanted() bool { return d.aside.Load() || d.draining.Load() }
 
 // drain ends the node: requests under way finish within the limit, the rest is
 // cut.

@@ -154,9 +154,37 @@ func (d *Daemon) crossing(cfg *config.Config, node *config.Node, identity *cert.
 	}
 	d.links = needed
 	group := link.NewGroup(members, min(cfg.Limits.ConnectTimeout, linkPatience))
+	d.check(group, cfg)
 	d.group.Store(group)
 	crossing.Over = group
 	return crossing, obsolete
+}
+
+// check runs the checks of the sites' origins, in place of those of the file
+// before.
+func (d *Daemon) check(group *link.Group, cfg *config.Config) {
+	if d.checks != nil {
+		d.checks()
+		d.checks = nil
+	}
+	var checks []link.Check
+	for _, site := range cfg.Sites {
+		if h := site.Origin.Health; h != nil {
+			checks = append(checks, link.Check{Site: site.Name, Host: site.CheckHost(), Path: h.Path, Every: h.Every, Timeout: h.Timeout, Status: h.Status})
+		}
+	}
+	if len(checks) == 0 {
+		return
+	}
+	siteOf := func(host string) string {
+		if site, ok := cfg.Lookup(host); ok {
+			return site.Name
+		}
+		return ""
+	}
+	ctx, stop := context.WithCancel(d.base)
+	d.checks = stop
+	d.tasks.Go(func() { group.Check(ctx, checks, siteOf) })
 }
 
 // startLink opens the warm connections to a relay; they come up on their own.
@@ -209,7 +237,9 @@ func (d *Daemon) server(kind serverKind, cfg *config.Config, node *config.Node, 
 				edges = append(edges, l.From)
 			}
 		}
-		return link.NewServer(d.relay, identity.Server(edges), d.log)
+		server := link.NewServer(d.relay, identity.Server(edges), d.log)
+		server.Handler = link.Draining(server.Handler, d.unwanted)
+		return server
 	default:
 		return admin.NewServer(d, d.registry, d.log)
 	}

@@ -39,16 +39,24 @@ type Group struct {
 	members  []*member // by Prefer
 	patience time.Duration
 	budget   budget
-	failing  atomic.Int32 // how many hosts fail anywhere
+	failing  atomic.Int32 // how many hosts and checks fail anywhere
+
+	mu     sync.Mutex // guards the rest
+	siteOf func(host string) string
+	unwell map[unwell]string // why
 }
 
 // member is a Member with what is known of the origins behind it.
 type member struct {
 	Member
-	times times // of answers, for hedging
+	times   times    // of answers, for hedging
+	origins *origins // of all paths to its relay
+}
 
+// origins is what is known of the origins behind a relay.
+type origins struct {
 	mu    sync.Mutex
-	hosts map[string]*unreached // public hosts whose origin its relay could not reach of late
+	hosts map[string]*unreached // public hosts whose origin it could not reach of late
 }
 
 // unreached is an origin that a relay could not reach.
@@ -63,7 +71,7 @@ const (
 	// mostUnreached.
 	leastUnreached = 2 * time.Second
 	mostUnreached  = time.Minute
-	// mostHosts is how many such hosts are kept for a path.
+	// mostHosts is how many such hosts are kept for a relay.
 	mostHosts = 1024
 
 	// mostTries is how often one request is sent at most.
@@ -73,10 +81,15 @@ const (
 // NewGroup makes a Group. patience is how long a request may wait for a first
 // connection when no path has one, as it is just after the start.
 func NewGroup(members []Member, patience time.Duration) *Group {
-	g := &Group{patience: patience}
+	g := &Group{patience: patience, unwell: make(map[unwell]string)}
+	relays := make(map[string]*origins)
 	for _, m := range members {
 		m.Weight = max(1, m.Weight)
-		g.members = append(g.members, &member{Member: m, hosts: make(map[string]*unreached)})
+		relay := m.Transport.peer.Name
+		if relays[relay] == nil {
+			relays[relay] = &origins{hosts: make(map[string]*unreached)}
+		}
+		g.members = append(g.members, &member{Member: m, origins: relays[relay]})
 	}
 	slices.SortStableFunc(g.members, func(a, b *member) int { return a.Prefer - b.Prefer })
 	return g
@@ -346,14 +359,19 @@ func (t *Transport) inFlight() (n int) {
 	return n
 }
 
-// fails reports whether m's relay could not reach the origin of host of late.
+// fails reports whether m's relay could not reach the origin of host of late, or
+// the check of its site says so.
 func (g *Group) fails(m *member, host string, now time.Time) bool {
 	if g.failing.Load() == 0 {
 		return false
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	u := m.hosts[host]
+	if g.isUnwell(m.Transport.peer.Name, host) {
+		return true
+	}
+	o := m.origins
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	u := o.hosts[host]
 	return u != nil && now.Before(u.until)
 }
 
@@ -370,16 +388,17 @@ func (g *Group) noteOrigin(m *member, host string, err error) {
 	if !unreachable && g.failing.Load() == 0 {
 		return
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	u := m.hosts[host]
+	o := m.origins
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	u := o.hosts[host]
 	switch {
 	case !unreachable && u != nil:
-		delete(m.hosts, host)
+		delete(o.hosts, host)
 		g.failing.Add(-1)
-	case unreachable && u == nil && len(m.hosts) < mostHosts:
+	case unreachable && u == nil && len(o.hosts) < mostHosts:
 		u = &unreached{}
-		m.hosts[host] = u
+		o.hosts[host] = u
 		g.failing.Add(1)
 	}
 	if unreachable && u != nil {

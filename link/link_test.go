@@ -35,7 +35,8 @@ type pair struct {
 	transport *link.Transport
 	log       *bytes.Buffer
 	logger    *slog.Logger
-	most      int // connections
+	most      int    // connections
+	relay     string // its name
 	servers   []*http.Server
 	stop      []func()
 }
@@ -49,7 +50,7 @@ func newPKI(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, node := range []string{"edge-1", "relay-1", "edge-2"} {
+	for _, node := range []string{"edge-1", "relay-1", "edge-2", "relay-2"} {
 		if err := authority.Issue(dir, node, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -67,7 +68,7 @@ func newPair(t *testing.T, pki string, line simnet.Line, handler http.Handler) *
 
 // newLine is a pair without its nodes.
 func newLine(t *testing.T, pki string, line simnet.Line) *pair {
-	p := &pair{t: t, pki: pki, line: simnet.New(line), log: new(bytes.Buffer)}
+	p := &pair{t: t, pki: pki, relay: "relay-1", line: simnet.New(line), log: new(bytes.Buffer)}
 	p.logger = slog.New(slog.NewTextHandler(p.log, nil))
 	return p
 }
@@ -84,7 +85,7 @@ func (p *pair) serve(handler http.Handler) *http.Server {
 
 // serveOn is serve on a listener.
 func (p *pair) serveOn(handler http.Handler, ln net.Listener) *http.Server {
-	identity, err := cert.LinkTLS(p.pki, "relay-1")
+	identity, err := cert.LinkTLS(p.pki, p.relay)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -109,8 +110,8 @@ func (p *pair) connectTo(pki, node, address string, connections int) *link.Trans
 		p.t.Fatal(err)
 	}
 	transport := link.NewTransport(link.Peer{
-		Name: "relay-1", Connections: connections, MostConnections: p.most, ConnectTimeout: 5 * time.Second, DrainTimeout: time.Second, Waits: patient,
-		TLS:  identity.Client("relay-1"),
+		Name: p.relay, Connections: connections, MostConnections: p.most, ConnectTimeout: 5 * time.Second, DrainTimeout: time.Second, Waits: patient,
+		TLS:  identity.Client(p.relay),
 		Dial: func(ctx context.Context) (net.Conn, error) { return p.line.Dial(ctx, address) },
 		Log:  p.logger,
 	})

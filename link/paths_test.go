@@ -2,6 +2,7 @@ package link_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"math"
@@ -33,10 +34,13 @@ func newPaths(t *testing.T, pki string, members []link.Member, handler func(rela
 	p := &paths{t: t}
 	for i, m := range members {
 		came := new(atomic.Int64)
-		pair := newPair(t, pki, simnet.Line{RTT: 200 * time.Millisecond, Seed: uint64(i)}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		pair := newLine(t, pki, simnet.Line{RTT: 200 * time.Millisecond, Seed: uint64(i)})
+		pair.relay = fmt.Sprintf("relay-%d", i+1)
+		pair.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			came.Add(1)
 			handler(i, w, r)
 		}))
+		pair.transport = pair.connect(pki, "edge-1")
 		m.Transport = pair.transport
 		p.pairs, p.members, p.came = append(p.pairs, pair), append(p.members, m), append(p.came, came)
 	}
@@ -268,6 +272,39 @@ func TestOriginOutOfReach(t *testing.T) {
 		}
 		time.Sleep(3 * time.Second) // it is tried again after a while
 		p.want(2, 1, 2)
+	})
+}
+
+// Checks of an origin keep requests from a relay over which it is not well, and
+// those of other sites go on.
+func TestCheck(t *testing.T) {
+	inBubble(t, func(t *testing.T, pki string) {
+		var ill atomic.Bool
+		p := newPaths(t, pki, []link.Member{{Prefer: 1}, {Prefer: 2}}, func(relay int, w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/healthz" && relay == 0 && ill.Load() {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+		})
+		defer p.close()
+		ctx, stop := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		check := link.Check{Site: "shop", Host: "example.cn", Path: "/healthz", Every: 10 * time.Second, Timeout: 5 * time.Second}
+		running.Go(func() {
+			p.group.Check(ctx, []link.Check{check}, func(host string) string { return map[string]string{"example.cn": "shop"}[host] })
+		})
+		defer running.Wait()
+		defer stop()
+		time.Sleep(time.Minute)
+		p.want(2, 2, 0)
+		ill.Store(true)
+		time.Sleep(30 * time.Second)
+		p.want(2, 0, 2)
+		if why := p.group.Unwell()["relay-1"]["shop"]; !strings.Contains(why, "503") {
+			t.Errorf("why: %q", why)
+		}
+		ill.Store(false)
+		time.Sleep(15 * time.Second)
+		p.want(2, 2, 0)
 	})
 }
 

@@ -159,11 +159,80 @@ changes nothing, and its errors are printed here.`,
 			if err != nil {
 				return err
 			}
-			return reload(cmd.OutOrStdout(), address)
+			if _, err := ask("reload", address, "reload"); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "reloaded")
+			return nil
 		},
 	}
 	at.addTo(verb)
 	return verb
+}
+
+func drainVerb() *cobra.Command {
+	var at nodeAt
+	var undo bool
+	var patience time.Duration
+	verb := &cobra.Command{
+		Use:   "drain [NODE] [--undo] [--wait TIME] [--config FILE] [--node NAME] [--admin ADDRESS]",
+		Short: "Send requests elsewhere, before a node is stopped or changed",
+		Long: `Asks a node, at the admin address of the file, to drain. A relay tells its edges
+with every answer, and within five seconds without one: they take another relay
+that is up, and what is under way finishes. An edge says on /readyz that it is
+not ready, for those that balance over edges. Whatever comes all the same is
+served: with one relay alone nothing changes.
+
+A node that drains goes on until --undo, or until it is started again.`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usagef("causeway drain: one node at a time, not %d", len(args))
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				at.node = args[0]
+			}
+			address, err := at.find(cmd)
+			if err != nil {
+				return err
+			}
+			what := "drain"
+			if undo {
+				what = "undrain"
+			}
+			return drain(context.Background(), cmd.OutOrStdout(), address, what, patience)
+		},
+	}
+	at.addTo(verb)
+	verb.Flags().BoolVar(&undo, "undo", false, "take requests again")
+	verb.Flags().DurationVar(&patience, "wait", 0, "wait so long for a relay's requests under way to end")
+	return verb
+}
+
+// drain asks for what, and again until nothing is under way or patience is over.
+func drain(ctx context.Context, w io.Writer, address, what string, patience time.Duration) error {
+	end := time.Now().Add(patience)
+	for {
+		says, err := ask("drain", address, what)
+		if err != nil {
+			return err
+		}
+		_, running, counted := strings.Cut(says, "under way: ")
+		if !counted || running == "0" || what != "drain" || !time.Now().Before(end) {
+			fmt.Fprintln(w, says)
+			if counted && running != "0" && what == "drain" && patience > 0 {
+				return fmt.Errorf("drain: requests are still under way after %v", patience)
+			}
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 // checkAddress says what is wrong with an address given as a flag.
@@ -197,26 +266,26 @@ func adminAddress(file, name string) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// reload asks the node behind address and passes its answer on.
-func reload(w io.Writer, address string) error {
-	req, err := http.NewRequest(http.MethodPost, "http://"+address+"/reload", nil)
+// ask sends a request that changes something to the node behind address, and
+// gives its answer.
+func ask(verb, address, what string) (string, error) {
+	req, err := http.NewRequest(http.MethodPost, "http://"+address+"/"+what, nil)
 	if err != nil {
-		return fmt.Errorf("reload: admin address %q: %w", address, err)
+		return "", fmt.Errorf("%s: admin address %q: %w", verb, address, err)
 	}
-	req.Header.Set(admin.Field, "reload")
+	req.Header.Set(admin.Field, verb)
 	client := &http.Client{Timeout: time.Minute}
 	res, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("reload: is the node running? %w", err)
+		return "", fmt.Errorf("%s: is the node running? %w", verb, err)
 	}
 	defer res.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
 	if err != nil {
-		return fmt.Errorf("reload: %w", err)
+		return "", fmt.Errorf("%s: %w", verb, err)
 	}
 	if res.StatusCode != http.StatusOK {
-		return errors.New(strings.TrimSpace(string(answer)))
+		return "", errors.New(strings.TrimSpace(string(answer)))
 	}
-	fmt.Fprintln(w, "reloaded")
-	return nil
+	return strings.TrimSpace(string(answer)), nil
 }
