@@ -11,6 +11,9 @@
 //     the header that visitors would get is looked at (answer.go),
 //  4. the findings come in the order of the file.
 //
+// Machine looks at the kernel that it runs on, for what slows links down
+// (machine.go).
+//
 // It refuses to do more than GET, to follow redirects, to send or keep cookies,
 // and to read bodies.
 package audit
@@ -23,7 +26,7 @@ type Level string
 // The levels.
 const (
 	Error   Level = "error"   // visitors get no answer
-	Warning Level = "warning" // they get one that does more than it seems to
+	Warning Level = "warning" // they get one that does more than it seems to, or slower than need be
 	Note    Level = "note"    // what was not asked, and why
 )
 
@@ -34,13 +37,16 @@ const (
 	kindClearSiteData = "clear_site_data"
 	kindRedirect      = "redirect"
 	kindNotAsked      = "not_asked"
+	kindCongestion    = "congestion_control"
+	kindSlowStart     = "slow_start_after_idle"
+	kindBuffers       = "socket_buffers"
 )
 
-// Finding is one thing to know about one public host.
+// Finding is one thing to know about one public host, or about this machine.
 type Finding struct {
 	Level Level  `json:"level"`
-	Host  string `json:"host"` // the public base: https://example.cn; "" for all of them
-	Kind  string `json:"kind"` // that of docs/errors.md for a failed request, else status, hsts, clear_site_data, redirect or not_asked
+	Host  string `json:"host"` // the public base: https://example.cn; "" for all of them, and for the machine
+	Kind  string `json:"kind"` // that of docs/errors.md for a failed request, else status, hsts, clear_site_data, redirect or not_asked, or of the machine congestion_control, slow_start_after_idle or socket_buffers
 	Msg   string `json:"msg"`  // what was found
 	Mend  string `json:"mend"` // what to do about it; "" when nothing need be done
 }
@@ -49,7 +55,10 @@ type Finding struct {
 // error has its kind too, under which docs/errors.md knows it.
 func (f Finding) String() string {
 	subject, level := f.Host, string(f.Level)
-	if subject == "" {
+	switch {
+	case f.Kind == kindCongestion || f.Kind == kindSlowStart || f.Kind == kindBuffers:
+		subject = "this machine"
+	case subject == "":
 		subject = "origins"
 	}
 	if f.Level == Error {

@@ -42,7 +42,9 @@ answers 5xx is an error, and the exit status is 1. Warnings are for answers that
 bind more than their own host: Strict-Transport-Security over other hosts,
 Clear-Site-Data with the cookies of the whole domain, redirects to hosts that
 are not in the file. In a file with nodes name the one that this machine is:
-relays reach the origins, so that an edge asks none, and says so.`,
+relays reach the origins, so that an edge asks none, and says so. There are
+warnings too where this machine's kernel makes the links of the node slow:
+without BBR, or with small socket buffers.`,
 		Example: "  causeway check causeway.yaml\n  causeway check --node shanghai-1 causeway.yaml\n  causeway check --live --node virginia-1",
 		Args:    argsBetween(0, 1, "one file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -62,7 +64,7 @@ relays reach the origins, so that an edge asks none, and says so.`,
 	flags := verb.Flags()
 	flags.StringVar(&c.node, "node", "", "check the files that this node's part needs")
 	flags.BoolVar(&c.asJSON, "json", false, "print what was found as a JSON array")
-	flags.BoolVar(&c.live, "live", false, "ask the origins too")
+	flags.BoolVar(&c.live, "live", false, "ask the origins, and look at this machine's kernel, too")
 	flags.DurationVar(&c.timeout, "timeout", 30*time.Second, "how long --live may take")
 	return verb
 }
@@ -122,9 +124,10 @@ func (c *checkup) askOrigins(out io.Writer, cfg *config.Config, node *config.Nod
 		clearLine = "\r\x1b[K"
 		options.Progress = func(asked, of int) { fmt.Fprintf(os.Stderr, "\r%d of %s asked", asked, count(of, "origin")) }
 	}
+	machine := audit.Machine(os.DirFS("/"), node, os.Geteuid() == 0)
 	report, err := audit.Origins(ctx, cfg, node, options)
 	fmt.Fprint(os.Stderr, clearLine)
-	if failed := c.sayReport(out, report); failed != nil {
+	if failed := c.sayReport(out, machine, report); failed != nil {
 		return failed
 	}
 	if n := report.Count(audit.Error); err == nil && n > 0 {
@@ -140,12 +143,13 @@ func isTerminal(file *os.File) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// sayReport prints what the origins came to.
-func (c *checkup) sayReport(out io.Writer, report audit.Report) error {
+// sayReport prints what was found on this machine, and what the origins came to.
+func (c *checkup) sayReport(out io.Writer, machine []audit.Finding, report audit.Report) error {
+	findings := append(append([]audit.Finding{}, machine...), report.Findings...)
 	if c.asJSON {
-		return sayJSON(out, report.Findings)
+		return sayJSON(out, findings)
 	}
-	for _, finding := range report.Findings {
+	for _, finding := range findings {
 		fmt.Fprintln(out, finding)
 	}
 	if report.Asked == 0 {
