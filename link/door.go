@@ -176,18 +176,19 @@ func (s *stranger) HandshakeContext(ctx context.Context) error {
 	return err
 }
 
-// serving counts a request on the stranger's connection, from now until done is
-// called.
-func (s *stranger) serving() (done func()) {
-	if s == nil || s.from == nil {
-		return func() {}
+// serves counts a request on the stranger's connection, until served.
+func (s *stranger) serves() {
+	if s != nil && s.from != nil {
+		s.from.requests.Add(1)
+		s.socket.streams.Add(1)
 	}
-	s.from.requests.Add(1)
-	s.socket.streams.Add(1)
-	return s.unserved
 }
 
-func (s *stranger) unserved() { s.socket.streams.Add(-1) }
+func (s *stranger) served() {
+	if s != nil && s.from != nil {
+		s.socket.streams.Add(-1)
+	}
+}
 
 // strangerKey is where a request's context has its *stranger.
 type strangerKey struct{}

@@ -92,7 +92,9 @@ const (
 func greeting(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get(helloField) == "" {
-			defer strangerOf(r.Context()).serving()()
+			from := strangerOf(r.Context())
+			from.serves()
+			defer from.served()
 			next.ServeHTTP(w, r)
 			return
 		}
