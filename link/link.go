@@ -138,12 +138,25 @@ func (r refusals) Write(line []byte) (int, error) {
 	} else if rest, ok := strings.CutPrefix(text, "http: TLS handshake error from "); ok && !strings.HasSuffix(rest, errTurnedAway.Error()) {
 		peer, reason, _ := strings.Cut(rest, ": ")
 		r.logger.Warn("link refused a peer", "peer", peer, "reason", reason)
+	} else if rest, ok := cutAny(text, "http2: server connection error from ", "http2: server: error reading preface from client "); ok {
+		peer, reason, _ := strings.Cut(rest, ": ")
+		r.logger.Warn("link peer broke the protocol", "peer", peer, "reason", reason)
 	} else if strings.Contains(text, "panic serving") { // a fault of ours
 		r.logger.Error("handler failed", "event", text)
 	} else {
 		r.logger.Debug("link", "event", text)
 	}
 	return len(line), nil
+}
+
+// cutAny is text behind one of the prefixes.
+func cutAny(text string, prefixes ...string) (rest string, ok bool) {
+	for _, prefix := range prefixes {
+		if rest, ok = strings.CutPrefix(text, prefix); ok {
+			return rest, true
+		}
+	}
+	return "", false
 }
 
 // WriteError answers a request of the link with a failure: the other end's
