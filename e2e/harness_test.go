@@ -358,6 +358,7 @@ type record struct {
 	Node, Role, Site, ID, Client, Method, Scheme, Host, Path, Proto string
 	Status                                                          int
 	In, Out                                                         int64
+	Link                                                            struct{ In, Out int64 }
 	Relay, Unmapped, Kind, Err                                      string
 }
 

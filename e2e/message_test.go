@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"compress/gzip"
+	"compress/zlib"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -260,6 +261,8 @@ func decoder(t *testing.T, coding string, r io.Reader) io.Reader {
 	switch coding {
 	case "gzip":
 		r, err = gzip.NewReader(r)
+	case "deflate":
+		r, err = zlib.NewReader(r)
 	case "br":
 		r = brotli.NewReader(r)
 	case "zstd":

@@ -39,6 +39,7 @@ import (
 	"causeway/hop"
 	"causeway/link"
 	"causeway/outcome"
+	"causeway/rewrite"
 )
 
 // Crossing is what a snapshot of the file gives an edge. It is not changed
@@ -146,7 +147,9 @@ type exchange struct {
 	r      *http.Request
 	rec    outcome.Record
 	site   *config.Site
-	body   *limitedBody // nil for a request without one
+	body   *limitedBody    // nil for a request without one
+	opened *rewrite.Opened // the answer's body, when it crosses in a coding of its own
+	packed *rewrite.Closed // the request's body, likewise
 	clock  *hop.SendClock
 }
 
@@ -169,6 +172,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, secure bool) {
 	if x.body != nil {
 		x.rec.BytesIn = x.body.n.Load()
 	}
+	x.countCrossing()
 	x.rec.Total = time.Since(x.rec.Start)
 	s.options.Sink.Emit(&x.rec)
 	if aborted {
@@ -278,7 +282,7 @@ func (x *exchange) refuse(err error) bool {
 func (x *exchange) cross() (*http.Response, error) {
 	early := hop.NewEarly(x.w, x.r, x.clock)
 	defer early.Stop()
-	out := x.outgoing(hop.WithEarly(x.r.Context(), early.Send))
+	out := x.outgoing(link.WithLean(hop.WithEarly(x.r.Context(), early.Send), x.lean))
 	way := x.Over
 	if route := x.site.Route(x.r.Method, x.r.URL.Path); route != nil && route.Stay != "" {
 		if way = x.Stay; way == nil {
@@ -292,6 +296,9 @@ func (x *exchange) cross() (*http.Response, error) {
 	x.rec.Answered = time.Since(x.rec.Start)
 	x.rec.Relay = link.RelayOf(res)
 	x.rec.Connect, x.rec.Origin = hop.TakeLegs(res.Header)
+	if err := x.openBody(res); err != nil {
+		return nil, err
+	}
 	return res, nil
 }
 
@@ -332,6 +339,7 @@ func (x *exchange) answer(res *http.Response) error {
 		Clock:         x.clock,
 		StreamTimeout: limits.StreamTimeout,
 		Wrote:         func(n int) { x.rec.BytesOut += int64(n) },
+		Encode:        x.encode(res),
 	})
 	if text, ok := res.Body.(interface{ Unmapped() string }); ok { // the relay in this process
 		x.rec.Unmapped = text.Unmapped()

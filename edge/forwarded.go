@@ -51,11 +51,7 @@ var clientClaims = map[string]bool{
 // its address, host the public host, scheme how it came.
 func forwarded(h http.Header, client, host, scheme string) {
 	dropClaims(h)
-	h["X-Forwarded-For"] = []string{client}
-	h["X-Real-Ip"] = []string{client}
-	h["X-Forwarded-Host"] = []string{host}
-	h["X-Forwarded-Proto"] = []string{scheme}
-	h["Forwarded"] = []string{forwardedElement(client, host, scheme)}
+	hop.SetForwarded(h, client, host, scheme)
 }
 
 // dropClaims drops a client's own claims from h.
@@ -78,18 +74,6 @@ func cleanTrailer(trailer http.Header) {
 // underscores.
 func underscored(name string) string {
 	return http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
-}
-
-// forwardedElement is the value of RFC 7239 §4: an IPv6 address and a host with
-// a port must be quoted.
-func forwardedElement(client, host, scheme string) string {
-	if strings.IndexByte(client, ':') >= 0 {
-		client = `"[` + client + `]"`
-	}
-	if strings.IndexByte(host, ':') >= 0 {
-		host = `"` + host + `"`
-	}
-	return "for=" + client + ";host=" + host + ";proto=" + scheme
 }
 
 // loopID is this site's name in CDN-Loop (RFC 8586): the same on every node of

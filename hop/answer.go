@@ -17,6 +17,7 @@ type Options struct {
 	StreamTimeout time.Duration // longest silence, both ways, of an upgraded connection; 0 = none
 	Tunnel        bool          // AcceptTunnel said so: after a 101 the stream itself is the connection
 	Wrote         func(n int)   // told of body bytes as they are written; may be nil
+	Encode        Encode        // puts the body into a coding; nil leaves it as it is
 }
 
 // CopyError is a failure while the response was under way.

@@ -19,7 +19,9 @@ import (
 //  3. begin writes the header before the first of them, or alone when patience
 //     is over first: an event stream opens before its first event. A body that
 //     ended before that has a Content-Length from now on; one that is looked at
-//     (held) has patience.
+//     (held) has patience,
+//  4. with an Encoder the client's connection gets what that makes of it, all of
+//     it whenever the body pauses.
 
 const (
 	// passSize is as much as nginx keeps of a response (proxy_buffers 8 8k). A
@@ -60,11 +62,13 @@ type passing struct {
 
 	mu       sync.Mutex // guards w and all below; run alone changes to, and reads it without
 	buffer   []byte
-	from, to int   // buffer[from:to] came and is not yet written
-	written  int64 // bytes
-	begun    bool  // the header is written
-	armed    bool  // the timer will call late
-	over     bool  // run has returned
+	from, to int     // buffer[from:to] came and is not yet written
+	written  int64   // bytes of the body
+	encoder  Encoder // nil for none, and before begin
+	ended    bool    // the body has come to its end
+	begun    bool    // the header is written
+	armed    bool    // the timer will call late
+	over     bool    // run has returned
 	deadline time.Time
 	err      error // of a write
 }
@@ -74,10 +78,12 @@ func passBody(w http.ResponseWriter, r *http.Request, res *http.Response, opt Op
 	p := &passing{w: w, r: r, res: res, opt: opt, control: http.NewResponseController(w)}
 	if strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream") {
 		p.buffer = make([]byte, eventSize)
+		defer p.free()
 		return p.run()
 	}
 	buffer := passBuffers.Get().(*[pageStep + passSize]byte)
 	p.buffer = buffer[pageStep:]
+	defer p.free()
 	err := p.run()
 	if p.err == nil { // after a failure HTTP/2's server may yet look at what it was given
 		passBuffers.Put(buffer)
@@ -112,7 +118,7 @@ func (p *passing) took(n int, err error) (ended bool, _ error) {
 		p.over = true
 		return true, &CopyError{FromClient: true, Err: context.Cause(p.r.Context())}
 	case err == io.EOF:
-		p.over = true
+		p.over, p.ended = true, true
 		p.setLength()
 		p.write()
 	case err != nil:
@@ -128,6 +134,9 @@ func (p *passing) took(n int, err error) (ended bool, _ error) {
 		}
 	case len(p.buffer)-p.to < len(p.buffer)/fullPart || p.written+int64(p.to-p.from) == p.res.ContentLength:
 		p.write()
+		if p.encoder != nil && !p.armed { // it may keep what it was given
+			p.arm()
+		}
 	case p.to > p.from && !p.armed:
 		p.arm()
 	}
@@ -185,6 +194,9 @@ func (p *passing) setLength() {
 func (p *passing) begin() {
 	if !p.begun {
 		p.begun = true
+		if p.opt.Encode != nil {
+			p.encoder = p.opt.Encode(p.w.Header(), wire{p})
+		}
 		p.extend()
 		p.w.WriteHeader(p.res.StatusCode)
 	}
@@ -204,12 +216,10 @@ func (p *passing) write() {
 		p.from += len(piece)
 		p.extend()
 		p.opt.Clock.start()
-		var n int
-		n, p.err = p.w.Write(piece)
-		p.written += int64(n)
-		if p.opt.Wrote != nil {
-			p.opt.Wrote(n)
-		}
+		p.put(piece)
+	}
+	if p.ended && p.encoder != nil && p.err == nil {
+		p.err = p.encoder.Close()
 	}
 	if err := together.end(); p.err == nil {
 		p.err = err
@@ -217,7 +227,40 @@ func (p *passing) write() {
 	p.err = p.opt.Clock.finish(p.err)
 }
 
+// put writes a piece, through the encoder if there is one.
+func (p *passing) put(piece []byte) {
+	n := 0
+	if p.encoder != nil {
+		n, p.err = p.encoder.Write(piece)
+	} else {
+		n, p.err = wire{p}.Write(piece)
+	}
+	p.written += int64(n)
+}
+
+// wire is the client's connection.
+type wire struct{ *passing }
+
+func (w wire) Write(p []byte) (int, error) {
+	n, err := w.w.Write(p)
+	if w.opt.Wrote != nil {
+		w.opt.Wrote(n)
+	}
+	return n, err
+}
+
+// free lets go of the encoder.
+func (p *passing) free() {
+	if p.encoder != nil {
+		p.encoder.Free()
+	}
+}
+
 func (p *passing) flush() {
+	if p.encoder != nil && p.err == nil && !p.ended {
+		p.opt.Clock.start()
+		p.err = p.opt.Clock.finish(p.encoder.Flush())
+	}
 	if p.err == nil {
 		p.opt.Clock.start()
 		p.err = p.opt.Clock.finish(p.control.Flush())

@@ -249,7 +249,7 @@ func (t *Transport) question(ctx context.Context, w *warm) {
 	asked := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, max(2*w.rtt+patienceSlack, leastPatience))
 	defer cancel()
-	err := t.greet(ctx, w.ClientConn)
+	_, err := t.greet(ctx, w.ClientConn)
 	w.mu.Lock()
 	w.probing = false
 	if err == nil || w.line.lastHeard().After(asked) || ctx.Err() == context.Canceled {
@@ -294,7 +294,7 @@ func (t *Transport) measure(ctx context.Context, w *warm) {
 	start := time.Now()
 	limit, cancel := context.WithTimeout(ctx, max(4*w.rtt, 2*time.Second))
 	defer cancel()
-	err := t.greet(limit, w.ClientConn)
+	_, err := t.greet(limit, w.ClientConn)
 	switch now := time.Now(); {
 	case ctx.Err() != nil:
 	case err != nil:

@@ -84,7 +84,7 @@ func NewServer(handler http.Handler, peers *tls.Config, logger *slog.Logger) *ht
 // than its own goes on with its own.
 const (
 	helloField   = hop.Prefix + "Hello"
-	helloVersion = "1"
+	helloVersion = "2" // 2: lean requests (lean.go)
 )
 
 // greeting answers the hello of a new connection: under TLS 1.3 it is only this

@@ -237,33 +237,37 @@ func (t *Transport) dial(ctx context.Context) (*warm, error) {
 		return nil, fmt.Errorf("dial relay %s: %w", t.peer.Name, err)
 	}
 	start := time.Now()
-	if err := t.greet(ctx, conn); err != nil {
+	version, err := t.greet(ctx, conn)
+	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("greet relay %s: %w", t.peer.Name, err)
 	}
 	rtt := time.Since(start)
 	t.health.measured(rtt)
-	return newWarm(conn, dialled, rtt, func() { t.spare(); t.awaiting() }), nil
+	w := newWarm(conn, dialled, rtt, func() { t.spare(); t.awaiting() })
+	w.version = version
+	return w, nil
 }
 
 // greet sends a hello and waits for the answer: the first one of a connection,
-// or a sign of life.
-func (t *Transport) greet(ctx context.Context, conn *http.ClientConn) error {
+// or a sign of life. It gives the version of the link that the relay speaks.
+func (t *Transport) greet(ctx context.Context, conn *http.ClientConn) (version string, err error) {
 	hello, err := http.NewRequestWithContext(ctx, http.MethodHead, "https://"+t.peer.Name+"/", nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	hello.Header = http.Header{helloField: {helloVersion}, "User-Agent": nil}
 	res, err := conn.RoundTrip(hello)
 	if err != nil {
-		return err
+		return "", err
 	}
 	res.Body.Close()
-	if res.Header.Get(helloField) == "" {
-		return errors.New("the peer does not speak the link's protocol")
+	version = res.Header.Get(helloField)
+	if version == "" {
+		return "", errors.New("the peer does not speak the link's protocol")
 	}
 	t.drains(res.Header)
-	return nil
+	return version, nil
 }
 
 // drains reads what an answer says of its relay.
@@ -495,6 +499,7 @@ func (t *Transport) send(req *http.Request, w *warm, mayMove func() bool) (*http
 	})
 	out := req.WithContext(ctx)
 	hop.SendExpect(out.Header)
+	leaner(out, w.version)
 	var res *http.Response
 	var err error
 	silence := listen(out, t.peer.Waits.Answer, w, mayMove)

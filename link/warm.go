@@ -17,11 +17,12 @@ const longBody = 256 << 10
 // warm is one open connection to a relay.
 type warm struct {
 	*http.ClientConn
-	line  *socket
-	since time.Time
-	rtt   time.Duration // of its hello
-	bulk  atomic.Int32  // long bodies under way
-	due   atomic.Int32  // requests whose answer has not begun
+	line    *socket
+	since   time.Time
+	rtt     time.Duration // of its hello
+	version string        // of the link, that the relay speaks
+	bulk    atomic.Int32  // long bodies under way
+	due     atomic.Int32  // requests whose answer has not begun
 
 	spare   func()        // called when w is busy with a long body from now on
 	over    chan struct{} // closed by end: it takes no more requests

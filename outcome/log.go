@@ -12,7 +12,7 @@ import (
 //
 // The members: time, level, msg ("request"), node, role, site, id, client,
 // method, scheme, host, path, proto, status, in, out (body bytes), cache,
-// relay, ms (an object of the legs in milliseconds: connect, origin, answered,
+// relay, link (an object of the body bytes that crossed: in, out), ms (an object of the legs in milliseconds: connect, origin, answered,
 // total), unmapped when names were not found, kind and err when it failed. They are what log/slog's JSONHandler
 // would write; it takes 3.8 µs for a line and 16 allocations, this 0.3 and none.
 type AccessLog struct {
@@ -67,6 +67,11 @@ func appendLine(b []byte, rec *Record) []byte {
 	b = appendString(b, "cache", rec.Cache)
 	if rec.Relay != "" {
 		b = appendString(b, "relay", rec.Relay)
+		b = append(b, `,"link":{"in":`...)
+		b = strconv.AppendInt(b, rec.LinkIn, 10)
+		b = append(b, `,"out":`...)
+		b = strconv.AppendInt(b, rec.LinkOut, 10)
+		b = append(b, '}')
 	}
 	b = append(b, `,"ms":{"connect":`...)
 	b = appendMilliseconds(b, rec.Connect)

@@ -13,6 +13,7 @@ type Metrics struct {
 	requests *prometheus.CounterVec
 	failures *prometheus.CounterVec
 	in, out  *prometheus.CounterVec
+	link     *prometheus.CounterVec
 	answered *prometheus.HistogramVec
 	total    *prometheus.HistogramVec
 
@@ -22,14 +23,15 @@ type Metrics struct {
 
 // seriesKey is what tells the series of one record from those of another.
 type seriesKey struct {
-	role, site, method string
-	status             int
+	role, site, relay, method string
+	status                    int
 }
 
-// series are the five that every record counts in: looking them up together
-// costs a third of looking up each.
+// series are those that every record counts in: looking them up together costs
+// a third of looking up each.
 type series struct {
 	requests, in, out prometheus.Counter
+	linkIn, linkOut   prometheus.Counter // nil when no relay took the request
 	answered, total   prometheus.Observer
 }
 
@@ -51,6 +53,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		out: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "causeway_response_body_bytes_total", Help: "Response body bytes sent, as sent (compressed)."},
 			[]string{"role", "site"}),
+		link: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "causeway_link_body_bytes_total", Help: "Body bytes that crossed the link to and from a relay, as they crossed (compressed)."},
+			[]string{"relay", "site", "direction"}),
 		answered: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "causeway_request_header_seconds", Help: "Seconds until the answer's header was in.", Buckets: buckets},
 			[]string{"role", "site"}),
@@ -58,7 +63,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "causeway_request_seconds", Help: "Seconds until the last byte was handed on.", Buckets: buckets},
 			[]string{"role", "site"}),
 	}
-	reg.MustRegister(m.requests, m.failures, m.in, m.out, m.answered, m.total)
+	reg.MustRegister(m.requests, m.failures, m.in, m.out, m.link, m.answered, m.total)
 	return m
 }
 
@@ -68,6 +73,10 @@ func (m *Metrics) Emit(rec *Record) {
 	of.requests.Inc()
 	of.in.Add(float64(rec.BytesIn))
 	of.out.Add(float64(rec.BytesOut))
+	if of.linkIn != nil {
+		of.linkIn.Add(float64(rec.LinkIn))
+		of.linkOut.Add(float64(rec.LinkOut))
+	}
 	if rec.Answered > 0 {
 		of.answered.Observe(rec.Answered.Seconds())
 	}
@@ -80,7 +89,7 @@ func (m *Metrics) Emit(rec *Record) {
 // seriesOf finds or makes the series of rec. Their number is that of the
 // labels, which is bounded.
 func (m *Metrics) seriesOf(rec *Record) *series {
-	key := seriesKey{rec.Role, rec.Site, methodLabel(rec.Method), rec.Status}
+	key := seriesKey{rec.Role, rec.Site, rec.Relay, methodLabel(rec.Method), rec.Status}
 	m.mu.RLock()
 	of := m.seen[key]
 	m.mu.RUnlock()
@@ -93,6 +102,9 @@ func (m *Metrics) seriesOf(rec *Record) *series {
 		out:      m.out.WithLabelValues(key.role, key.site),
 		answered: m.answered.WithLabelValues(key.role, key.site),
 		total:    m.total.WithLabelValues(key.role, key.site),
+	}
+	if key.relay != "" {
+		of.linkIn, of.linkOut = m.link.WithLabelValues(key.relay, key.site, "to"), m.link.WithLabelValues(key.relay, key.site, "from")
 	}
 	m.mu.Lock()
 	m.seen[key] = of

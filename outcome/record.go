@@ -26,6 +26,8 @@ type Record struct {
 	BytesOut  int64  // response body bytes written to the client, as sent (compressed)
 	Cache     string // what the cache did with it; "none" as long as a site has no cache
 	Relay     string // the relay that took it; "" in one process
+	LinkIn    int64  // edge: request body bytes as they crossed to the relay
+	LinkOut   int64  // edge: response body bytes as they crossed from the relay
 	Unmapped  string // relay: why the names in the answer's text were not found; "" when nothing stood in the way
 	Kind      Kind
 	Err       error // the cause, for the log alone

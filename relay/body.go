@@ -70,6 +70,9 @@ func (b *mapped) Holding() bool {
 	return ok && body.Holding()
 }
 
+// Uncoded is the body's.
+func (b *mapped) Uncoded() string { return uncoded(b.ReadCloser) }
+
 // Unmapped is the body's.
 func (b *mapped) Unmapped() string { return unmapped(b.ReadCloser) }
 

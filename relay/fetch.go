@@ -23,19 +23,28 @@ import (
 // the response with every name of the origin turned into its public one. The
 // caller owns req.Header no longer. Failures are *outcome.Error.
 func (s *Server) RoundTrip(req *http.Request) (*http.Response, error) {
+	res, _, err := s.fetch(req, false)
+	return res, err
+}
+
+// fetch is RoundTrip, and gives the map that the request came under, nil for
+// what this node answered itself. Uncoded leaves texts without the coding that
+// their header names (crossing.go).
+func (s *Server) fetch(req *http.Request, uncoded bool) (*http.Response, *rewrite.Map, error) {
 	now := s.state.Load()
 	site, ok := now.config.Lookup(req.Host)
 	if !ok {
-		return nil, outcome.Errorf(outcome.HostUnknown, "find a site for host %q: none in %s", req.Host, now.config.Path)
+		return nil, nil, outcome.Errorf(outcome.HostUnknown, "find a site for host %q: none in %s", req.Host, now.config.Path)
 	}
 	if res := site.Map.Own(req, hasRuntime(site)); res != nil {
-		return res, nil
+		return res, nil, nil
 	}
-	f := &fetch{site: site, origin: now.sites[site], limits: &now.config.Limits, start: time.Now()}
+	f := &fetch{site: site, origin: now.sites[site], limits: &now.config.Limits, start: time.Now(), uncoded: uncoded}
 	if err := f.aim(req, s.options.Local); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return f.run(req)
+	res, err := f.run(req)
+	return res, f.names, err
 }
 
 // hasRuntime reports whether pages of the site get the script of the rule
@@ -57,6 +66,7 @@ type fetch struct {
 	third   bool         // that is a third party
 	names   *rewrite.Map // what is mapped
 	accept  string       // the client's Accept-Encoding
+	uncoded bool         // texts leave without the coding that their header names
 	upgrade string       // the protocols it asks to switch to, "" for none
 
 	out       *http.Request            // what the origin is asked
@@ -133,7 +143,7 @@ func (f *fetch) mapResponse(res *http.Response) {
 	if status == http.StatusPartialContent {
 		res.StatusCode = http.StatusOK
 	}
-	f.names.Response(res, rewrite.Options{AcceptEncoding: f.accept})
+	f.names.Response(res, rewrite.Options{AcceptEncoding: f.accept, Uncoded: f.uncoded})
 	res.StatusCode = status
 }
 

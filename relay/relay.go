@@ -124,15 +124,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if site, ok := cfg.Lookup(r.Host); ok {
 		rec.Site = site.Name
 	}
+	codings := hop.Codings(r.Header)
 	tunnel := hop.AcceptTunnel(r)
 	hop.AcceptExpect(r.Header)
-	hop.RemoveOwn(r.Header)
 	in := &counted{ReadCloser: r.Body}
 	if r.Body != nil {
 		r.Body = in
 	}
+	openRequest(r)
+	hop.RemoveOwn(r.Header)
+	hop.RestoreForwarded(r.Header, r.Host)
 	early := hop.NewEarly(w, r, nil)
-	res, err := s.RoundTrip(hop.Outgoing(hop.WithEarly(r.Context(), early.Send), r, "https", r.Host))
+	res, names, err := s.fetch(hop.Outgoing(hop.WithEarly(r.Context(), early.Send), r, "https", r.Host), codings != "")
 	early.Stop()
 	if err != nil {
 		rec.Fail(err)
@@ -150,6 +153,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		StreamTimeout: cfg.Limits.StreamTimeout,
 		Tunnel:        tunnel,
 		Wrote:         func(n int) { rec.BytesOut += int64(n) },
+		Encode:        encode(r, codings, names, res),
 	})
 	rec.Unmapped = unmapped(res.Body)
 	var failed *hop.CopyError

@@ -15,6 +15,10 @@ type Options struct {
 	// AcceptEncoding is the client's Accept-Encoding field (RFC 9110 section 12.5.3), its lines
 	// joined by commas; "" is identity alone.
 	AcceptEncoding string
+	// Uncoded leaves a text without the coding that its header names: whoever sends it on puts it
+	// into that, or into another as far as the next node (crossing.go). The body says which, by its
+	// method Uncoded.
+	Uncoded bool
 }
 
 const (
@@ -109,13 +113,14 @@ func setLength(res *http.Response) {
 
 // plan is what becomes of a body.
 type plan struct {
-	kind   string   // media type
-	came   []string // codings to open, innermost first
-	coding string   // coding to close it with; "" is identity
-	varies bool     // the coding depended on the client
-	head   bool     // there is no body, but a GET has one
-	sniff  bool     // the type is not known yet
-	tag    string   // to put into a page (Rules.Runtime); "" for none
+	kind    string   // media type
+	came    []string // codings to open, innermost first
+	coding  string   // coding to close it with; "" is identity
+	uncoded bool     // it is left to others to close it
+	varies  bool     // the coding depended on the client
+	head    bool     // there is no body, but a GET has one
+	sniff   bool     // the type is not known yet
+	tag     string   // to put into a page (Rules.Runtime); "" for none
 }
 
 // plan says ok when the body is text or may be.
@@ -143,6 +148,9 @@ func (m *Map) plan(res *http.Response, opt Options) (p plan, ok bool) {
 		return p, true
 	}
 	p.coding = chooseCoding(opt.AcceptEncoding, p.came, p.kind, res.ContentLength)
+	if opt.Uncoded {
+		p.uncode(opt.AcceptEncoding)
+	}
 	p.varies = len(p.came) > 0 || p.kind != eventStream
 	return p, true
 }
@@ -261,6 +269,7 @@ type body struct {
 	mu       sync.Mutex
 	source   source
 	coding   string // of enc
+	uncoded  bool   // it is for others to close the text in coding
 	came     []string
 	dec      *decoder   // nil for identity
 	enc      encoder    // nil for identity
@@ -331,7 +340,7 @@ func (s *source) Read(p []byte) (n int, err error) {
 }
 
 func newBody(res *http.Response, p plan) *body {
-	b := &body{origin: res.Body, trailer: &res.Trailer, source: source{origin: res.Body}, came: p.came, coding: p.coding}
+	b := &body{origin: res.Body, trailer: &res.Trailer, source: source{origin: res.Body}, came: p.came, coding: p.coding, uncoded: p.uncoded}
 	b.work = works.Get().(*work)
 	b.work.out = b.work.out[:0]
 	return b
@@ -404,7 +413,7 @@ func (b *body) start(m *Map, res *http.Response, p plan) {
 		b.source.start = &b.work.opening
 		b.work.opening = opening{kept: b.work.ahead[:len(b.source.ahead)], holding: &b.holding}
 	}
-	if b.coding != "" {
+	if b.coding != "" && !b.uncoded {
 		b.enc = newEncoder(b.coding, b.work)
 	}
 }

@@ -179,13 +179,14 @@ func freeEncoder(coding string, e encoder) {
 // decoder opens one coding. It reads src only when it must, and gives out what that yields before
 // it reads again.
 type decoder struct {
-	coding string
-	src    *bufio.Reader
-	inner  *decoder   // what src reads from, nil when that is the body
-	text   io.Reader  // nil until the first Read
-	pool   *sync.Pool // text goes there, nil when nowhere
-	body   *source    // what all of them read from
-	out    int64      // bytes that came of it
+	coding  string
+	src     *bufio.Reader
+	inner   *decoder   // what src reads from, nil when that is the body
+	text    io.Reader  // nil until the first Read
+	pool    *sync.Pool // text goes there, nil when nowhere
+	body    *source    // what all of them read from
+	out     int64      // bytes that came of it
+	trusted bool       // however much it grows
 }
 
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readAhead) }}
@@ -225,7 +226,7 @@ func (d *decoder) Read(p []byte) (int, error) {
 		}
 	}
 	n, err := d.text.Read(p)
-	if d.out += int64(n); err == nil && d.out > maxFreeText && d.out/maxRatio > d.coded() {
+	if d.out += int64(n); err == nil && !d.trusted && d.out > maxFreeText && d.out/maxRatio > d.coded() {
 		err = ErrRatio
 	}
 	if err != nil && err != io.EOF {
