@@ -3,16 +3,21 @@
 //
 // The path through it:
 //
-//  1. Transport.Run opens the connections to one relay at start and keeps them
-//     open: a request never waits for a handshake, it pays one round trip,
-//  2. Group.RoundTrip picks a relay (the smallest prefer that is up, then by
-//     turns), Transport.RoundTrip the connection with the fewest requests,
-//  3. the relay's http.Server, made by NewServer, takes the stream; Serve lets
+//  1. a Transport is one path to one relay. Its Run opens the connections at
+//     start and keeps them open: a request never waits for a handshake, it pays
+//     one round trip. It opens more while long bodies keep them busy (warm.go),
+//  2. health.go knows how well the path is: connections that say nothing, round
+//     trips, failures, what the relay says of itself, and check.go whether the
+//     relay reaches the origins,
+//  3. Group.RoundTrip picks a path, and another when the first one fails and the
+//     request may be sent again; or both, when the first is slow (hedge.go),
+//  4. the relay's http.Server, made by NewServer, takes the stream; Serve lets
 //     its connections in (door.go),
-//  4. a failure there comes back as its kind (WriteError) and is an
+//  5. a failure there comes back as its kind (WriteError) and is an
 //     *outcome.Error at this end again; a body cut on one side is a reset
-//     stream on the other. A relay that says nothing at all is given up
-//     (silence.go).
+//     stream on the other. A relay that takes a request and says nothing for too
+//     long is given up (silence.go),
+//  6. State is what people and metrics are shown (state.go, socket.go).
 //
 // It refuses peers whose certificate the private CA did not sign for a node
 // that the file names, and anything but HTTP/2 with the ALPN name "h2". It
@@ -39,11 +44,13 @@ const (
 	// 250 would make a fifth client of a page with 60 assets wait.
 	streams = 2000
 
-	// streamWindow and connectionWindow are the bytes that may be under way
-	// unread: bandwidth × delay of a 150 Mbit/s line of 200 ms (3.75 MB) for
-	// one stream, and twice that for a connection.
+	// streamWindow is how many bytes of one body may be under way unread:
+	// bandwidth × delay of a 150 Mbit/s line of 200 ms (3.75 MB).
+	// connectionWindow is the same of a connection: so many visitors would have
+	// to leave a download lying for the others on it to wait, and so much memory
+	// a connection may take at most.
 	streamWindow     = 4 << 20
-	connectionWindow = 8 << 20
+	connectionWindow = 32 << 20
 
 	// pingAfter and pingTimeout find a dead connection: a ping after so long a
 	// silence, and the end when no answer comes.

@@ -508,3 +508,37 @@ func TestConnectionsAge(t *testing.T) {
 		}
 	})
 }
+
+// Visitors who do not take their downloads hold up nobody else on the connection.
+func TestStalledDownloads(t *testing.T) {
+	inBubble(t, func(t *testing.T, pki string) {
+		p := newLine(t, pki, simnet.Line{RTT: 20 * time.Millisecond})
+		defer p.close()
+		p.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/download" {
+				_, _ = w.Write(make([]byte, 16<<20))
+			}
+			fmt.Fprint(w, "short")
+		}))
+		p.transport = p.connectTo(pki, "edge-1", "relay-1", 1)
+		for p.transport.Up() < 1 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		for range 6 {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://example.cn/download", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := p.transport.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+		}
+		time.Sleep(5 * time.Second)
+		start := time.Now()
+		if _, body, err := get(t, p.transport, "/short"); err != nil || body != "short" || time.Since(start) > time.Second {
+			t.Errorf("a short answer took %v: %q %v", time.Since(start), body, err)
+		}
+	})
+}
