@@ -549,7 +549,8 @@ type spec struct {
 
 	// The edge is in china of this, the relays overseas, each at the end of a
 	// line of its own as far as there are lines; what the sites name as the
-	// origin is overseas too. Nil: all are here.
+	// origin is overseas too. RELAYPORT in more is the port of the first relay's
+	// link. Nil: all are here.
 	wan *wan
 }
 
@@ -586,6 +587,7 @@ func newCrossing(t testing.TB, s spec) *crossing {
 		address := link
 		if s.wan != nil {
 			_, port, _ := net.SplitHostPort(link)
+			s.more = strings.ReplaceAll(s.more, "RELAYPORT", port)
 			link, address = ":"+port, net.JoinHostPort(s.wan.lines[min(i, len(s.wan.lines)-1)].overseas, port)
 		}
 		nodes += fmt.Sprintf("  - {name: %s, role: relay, region: us, listen: {link: %q, admin: %q}, address: %q}\n", name, link, admins[name], address)
