@@ -31,6 +31,9 @@ func TestLinkHashes(t *testing.T) {
 		`</a.js>; integrity`:                                          {},
 		`</a.js>; integrity=`:                                         {},
 		`</a.js>; integrity="`:                                        {},
+		`<https://other.net/%zz>; integrity="OWN"`:                    {}, // no URL to net/url
+		`</%zz>; integrity="OWN"`:                                     {`</%zz>`, `</%zz>`},
+		`<https://example.com/%zz>; integrity="OWN"`:                  {`<https://example.cn/%zz>`, `<https://example.cn/%zz>`},
 	} {
 		for known, want := range want {
 			fill := strings.NewReplacer("OWN", own, "PUBLIC", public, "OTHER", other).Replace

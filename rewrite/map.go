@@ -108,6 +108,11 @@ func (m *Map) PublicOf(scheme, authority string) (Base, bool) {
 	return m.toPublic.base(scheme, authority)
 }
 
+// hasName says whether there is something to exchange in text, in either direction.
+func (m *Map) hasName(text string) bool {
+	return m.toPublic.String(text) != text || m.toOrigin.String(text) != text
+}
+
 // ToPublic exchanges origin hosts for public ones: for what the origin says.
 func (m *Map) ToPublic() *Replacer { return m.toPublic }
 

@@ -390,7 +390,7 @@ func (d *document) key(target string, at int) (key string, ours bool) {
 	relative := isRelative(target)
 	u, err := url.Parse(target)
 	if err != nil {
-		return "", relative && !d.baseFound || d.replacer.String(target) != target
+		return "", relative && !d.baseFound || d.m.hasName(target)
 	}
 	if base := d.baseBefore(d.seen + at); base != nil {
 		u = base.ResolveReference(u)
