@@ -378,7 +378,7 @@ func TestFaultPrivateLine(t *testing.T) {
 			before, otherBefore := l.home.deliveredAll.Load(), other.home.deliveredAll.Load()
 			time.Sleep(200 * time.Millisecond)
 			brought := l.home.deliveredAll.Load() - before
-			return brought > 5_000 && brought > 3*(other.home.deliveredAll.Load()-otherBefore)
+			return brought > 2_000 && brought > 3*(other.home.deliveredAll.Load()-otherBefore)
 		})
 	}
 	used(private, public, "the private line is used")
