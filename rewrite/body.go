@@ -501,7 +501,7 @@ func (b *body) step(room []byte) (passed int) {
 	if inRoom {
 		held = b.work.stream.CopyHeld(room)
 		back = b.giveBack(room[held:])
-		text = room[held+back : min(len(room), held+back+chunkSize)]
+		text = room[held+back : min(len(room), held+chunkSize)] // chunk has room for back and it
 	} else if room != nil {
 		text = text[:min(len(text), len(room)-len(room)/8)] // the rest is for what grows
 	}

@@ -431,3 +431,35 @@ func TestUntypedInPieces(t *testing.T) {
 		}
 	}
 }
+
+// TestReadsOfAnySize: however the text comes, and however much is asked for at a time, it is the same.
+func TestReadsOfAnySize(t *testing.T) {
+	m := parseMap(t, fuzzMaps[0])
+	rng := rand.New(rand.NewPCG(3, 8))
+	parts := []string{strings.Repeat("x", 500), "https://example.com/", "<script ", "<p>", "<", "src=a.js>", "https:/", "/example.com", strings.Repeat("text ", 3000)}
+	for range 300 {
+		var text []byte
+		for len(text) < 3*chunkSize {
+			text = append(text, parts[rng.IntN(len(parts))]...)
+			for n := rng.IntN(3) * rng.IntN(chunkSize); n > 0; n -= 5 {
+				text = append(text, "much "...)
+			}
+		}
+		want := m.ToPublic().String(string(text))
+		most := []int{passRoom, chunkSize, 4 * chunkSize}[rng.IntN(3)]
+		res := answer(&pieces{text, 1 + rng.IntN(2*chunkSize)}, -1, "Content-Type: text/html")
+		m.Response(res, Options{})
+		var got []byte
+		for room := make([]byte, most); ; {
+			n, err := res.Body.Read(room)
+			if got = append(got, room[:n]...); err == io.EOF {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if res.Body.Close(); string(got) != want {
+			t.Fatalf("%d bytes at a time: got %d, want %d", most, len(got), len(want))
+		}
+	}
+}
