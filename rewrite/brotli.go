@@ -2,6 +2,7 @@ package rewrite
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"math/bits"
 
@@ -112,8 +113,9 @@ func (w *brotliWriter) reopen() {
 type brotliReader struct {
 	text  brotli.Reader
 	src   *bufio.Reader
-	piece int // the most that the next read of src gives
-	last  int // bytes that the last read of src gave
+	piece int  // the most that the next read of src gives
+	last  int  // bytes that the last read of src gave
+	ready bool // no read may wait: there is text to give
 }
 
 const (
@@ -123,7 +125,7 @@ const (
 )
 
 func (r *brotliReader) open(src *bufio.Reader) error {
-	r.src, r.piece, r.last = src, firstPiece, 0
+	r.src, r.piece, r.last, r.ready = src, firstPiece, 0, false
 	return r.text.Reset(brotliSource{r})
 }
 
@@ -132,9 +134,13 @@ func (r *brotliReader) Read(p []byte) (n int, err error) {
 		var more int
 		more, err = r.text.Read(p[n:])
 		n += more
+		r.ready = n > 0
 		if err != nil || n == len(p) || r.piece > readAhead || r.src.Buffered() == 0 {
 			break
 		}
+	}
+	if r.ready = false; err == errWouldWait {
+		return n, nil
 	}
 	if err != nil && err.Error() == "brotli: excessive input" && r.last <= mostCarried {
 		err = io.EOF
@@ -142,10 +148,16 @@ func (r *brotliReader) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
+// errWouldWait says that nothing is there for now.
+var errWouldWait = errors.New("the next piece is still coming")
+
 // brotliSource is what the text of a brotliReader reads from.
 type brotliSource struct{ *brotliReader }
 
 func (s brotliSource) Read(p []byte) (n int, err error) {
+	if s.ready && s.src.Buffered() == 0 {
+		return 0, errWouldWait
+	}
 	if s.piece <= readAhead {
 		p = p[:min(len(p), s.piece)]
 		s.piece *= 2

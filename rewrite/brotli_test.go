@@ -3,10 +3,12 @@ package rewrite
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"testing/iotest"
 )
 
 // TestBrotliPieces: a stream is whole in whatever pieces it comes, also when the last byte comes
@@ -32,3 +34,31 @@ func TestBrotliPieces(t *testing.T) {
 		}
 	}
 }
+
+// TestBrotliComesAtOnce: what was flushed is read without waiting for more, however long it is.
+func TestBrotliComesAtOnce(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 8))
+	for size := range 1000 {
+		text := make([]byte, size+1)
+		for i := range text {
+			text[i] = byte('a' + rng.IntN(26))
+		}
+		var coded bytes.Buffer
+		w := newBrotliWriter()
+		w.Reset(&coded)
+		_, _ = w.Write(text)
+		_ = w.Flush()
+		var r brotliReader
+		if err := r.open(bufio.NewReader(io.MultiReader(&coded, iotest.ErrReader(errTooFar)))); err != nil {
+			t.Fatal(err)
+		}
+		for n, room := 0, make([]byte, size+100); n <= size; {
+			more, err := r.Read(room)
+			if n += more; err != nil {
+				t.Fatalf("%d bytes, of which it gave %d: %v", size+1, n, err)
+			}
+		}
+	}
+}
+
+var errTooFar = errors.New("it waits for more than it needs")
