@@ -31,6 +31,9 @@ type policyHashes struct {
 	handlers bool    // attributes count
 }
 
+// maxHashes is how many hashes of the policies of one page are looked after: 600 KB.
+const maxHashes = 4096
+
 // add takes the hashes of a policy and says whether there are any.
 func (p *policyHashes) add(policy string) (found bool) {
 	if !mayHaveHash(policy) {
@@ -41,7 +44,9 @@ func (p *policyHashes) add(policy string) (found bool) {
 			if p.set == nil {
 				p.set = map[textHash]bool{}
 			}
-			p.set[h], p.use[h.algorithm], found = true, true, true
+			if p.use[h.algorithm], found = true, true; len(p.set) < maxHashes {
+				p.set[h] = true
+			}
 		} else if strings.EqualFold(token, "'unsafe-hashes'") {
 			p.handlers = true
 		}

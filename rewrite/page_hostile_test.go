@@ -3,6 +3,7 @@ package rewrite
 import (
 	"bytes"
 	"io"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -85,4 +86,24 @@ func TestPageCutInTags(t *testing.T) {
 	if n := testing.AllocsPerRun(20, cut); n > 16 {
 		t.Errorf("%v allocations for 24 chunks", n)
 	}
+}
+
+// TestEndlessPolicies: a page that goes on with policies is read with bounded memory.
+func TestEndlessPolicies(t *testing.T) {
+	m := parseMap(t, fuzzMaps[0])
+	res := answer(strings.NewReader(""), -1, csp+": "+allowing(ownScript))
+	d := m.newDocument(res, "text/html")
+	n := 0
+	for range 8 {
+		var page strings.Builder
+		for page.Len() < maxPage {
+			n++
+			page.WriteString(`<meta http-equiv="Content-Security-Policy" content="` + allowing(strconv.Itoa(n)) + `">`)
+		}
+		d.Append(nil, []byte(page.String()), false)
+	}
+	if len(d.policy.set) > maxHashes {
+		t.Errorf("%d hashes are kept of %d", len(d.policy.set), n)
+	}
+	d.free()
 }
