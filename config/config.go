@@ -381,6 +381,23 @@ type Link struct {
 	// It makes slow answers rarer, and costs up to 5 % more requests at the
 	// origin.
 	Hedge Hedge `yaml:"hedge,omitempty" default:"off" enum:"off|p95"`
+
+	// What the line costs, for the figures in `causeway links` and the metrics.
+	Price *Price `yaml:"price,omitempty" example:"{per_mbps_month: 120, currency: CNY}"`
+}
+
+// Price is what a line costs.
+type Price struct {
+	// A month of 1 Mbit/s, for a line that is paid by its rate: counted are the
+	// busiest five minutes of the last thirty days, in the busier direction.
+	PerMbpsMonth Money `yaml:"per_mbps_month,omitempty" example:"120"`
+
+	// 1 GB (10⁹ bytes), for a line that is paid by what crosses it: counted
+	// are the bytes of both directions.
+	PerGB Money `yaml:"per_gb,omitempty" example:"0.8"`
+
+	// The currency of both, three capital letters (ISO 4217).
+	Currency string `yaml:"currency,omitempty" kind:"currency" default:"CNY" example:"CNY"`
 }
 
 // Hedge is when a request is sent over a second path.

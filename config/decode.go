@@ -249,6 +249,9 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, tag reflect.StructTag, pa
 	case *Size:
 		d.size(n, p, tag, path)
 		return
+	case *Money:
+		d.money(n, p, tag, path)
+		return
 	case *slog.Level:
 		d.text(n, v.Type(), tag, path, func(s string) *fault {
 			_ = p.UnmarshalText([]byte(s))
@@ -693,6 +696,8 @@ func typeName(t reflect.Type) string {
 		return "a time"
 	case reflect.TypeFor[Size]():
 		return "a size"
+	case reflect.TypeFor[Money]():
+		return "an amount"
 	case reflect.TypeFor[slog.Level]():
 		return "a word"
 	}

@@ -187,6 +187,7 @@ func (c *Config) checkLinks(r *report) {
 			whole = false
 			continue
 		}
+		checkPrice(r, at+".price", l.Price)
 		from := checkEnd(r, at+".from", l.From, nodes, RoleEdge)
 		to := checkEnd(r, at+".to", l.To, nodes, RoleRelay)
 		linked[l.From] = true

@@ -61,7 +61,7 @@ func makeSchema(t *testing.T) *jsonschema.Schema {
 	for _, typ := range []reflect.Type{
 		reflect.TypeFor[Listen](), reflect.TypeFor[Site](), reflect.TypeFor[Host](), reflect.TypeFor[Origin](),
 		reflect.TypeFor[OriginTLS](), reflect.TypeFor[TLS](), reflect.TypeFor[Route](), reflect.TypeFor[Headers](),
-		reflect.TypeFor[Node](), reflect.TypeFor[Link](), reflect.TypeFor[Limits](), reflect.TypeFor[Log](),
+		reflect.TypeFor[Node](), reflect.TypeFor[Link](), reflect.TypeFor[Price](), reflect.TypeFor[Limits](), reflect.TypeFor[Log](),
 	} {
 		def := s.Definitions[typ.Name()]
 		if def == nil {
@@ -90,6 +90,8 @@ func mapType(typ reflect.Type) *jsonschema.Schema {
 		return &jsonschema.Schema{AnyOf: []*jsonschema.Schema{{Type: "string", Pattern: durationPattern}, {Const: 0}}}
 	case reflect.TypeFor[Size]():
 		return &jsonschema.Schema{AnyOf: []*jsonschema.Schema{{Type: "string", Pattern: sizePattern}, {Type: "integer", Minimum: "0"}}}
+	case reflect.TypeFor[Money]():
+		return &jsonschema.Schema{Type: "number", Minimum: "0"}
 	case reflect.TypeFor[slog.Level]():
 		return &jsonschema.Schema{Type: "string"}
 	}
