@@ -42,6 +42,8 @@ type Path struct {
 	WindowLimitedMS float64 `json:"window_limited_ms,omitempty"` // the peer's window held up what was to be sent
 	BufferLimitedMS float64 `json:"buffer_limited_ms,omitempty"` // the socket's buffer did
 
+	Bill *Bill `json:"bill,omitempty"` // at an edge
+
 	Connections []Connection `json:"connections"` // those that are open
 }
 

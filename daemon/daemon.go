@@ -61,12 +61,14 @@ type Daemon struct {
 
 	base     context.Context // ends at the end of the drain: what is left is cut
 	cut      context.CancelFunc
-	draining atomic.Bool                // the node stops
-	aside    atomic.Bool                // it wants no more requests (Drain)
-	group    atomic.Pointer[link.Group] // nil on a node without links
-	callers  link.Callers               // the edges that dialled this relay
-	tasks    sync.WaitGroup             // servers and links; Run waits for them
-	failed   chan error                 // a server stopped by itself
+	draining atomic.Bool                    // the node stops
+	aside    atomic.Bool                    // it wants no more requests (Drain)
+	group    atomic.Pointer[link.Group]     // nil on a node without links
+	callers  link.Callers                   // the edges that dialled this relay
+	meter    link.Meter                     // of what the paths of group carry
+	prices   atomic.Pointer[[]*config.Link] // this node's, in the file that is served
+	tasks    sync.WaitGroup                 // servers and links; Run waits for them
+	failed   chan error                     // a server stopped by itself
 
 	mu      sync.Mutex // guards the rest: one change at a time
 	config  *config.Config
@@ -109,6 +111,8 @@ func New(options Options) (*Daemon, error) {
 	d.base, d.cut = context.WithCancel(context.Background())
 	d.metrics = newMetrics(d.registry, &linkCollector{
 		connections: func() map[string]int { return d.group.Load().Connections() }, paths: func() []link.PathState { return d.group.Load().State() }, callers: d.callers.State})
+	d.prices.Store(new([]*config.Link))
+	d.registry.MustRegister(&billCollector{paths: func() []link.PathState { return d.group.Load().State() }, bills: d.bills})
 	d.sink = outcome.Sinks{d.access, outcome.NewMetrics(d.registry)}
 	var err error
 	d.config, d.node, err = d.read()
@@ -148,10 +152,13 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	if ready != nil {
 		ready()
 	}
+	metering, stop := context.WithCancel(ctx)
+	d.tasks.Go(func() { d.meterLinks(metering) })
 	select {
 	case <-ctx.Done():
 	case err = <-d.failed:
 	}
+	stop()
 	d.drain()
 	return err
 }

@@ -18,12 +18,14 @@ import (
 // a relay the edges that dialled it.
 func (d *Daemon) Links() admin.Links {
 	links := admin.Links{Node: d.options.Node, Time: time.Now(), Paths: []admin.Path{}}
-	for _, path := range d.group.Load().State() {
+	paths := d.group.Load().State()
+	bills := d.bills(links.Time, paths)
+	for i, path := range paths {
 		said := admin.Path{
 			Relay: path.Relay, Via: path.Via, Prefer: path.Prefer, Weight: path.Weight, State: path.State, Why: path.Why,
 			LatencyMS: admin.Milliseconds(path.Latency), InFlight: path.InFlight,
 			Requests: path.Requests, Failures: path.Failures, Retries: path.Retries, Hedges: path.Hedges,
-			Ejections: path.Ejections, Failovers: path.Failovers,
+			Ejections: path.Ejections, Failovers: path.Failovers, Bill: &bills[i],
 		}
 		sayTotals(&said, path.Totals, path.Conns)
 		links.Paths = append(links.Paths, said)

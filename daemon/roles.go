@@ -132,10 +132,12 @@ func (d *Daemon) crossing(cfg *config.Config, node *config.Node, identity *cert.
 	}
 	needed := make(map[linkKey]*runningLink)
 	var members []link.Member
+	var priced []*config.Link
 	for _, l := range cfg.Links {
 		if l.From != node.Name {
 			continue
 		}
+		priced = append(priced, l)
 		key := linkKey{
 			relay: l.To, via: l.Via, pki: cfg.PKI,
 			settings: fmt.Sprint(cfg.Limits.LinkConnections, cfg.Limits.LinkConnectionsMost, cfg.Limits.ConnectTimeout, cfg.Limits.DrainTimeout, relayWaits(&cfg.Limits)),
@@ -156,6 +158,7 @@ func (d *Daemon) crossing(cfg *config.Config, node *config.Node, identity *cert.
 	group := link.NewGroup(members, min(cfg.Limits.ConnectTimeout, linkPatience))
 	d.check(group, cfg)
 	d.group.Store(group)
+	d.prices.Store(&priced)
 	crossing.Over = group
 	return crossing, obsolete
 }

@@ -233,7 +233,7 @@ func linksTable(before, now admin.Links) string {
 		}
 	}
 	_ = table.Flush() // into memory
-	return text.String() + whys.String()
+	return text.String() + whys.String() + billLines(now)
 }
 
 // waiting says what a node without paths is.
