@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // codedOrigin has a body of each sort: what is rewritten, what is excluded from
@@ -228,5 +229,46 @@ func TestRequestBodiesCross(t *testing.T) {
 	metric := c.edge.metric(t, `causeway_link_body_bytes_total{direction="to",relay="relay-1",site="shop"}`)
 	if n, err := strconv.ParseFloat(metric, 64); err != nil || n == 0 {
 		t.Errorf("the metric says %q", metric)
+	}
+}
+
+// TestBodiesTrickle: what the origin has sent of a body is there before it sends
+// more, in whatever coding it crosses: behind a little and behind a buffer full.
+func TestBodiesTrickle(t *testing.T) {
+	took := make(chan struct{})
+	ca := newAuthority(t)
+	origin := newOrigin(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", strings.ReplaceAll(r.URL.Path[1:], "_", "/"))
+		for _, size := range []int{10, 1000, 64 << 10, 200_000} {
+			_, _ = io.WriteString(w, strings.Repeat("a", size-1)+"\n")
+			w.(http.Flusher).Flush()
+			select {
+			case <-took:
+			case <-r.Context().Done():
+			}
+		}
+	}))
+	c := newCrossing(t, spec{layout: edgeAndRelay, ca: ca, sites: fmt.Sprintf(codedSite, origin)})
+	for _, kind := range []string{"text_plain", "application_wasm"} {
+		for _, coding := range []string{"", "gzip", "zstd"} { // brotli's reader in this test would wait itself
+			a, err := c.client(t, 1).Do(newRequest(t, "GET", "https://example.cn/"+kind, nil, "Accept-Encoding: "+coding))
+			if err != nil {
+				t.Fatal(err)
+			}
+			waits := time.AfterFunc(patience, func() { a.Body.Close() })
+			text := decoder(t, a.Header.Get("Content-Encoding"), a.Body)
+			for _, size := range []int{10, 1000, 64 << 10, 200_000} {
+				piece := make([]byte, size)
+				if _, err := io.ReadFull(text, piece); err != nil || piece[size-1] != '\n' {
+					t.Fatalf("%s in %q: a piece of %d did not come: %v", kind, coding, size, err)
+				}
+				took <- struct{}{}
+			}
+			if rest, err := io.ReadAll(text); len(rest) > 0 || err != nil {
+				t.Errorf("%s in %q: behind the last piece: %q, %v", kind, coding, rest, err)
+			}
+			waits.Stop()
+			a.Body.Close()
+		}
 	}
 }

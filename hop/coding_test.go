@@ -53,11 +53,15 @@ func TestAnswerEncodes(t *testing.T) {
 					panic(http.ErrAbortHandler)
 				}
 			}))
-			go func() { _, _ = io.WriteString(write, strings.Repeat("a", size)) }()
+			go func() { _, _ = io.WriteString(write, "a") }()
 			res, err := http.Get(server.URL)
 			if err != nil {
 				t.Fatal(err)
 			}
+			if _, err := io.ReadFull(res.Body, make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			go func() { _, _ = io.WriteString(write, strings.Repeat("a", size)) }()
 			first := make([]byte, size)
 			if _, err := io.ReadFull(res.Body, first); err != nil || strings.Trim(string(first), "A") != "" {
 				t.Fatalf("%d bytes before the pause: %.20q, %v", size, first, err)
@@ -73,7 +77,7 @@ func TestAnswerEncodes(t *testing.T) {
 			}
 			res.Body.Close()
 			server.Close()
-			if freed != 1 || sent != size+len(rest) {
+			if freed != 1 || sent != 1+size+len(rest) {
 				t.Errorf("%d bytes, broken %v: let go of %d times, %d bytes sent", size, broken, freed, sent)
 			}
 		}
