@@ -23,8 +23,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -232,6 +234,25 @@ func (d *Daemon) Drain(yes bool) string {
 // unwanted reports whether edges are to take another relay.
 func (d *Daemon) unwanted() bool { return d.aside.Load() || d.draining.Load() }
 
+// notice is how long a relay that stops goes on taking requests: until its edges
+// have heard of it with an answer, and what they sent before that has come.
+const notice = time.Second
+
+// giveNotice waits for that, where any edge is connected. What comes to a
+// connection that is shutting down is lost, unless it may be repeated.
+func (d *Daemon) giveNotice(ctx context.Context) {
+	connected := slices.ContainsFunc(d.callers.State(), func(c link.CallerState) bool { return len(c.Conns) > 0 })
+	if !connected {
+		return
+	}
+	timer := time.NewTimer(min(notice, d.config.Limits.DrainTimeout/2))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
 // drain ends the node: requests under way finish within the limit, the rest is
 // cut.
 func (d *Daemon) drain() {
@@ -243,7 +264,12 @@ func (d *Daemon) drain() {
 	var waiting sync.WaitGroup
 	for key, server := range d.servers {
 		if key.kind != kindAdmin {
-			waiting.Go(func() { server.stop(limit) })
+			waiting.Go(func() {
+				if key.kind == kindLink {
+					d.giveNotice(limit)
+				}
+				server.stop(limit)
+			})
 		}
 	}
 	for _, server := range d.retired {

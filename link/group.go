@@ -25,8 +25,9 @@ type Member struct {
 // Group chooses among an edge's paths to its relays. Of those that have an open
 // connection, and that the request has not failed over:
 //
-//  1. the well ones: not ejected, draining or just come back, and not failing to
-//     reach the origin of the request's host; then the others,
+//  1. the well ones; then those that just came back, then those whose relay
+//     drains, then those whose relay fails to reach the origin of the request's
+//     host, and at last the ejected,
 //  2. of these the smallest Prefer,
 //  3. of these two drawn at random, by weight, and of the two the one whose round
 //     trip times the requests under way is less ("power of two choices",
@@ -249,8 +250,9 @@ func (g *Group) reserve(host string, failed []*member) (*member, *warm) {
 
 // rank is how good a path is for a request; the smaller, the better.
 type rank struct {
-	failed, ill bool
-	prefer      int
+	failed bool
+	ill    int // 0 is well
+	prefer int
 }
 
 func (r rank) before(other rank) bool {
@@ -258,7 +260,7 @@ func (r rank) before(other rank) bool {
 		return other.failed
 	}
 	if r.ill != other.ill {
-		return other.ill
+		return r.ill < other.ill
 	}
 	return r.prefer < other.prefer
 }
@@ -281,8 +283,8 @@ func (g *Group) best(host string, failed []*member, another bool) *member {
 			continue
 		}
 		c := candidate{member: m, condition: m.Transport.health.condition(now)}
-		c.rank = rank{slices.Contains(failed, m), !c.good() || g.fails(m, host, now), m.Prefer}
-		if another && (c.failed || c.ill) {
+		c.rank = rank{slices.Contains(failed, m), c.illness(g.fails(m, host, now)), m.Prefer}
+		if another && (c.failed || c.rank.ill > 0) {
 			continue
 		}
 		if len(best) > 0 && c.before(best[0].rank) {

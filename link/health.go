@@ -162,7 +162,21 @@ type condition struct {
 	latency                    time.Duration
 }
 
-func (c condition) good() bool { return !c.ejected && !c.draining && !c.warming }
+// illness is how bad a path is for a request, 0 for one that is well; unreached says
+// that its relay fails to reach the origin.
+func (c condition) illness(unreached bool) int {
+	switch {
+	case c.ejected:
+		return 4
+	case unreached:
+		return 3
+	case c.draining:
+		return 2
+	case c.warming:
+		return 1
+	}
+	return 0
+}
 
 func (h *health) condition(now time.Time) condition {
 	h.mu.Lock()

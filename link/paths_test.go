@@ -349,6 +349,15 @@ func TestDrain(t *testing.T) {
 		draining.Store(false)
 		time.Sleep(10 * time.Second) // a probe hears it
 		p.want(2, 2, 0)
+
+		p.pairs[1].line.Cut(true)
+		time.Sleep(20 * time.Second)
+		p.pairs[1].line.Cut(false)
+		for p.states() != "up warming" {
+			time.Sleep(10 * time.Millisecond)
+		}
+		draining.Store(true)
+		p.want(3, 1, 2) // one that just came back is better than one that is about to go
 	})
 }
 
