@@ -239,7 +239,7 @@ func TestBodiesTrickle(t *testing.T) {
 	ca := newAuthority(t)
 	origin := newOrigin(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", strings.ReplaceAll(r.URL.Path[1:], "_", "/"))
-		for _, size := range []int{10, 1000, 64 << 10, 200_000} {
+		for _, size := range []int{2000, 10, 64 << 10, 200_000} {
 			_, _ = io.WriteString(w, strings.Repeat("a", size-1)+"\n")
 			w.(http.Flusher).Flush()
 			select {
@@ -257,7 +257,7 @@ func TestBodiesTrickle(t *testing.T) {
 			}
 			waits := time.AfterFunc(patience, func() { a.Body.Close() })
 			text := decoder(t, a.Header.Get("Content-Encoding"), a.Body)
-			for _, size := range []int{10, 1000, 64 << 10, 200_000} {
+			for _, size := range []int{2000, 10, 64 << 10, 200_000} {
 				piece := make([]byte, size)
 				if _, err := io.ReadFull(text, piece); err != nil || piece[size-1] != '\n' {
 					t.Fatalf("%s in %q: a piece of %d did not come: %v", kind, coding, size, err)

@@ -37,7 +37,7 @@ func (x *exchange) encode(res *http.Response) hop.Encode {
 	if x.opened == nil || !rewrite.IsCoding(told) {
 		return nil
 	}
-	return func(h http.Header, dst io.Writer) hop.Encoder {
+	return func(h http.Header, _ int, dst io.Writer) hop.Encoder {
 		delete(h, "Content-Length")
 		return rewrite.NewEncoder(told, dst)
 	}

@@ -195,7 +195,7 @@ func (p *passing) begin() {
 	if !p.begun {
 		p.begun = true
 		if p.opt.Encode != nil {
-			p.encoder = p.opt.Encode(p.w.Header(), wire{p})
+			p.encoder = p.opt.Encode(p.w.Header(), p.to-p.from, wire{p})
 		}
 		p.extend()
 		p.w.WriteHeader(p.res.StatusCode)

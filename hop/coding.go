@@ -34,8 +34,8 @@ type Encoder interface {
 
 // Encode makes the Encoder for the body of an answer, which writes to dst, and
 // makes the header true of what it writes; nil is none. The header is otherwise
-// complete.
-type Encode func(h http.Header, dst io.Writer) Encoder
+// complete. came is how much of the body is there as the header goes out.
+type Encode func(h http.Header, came int, dst io.Writer) Encoder
 
 // SetCodings notes on a request what this node can open.
 func SetCodings(h http.Header, codings []string) { h[codingsField] = codings }

@@ -45,7 +45,7 @@ func TestAnswerEncodes(t *testing.T) {
 				res := &http.Response{StatusCode: 200, Header: http.Header{"Content-Length": {"7"}}, Body: read, ContentLength: -1}
 				if err := hop.Answer(w, r, res, hop.Options{
 					Wrote: func(n int) { sent += n },
-					Encode: func(h http.Header, dst io.Writer) hop.Encoder {
+					Encode: func(h http.Header, _ int, dst io.Writer) hop.Encoder {
 						delete(h, "Content-Length")
 						return &keeping{dst: dst, freed: &freed}
 					},

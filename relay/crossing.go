@@ -47,12 +47,12 @@ func electable(r *http.Request, names *rewrite.Map, res *http.Response) bool {
 }
 
 // encoder makes the encoder for a body with the header h.
-func (c *crossing) encoder(h http.Header, dst io.Writer) hop.Encoder {
+func (c *crossing) encoder(h http.Header, came int, dst io.Writer) hop.Encoder {
 	length := int64(-1)
 	if n, err := strconv.ParseInt(h.Get("Content-Length"), 10, 64); err == nil {
 		length = n
 	}
-	coding := c.coding(length)
+	coding := c.coding(length, came)
 	if coding == "" {
 		return nil
 	}
@@ -66,10 +66,14 @@ func (c *crossing) encoder(h http.Header, dst io.Writer) hop.Encoder {
 	return rewrite.NewEncoder(coding, dst)
 }
 
-// coding is that of a body so long, -1 when unknown; "" leaves it as it is.
-func (c *crossing) coding(length int64) string {
+// coding is that of a body so long, -1 when unknown, of which so much has come;
+// "" leaves it as it is. One that begins with a little and pauses may go on like
+// that for hours, and would hold an encoder all the while.
+func (c *crossing) coding(length int64, came int) string {
 	switch {
 	case c.told == "br" || c.told == "zstd", !rewrite.SpareEncoders():
+		return c.told
+	case length < 0 && came < rewrite.MinCrossing:
 		return c.told
 	case c.told == "" && 0 <= length && length < rewrite.MinCrossing, c.told != "" && 0 <= length && length < minRecoded:
 		return c.told
