@@ -59,6 +59,7 @@ type Connection struct {
 	SentBytes     uint64    `json:"sent_bytes"`
 	ReceivedBytes uint64    `json:"received_bytes"`
 
+	PacedBytesPerSec    uint64  `json:"paced_bytes_per_second,omitempty"` // what its sending is held to, so that it fills no queue
 	Congestion          string  `json:"congestion,omitempty"`
 	RTTMS               float64 `json:"rtt_ms,omitempty"`
 	MinRTTMS            float64 `json:"min_rtt_ms,omitempty"`

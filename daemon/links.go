@@ -52,8 +52,8 @@ func sayTotals(said *admin.Path, totals link.Totals, conns []link.ConnState) {
 		said.Connections = append(said.Connections, admin.Connection{
 			Slot: conn.Slot, Local: conn.Local, Remote: conn.Remote, Since: conn.Since, Streams: conn.Streams, Bulk: conn.Bulk,
 			SentBytes: conn.Sent, ReceivedBytes: conn.Received,
-			Congestion: conn.Info.Congestion,
-			RTTMS:      admin.Milliseconds(conn.Info.RTT), MinRTTMS: admin.Milliseconds(conn.Info.MinRTT),
+			PacedBytesPerSec: conn.Paced, Congestion: conn.Info.Congestion,
+			RTTMS: admin.Milliseconds(conn.Info.RTT), MinRTTMS: admin.Milliseconds(conn.Info.MinRTT),
 			Segments: conn.Info.Segments, Retransmits: conn.Info.Retransmits, Lost: conn.Info.Lost,
 			WindowSegments: conn.Info.Cwnd, UnansweredSegments: conn.Info.Unacked, UnsentBytes: conn.Info.NotSent,
 			DeliveryBytesPerSec: conn.Info.DeliveryRate,

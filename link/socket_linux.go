@@ -1,7 +1,9 @@
 package link
 
 import (
+	"math"
 	"net"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,6 +52,7 @@ func socketInfo(conn net.Conn) (info SocketInfo) {
 			Lost:          uint64(tcp.Total_retrans - min(tcp.Total_retrans, tcp.Dsack_dups)),
 			Cwnd:          tcp.Snd_cwnd,
 			Unacked:       tcp.Unacked,
+			Delivered:     uint64(tcp.Delivered) * uint64(tcp.Snd_mss),
 			DeliveryRate:  tcp.Delivery_rate,
 			NotSent:       tcp.Notsent_bytes,
 			WindowLimited: microseconds(tcp.Rwnd_limited),
@@ -62,4 +65,14 @@ func socketInfo(conn net.Conn) (info SocketInfo) {
 		info.Congestion, _ = unix.GetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION)
 	})
 	return info
+}
+
+// setPace bounds the rate at which the kernel sends, in bytes a second; 0 takes
+// the bound off.
+func setPace(raw syscall.RawConn, pace uint64) {
+	bound := -1
+	if pace > 0 {
+		bound = int(min(pace, math.MaxInt32)) // above 17 Gbit/s nothing need be bounded
+	}
+	_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, bound) })
 }

@@ -2,7 +2,10 @@
 
 package link
 
-import "net"
+import (
+	"net"
+	"syscall"
+)
 
 // tune sets the keep-alive, which is all that other systems have in common.
 func tune(conn net.Conn) {
@@ -24,3 +27,6 @@ func tune(conn net.Conn) {
 
 // socketInfo is not Known: other systems say little, each in its own way.
 func socketInfo(net.Conn) SocketInfo { return SocketInfo{} }
+
+// setPace can't.
+func setPace(syscall.RawConn, uint64) {}

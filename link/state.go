@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -117,6 +118,7 @@ type ConnState struct {
 	Streams        int
 	Bulk           bool   // carries a long body now
 	Sent, Received uint64 // bytes of TLS records, by the connection
+	Paced          uint64 // bytes a second that its sending is held to, so that it fills no queue; 0 for no such
 	Info           SocketInfo
 }
 
@@ -128,6 +130,7 @@ type SocketInfo struct {
 	Retransmits   uint64        // segments sent again
 	Lost          uint64        // those of them that had to be: the peer did not have them (RFC 2883)
 	Cwnd, Unacked uint32        // segments
+	Delivered     uint64        // bytes that arrived, in whole segments
 	DeliveryRate  uint64        // bytes/s, as lately measured
 	NotSent       uint32        // bytes written and not sent yet
 	WindowLimited time.Duration // how long the peer's window held up what was to be sent
@@ -171,6 +174,12 @@ type socket struct {
 	heard          atomic.Int64 // when the last byte came, in nanoseconds after since
 	streams        atomic.Int64 // requests on it, at a relay
 
+	raw      syscall.RawConn // nil where there is none
+	unlooked atomic.Int64    // bytes written since the last look
+	paced    atomic.Uint64   // bytes a second that it is held to, 0 for no such
+	pacing   sync.Mutex      // guards pacer
+	pacer    pacer
+
 	mu    sync.Mutex // guards the rest; taken before that of a sockets
 	of    *sockets   // nil before add and after Close
 	slot  int        // also guarded by of's
@@ -180,7 +189,7 @@ type socket struct {
 // newSocket gives plain the settings of a link.
 func newSocket(plain net.Conn) *socket {
 	tune(plain)
-	return &socket{Conn: plain, since: time.Now()}
+	return &socket{Conn: plain, since: time.Now(), raw: rawConn(plain)}
 }
 
 // take makes plain one of the path: its Close gives the slot back.
@@ -229,8 +238,8 @@ func (s *sockets) states() (open []*socket, states []ConnState, totals Totals) {
 func (c *socket) state() ConnState {
 	return ConnState{
 		Slot: c.slot, Local: c.LocalAddr().String(), Remote: c.RemoteAddr().String(), Since: c.since,
-		Streams: int(c.streams.Load()),
-		Sent:    c.sent.Load(), Received: c.received.Load(), Info: socketInfo(c.Conn),
+		Streams: int(c.streams.Load()), Paced: c.paced.Load(),
+		Sent: c.sent.Load(), Received: c.received.Load(), Info: socketInfo(c.Conn),
 	}
 }
 
@@ -249,6 +258,7 @@ func (c *socket) lastHeard() time.Time { return c.since.Add(time.Duration(c.hear
 func (c *socket) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.sent.Add(uint64(n))
+	c.wrote(n)
 	return n, err
 }
 

@@ -1,0 +1,151 @@
+package link
+
+import (
+	"testing"
+	"time"
+)
+
+// queueLine is a line with a queue, and a sender on it that goes at the pace it
+// is held to, else a little faster than the line, as BBR does. One step is 10 ms.
+type queueLine struct {
+	rate   float64       // bytes a second
+	delay  time.Duration // of a round trip without a queue
+	depth  float64       // bytes that the queue holds
+	others float64       // bytes a second that others send
+
+	now       time.Time
+	queue     float64
+	delivered float64
+	lost      float64
+	longest   float64 // queue, since it was last set to 0
+
+	looks, noisy int // every noisy-th look finds what is no queue; 0 for none
+}
+
+func newQueueLine() *queueLine {
+	const rate = 50e6 / 8
+	return &queueLine{rate: rate, delay: 200 * time.Millisecond, depth: rate * .2, now: time.Unix(1e9, 0)}
+}
+
+// run sends for d with p in control; a pacer that holds nothing makes 1.1 of the
+// rate of the line.
+func (l *queueLine) run(p *pacer, d time.Duration) (rate float64) {
+	const step = 10 * time.Millisecond
+	before := l.delivered
+	for end := l.now.Add(d); l.now.Before(end); l.now = l.now.Add(step) {
+		mine := 1.1 * l.rate
+		if p.pace > 0 {
+			mine = min(mine, p.pace)
+		}
+		all := mine + l.others
+		l.queue += all * step.Seconds()
+		out := min(l.queue, l.rate*step.Seconds())
+		l.queue -= out
+		if over := l.queue - l.depth; over > 0 {
+			l.lost, l.queue = l.lost+over, l.depth
+		}
+		l.delivered += out * mine / all
+		l.longest = max(l.longest, l.queue)
+		if !l.now.Before(p.next) {
+			p.look(l.now, l.info(out*mine/all/step.Seconds()))
+		}
+	}
+	return (l.delivered - before) / d.Seconds()
+}
+
+func (l *queueLine) info(rate float64) SocketInfo {
+	wait := time.Duration(l.queue / l.rate * float64(time.Second))
+	if l.looks++; l.noisy > 0 && l.looks%l.noisy == 0 {
+		wait += 80 * time.Millisecond
+	}
+	return SocketInfo{Known: true, RTT: l.delay + wait, MinRTT: l.delay, Delivered: uint64(l.delivered), DeliveryRate: uint64(rate), NotSent: 1}
+}
+
+// A sender that would fill the queue leaves it nearly empty, and nearly all of
+// the line is used.
+func TestPaceKeepsTheQueueShort(t *testing.T) {
+	l, p := newQueueLine(), &pacer{}
+	l.run(p, 5*time.Second)
+	l.longest, l.lost = 0, 0
+	rate := l.run(p, 60*time.Second)
+	if share := rate / l.rate; share < .9 {
+		t.Errorf("%.2f of the line is used", share)
+	}
+	if ms := 1000 * l.longest / l.rate; ms > 80 || l.lost > 0 { // 200 ms hold, and 5 s without would fill it
+		t.Errorf("the queue grew to %.0f ms, %.0f bytes were lost", ms, l.lost)
+	}
+}
+
+// A line that gets slower is followed, and one that gets faster too.
+func TestPaceFollowsTheLine(t *testing.T) {
+	l, p := newQueueLine(), &pacer{}
+	l.run(p, 10*time.Second)
+	l.rate /= 2
+	l.run(p, 10*time.Second)
+	l.longest, l.lost = 0, 0
+	if share := l.run(p, 30*time.Second) / l.rate; share < .8 || l.longest > l.depth/2 {
+		t.Errorf("slower: %.2f of the line, and %.0f bytes in the queue", share, l.longest)
+	}
+	l.rate *= 2
+	l.run(p, 5*time.Second)
+	if share := l.run(p, 30*time.Second) / l.rate; share < .9 {
+		t.Errorf("faster: %.2f of the line", share)
+	}
+}
+
+// Others who keep the queue full are not given way to for ever.
+func TestPaceAmongOthers(t *testing.T) {
+	l, p := newQueueLine(), &pacer{}
+	l.others = 1.5 * l.rate
+	l.run(p, 10*time.Second)
+	if rate := l.run(p, 60*time.Second); rate < .3*l.rate { // all would be .42
+		t.Errorf("%.2f of the line is left", rate/l.rate)
+	}
+}
+
+// A machine that is busy now and then, and makes round trips long, does not slow
+// a connection down for long.
+func TestPaceOnABusyMachine(t *testing.T) {
+	for noisy := 2; noisy < 8; noisy++ {
+		l, p := newQueueLine(), &pacer{}
+		l.noisy = noisy
+		l.run(p, 10*time.Second)
+		if share := l.run(p, 60*time.Second) / l.rate; share < .75 {
+			t.Errorf("one look in %d: %.2f of the line is used", noisy, share)
+		}
+	}
+}
+
+// What fills no queue is left alone.
+func TestPaceLeavesAlone(t *testing.T) {
+	full := SocketInfo{Known: true, RTT: 400 * time.Millisecond, MinRTT: 200 * time.Millisecond, DeliveryRate: 1 << 20, NotSent: 1}
+	with := func(change func(*SocketInfo)) SocketInfo {
+		info := full
+		change(&info)
+		return info
+	}
+	for _, c := range []struct {
+		what  string
+		info  SocketInfo
+		pause time.Duration
+		paced bool
+	}{
+		{"a long body", full, time.Second, true},
+		{"a short answer, in a queue of others", with(func(i *SocketInfo) { i.NotSent = 0 }), time.Second, false},
+		{"a machine beside this one", with(func(i *SocketInfo) { i.RTT, i.MinRTT = 40*time.Millisecond, time.Millisecond }), time.Second, false},
+		{"a kernel that does not say", SocketInfo{}, time.Second, false},
+		{"a connection that was idle", full, time.Minute, false},
+	} {
+		var p pacer
+		now := time.Unix(1e9, 0)
+		p.look(now, c.info)
+		p.look(now.Add(c.pause), c.info)
+		if (p.pace > 0) != c.paced {
+			t.Errorf("%s: pace %.0f", c.what, p.pace)
+		}
+		p.look(now.Add(c.pause+time.Minute), full)
+		if p.pace != 0 {
+			t.Errorf("%s: it is not forgotten", c.what)
+		}
+	}
+}
