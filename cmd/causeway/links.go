@@ -285,7 +285,7 @@ func roundTrip(path admin.Path) string {
 			known = append(known, conn.RTTMS)
 		}
 	}
-	if len(known) == 0 && path.LatencyMS > 0 {
+	if len(known) == 0 && len(path.Connections) > 0 && path.LatencyMS > 0 {
 		known = append(known, path.LatencyMS)
 	}
 	if len(known) == 0 {

@@ -32,7 +32,7 @@ func atEdge(second int, sent uint64) admin.Links {
 			Connections: []admin.Connection{
 				{Congestion: "bbr", RTTMS: 201.4, Streams: 2}, {Congestion: "bbr", RTTMS: 230.6}, {Streams: 1},
 			}},
-		{Relay: "virginia-1", Via: "203.0.113.7:7443", Prefer: 2, State: "down", Why: "dial relay virginia-1:\nrefused"},
+		{Relay: "virginia-1", Via: "203.0.113.7:7443", Prefer: 2, State: "down", LatencyMS: 250, Why: "dial relay virginia-1:\nrefused"},
 	}}
 }
 
