@@ -38,17 +38,16 @@ func TestBrotliPieces(t *testing.T) {
 // TestBrotliComesAtOnce: what was flushed is read without waiting for more, however long it is.
 func TestBrotliComesAtOnce(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 8))
+	w, r := newBrotliWriter(), new(brotliReader)
 	for size := range 1000 {
 		text := make([]byte, size+1)
 		for i := range text {
 			text[i] = byte('a' + rng.IntN(26))
 		}
 		var coded bytes.Buffer
-		w := newBrotliWriter()
 		w.Reset(&coded)
 		_, _ = w.Write(text)
 		_ = w.Flush()
-		var r brotliReader
 		if err := r.open(bufio.NewReader(io.MultiReader(&coded, iotest.ErrReader(errTooFar)))); err != nil {
 			t.Fatal(err)
 		}
