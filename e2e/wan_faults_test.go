@@ -398,7 +398,7 @@ func TestFaultPrivateLine(t *testing.T) {
 }
 
 // TestFaultRelayRestarted: one of two relays is told to stop, and started
-// again; then the other.
+// again; then the other. Orders do not fail either.
 func TestFaultRelayRestarted(t *testing.T) {
 	w := newWAN(t, "", faultLine(), faultLine())
 	tr := newTraffic(t, w, spec{relays: []string{"relay-1", "relay-2"}})
@@ -408,6 +408,23 @@ func TestFaultRelayRestarted(t *testing.T) {
 		tr.some(t)
 	}
 	tr.end(t)
+	tr.allOrders(t)
+}
+
+// TestFaultRelayDrained is the same after causeway drain.
+func TestFaultRelayDrained(t *testing.T) {
+	w := newWAN(t, "", faultLine(), faultLine())
+	tr := newTraffic(t, w, spec{relays: []string{"relay-1", "relay-2"}})
+	for _, relay := range []string{"relay-1", "relay-2"} {
+		tr.did(relay + " drains")
+		drain := inside(string(w.overseas), binary, "drain", relay, "--config", tr.c.file, "--wait", patience.String())
+		mustRun(t, drain[0], drain[1:]...)
+		tr.did(relay + " is told to stop")
+		tr.restart(t, relay)
+		tr.some(t)
+	}
+	tr.end(t)
+	tr.allOrders(t)
 }
 
 // restart tells a relay to stop, and starts it again when it has.
