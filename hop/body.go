@@ -93,7 +93,9 @@ func passBody(w http.ResponseWriter, r *http.Request, res *http.Response, opt Op
 
 func (p *passing) run() error {
 	if p.res.ContentLength < 0 || p.res.ContentLength > shortBody {
+		p.mu.Lock() // late may call arm before this one has returned
 		p.arm()
+		p.mu.Unlock()
 	}
 	for {
 		n, err := p.res.Body.Read(p.buffer[p.to:])

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Options is what Response has to know beside the answer.
@@ -288,6 +289,8 @@ type body struct {
 	busy     bool              // there was something to exchange in the last chunk
 	stopped  bool              // Close was called
 	holding  atomic.Bool       // see Holding
+	arrived  atomic.Bool       // so are both of these
+	awaited  time.Time         // since when the first coded bytes are; zero when they are none
 }
 
 // work is the memory of one body, pooled.
@@ -411,7 +414,8 @@ func (b *body) start(m *Map, res *http.Response, p plan) {
 	b.stages, b.header, b.fields, b.digests = m.stages(b.few[:0], res, p), res.Header, m.Header, m.digesting(res)
 	if b.dec = newDecoder(b.came, &b.source); b.dec != nil && p.kind != eventStream {
 		b.source.start = &b.work.opening
-		b.work.opening = opening{kept: b.work.ahead[:len(b.source.ahead)], holding: &b.holding}
+		b.work.opening = opening{kept: b.work.ahead[:len(b.source.ahead)], holding: &b.holding, arrived: &b.arrived}
+		b.awaited = time.Now()
 	}
 	if b.coding != "" && !b.uncoded {
 		b.enc = newEncoder(b.coding, b.work)
@@ -423,6 +427,9 @@ func (b *body) start(m *Map, res *http.Response, p plan) {
 func (b *body) finish() int64 {
 	for b.err == nil && len(b.work.out) < smallText {
 		b.step(nil)
+	}
+	if b.err != nil && b.err != io.EOF && len(b.work.out) == 0 {
+		b.holding.Store(true) // until Read says so
 	}
 	return b.lengthAtEnd(nil)
 }

@@ -16,7 +16,8 @@ import (
 //  2. defuse looks at that text. When it is long and came from next to nothing, it reads on, opens
 //     and lets go of the text, until it is a bomb, an end, or grows no more than other texts. A bomb
 //     has few coded bytes by its nature, and they are waited for at most maxLook.
-//  3. Meanwhile Holding asks whoever answers to wait with the header.
+//  3. Meanwhile Holding asks whoever answers to wait with the header, and for firstWait before the
+//     first coded bytes have come.
 //  4. What is no bomb is opened again from the bytes that were kept, and goes its way.
 //
 // Other texts pay for the copy of their first coded bytes, and wait for nothing. A bomb that begins
@@ -30,6 +31,9 @@ const (
 	freeLead = 256
 	// growsLess is what deflate's bombs do (1029:1), and a little less.
 	growsLess = maxRatio * 9 / 10
+	// firstWait is how long the first coded bytes are waited for with the header: without any there
+	// is nothing to show.
+	firstWait = 50 * time.Millisecond
 	// maxLook is how long a suspicious body is waited for, beside the time that it takes to open it.
 	maxLook = time.Second
 )
@@ -44,7 +48,8 @@ func suspicious(text, coded int64) bool {
 type opening struct {
 	kept    []byte
 	holding *atomic.Bool
-	looks   *patient // nil for most
+	arrived *atomic.Bool // a read has ended
+	looks   *patient     // nil for most
 }
 
 // patient is an origin's body that is waited for up to a time.
@@ -126,6 +131,7 @@ func (s *source) read(p []byte) (int, error) {
 		start.holding.Store(false) // it may wait
 	}
 	n, err := s.origin.Read(p)
+	start.arrived.Store(true)
 	if start.holding.Store(n > 0 || start.looks != nil); start.looks == nil && len(start.kept)+n > aheadSize {
 		s.start = nil // so many are not suspicious
 		start.holding.Store(false)
@@ -137,10 +143,10 @@ func (s *source) read(p []byte) (int, error) {
 
 // defuse is the first text, n bytes, unless it is a bomb's.
 func (b *body) defuse(text []byte, n int, err error) (int, error) {
-	defer b.holding.Store(false)
 	start := b.source.start
 	defer func() { b.source.start, b.work.opening = nil, opening{} }()
 	if err != nil || !suspicious(b.dec.out, b.dec.coded()) {
+		b.holding.Store(err != nil && err != io.EOF && n == 0) // of a failure the reader is to hear first
 		return n, err
 	}
 	b.holding.Store(true)
@@ -153,8 +159,9 @@ func (b *body) defuse(text []byte, n int, err error) (int, error) {
 	}
 	start.looks.free = true
 	if err != nil && err != io.EOF && !errors.Is(err, errStillComing) {
-		return 0, err
+		return 0, err // and still holding: no header goes out before whoever reads hears of it
 	}
+	b.holding.Store(false)
 	b.dec.free()
 	b.source.ahead, b.source.bytes, b.source.start = start.kept, 0, nil
 	b.dec = newDecoder(b.came, &b.source)
@@ -163,4 +170,6 @@ func (b *body) defuse(text []byte, n int, err error) (int, error) {
 
 // Holding says whether the body has come, and is looked at before any of it is given. Whoever
 // answers with it does well to wait with the header, which Read may yet fail without a byte.
-func (b *body) Holding() bool { return b.holding.Load() }
+func (b *body) Holding() bool {
+	return b.holding.Load() || !b.awaited.IsZero() && !b.arrived.Load() && time.Since(b.awaited) < firstWait
+}

@@ -76,8 +76,8 @@ func TestBombGivesNothing(t *testing.T) {
 		if n > 0 || !errors.Is(err, ErrRatio) {
 			t.Errorf("%s, %s, %d bytes: gave %d, %v", c.name, c.coding, len(coded), n, err)
 		}
-		if h, ok := res.Body.(interface{ Holding() bool }); !ok || h.Holding() {
-			t.Errorf("%s, %s: still held", c.name, c.coding)
+		if h, ok := res.Body.(interface{ Holding() bool }); !ok || !h.Holding() {
+			t.Errorf("%s, %s: the header may go out before the failure is heard of", c.name, c.coding)
 		}
 		res.Body.Close()
 	}
