@@ -467,7 +467,7 @@ func TestLogsPage(t *testing.T) {
 		fmt.Fprint(w, "https://example.com/ and so on")
 	}))
 	defer origin.Close()
-	c := newCrossing(t, spec{layout: edgeAndRelay, sites: fmt.Sprintf(`
+	c := newCrossing(t, spec{layout: edgeAndRelay, more: "links: [{from: edge-1, to: relay-1, price: {per_mbps_month: 120, per_gb: 1, currency: CNY}}]", sites: fmt.Sprintf(`
   - name: site
     hosts: {example.cn: %q, www.example.cn: {to: https://www.example.com, connect: [%q]}}
     tls: {cert: CERT, key: KEY}`, origin.URL, freeAddress(t))}) // nobody is there: failures have members of their own
