@@ -232,7 +232,15 @@ func startsMatch(b []byte, i int, of byte) bool {
 	for end < len(b) && hostBytes[b[end]]&of != 0 {
 		end++
 	}
-	return end-i <= maxHost+1 && (end == len(b) || hostEnd(b, end).unsure)
+	switch {
+	case end-i > maxHost+1:
+		return false
+	case end == len(b):
+		return true
+	case end > i && b[end-1] == '.':
+		return afterDot(b, end-1, end).unsure
+	}
+	return hostEnd(b, end).unsure
 }
 
 // maxIPv6 is the longest IPv6 literal without the closing bracket.

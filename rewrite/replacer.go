@@ -131,12 +131,15 @@ func (r *Replacer) match(host []byte, scheme, port string) (*rule, int) {
 			return rule, 0
 		}
 	}
-	if len(r.wildcard) == 0 {
+	if len(r.wildcard) == 0 || len(host) == 0 || host[0] == '.' {
 		return nil, 0
 	}
 	for i := 1; i < len(host); i++ {
 		if host[i] != '.' {
 			continue
+		}
+		if host[i-1] == '.' { // no name has an empty label
+			return nil, 0
 		}
 		for _, rule := range r.wildcard[string(host[i+1:])] {
 			if rule.accepts(scheme, port) {

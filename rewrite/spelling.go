@@ -226,7 +226,7 @@ func backslashesBefore(b []byte, i int) int {
 	return i
 }
 
-// slashAt is the end of the slash that starts at b[i], with the backslashes before it in the same
+// slashAt is the end of the slash that starts at b[i], with the backslashes before it in any
 // spelling. ok is false when there is none; more says that b ends before that is certain.
 func slashAt(b []byte, i int) (end int, ok, more bool) {
 	for start := i; i-start <= maxBackslash+maxUnit; {
