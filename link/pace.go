@@ -15,7 +15,9 @@ import "time"
 //  3. after calmLooks without a queue it may do as it likes again: BBR then finds
 //     out whether there is more,
 //  4. a queue that does not get shorter is that of others, or the way is longer
-//     than it was: the connection takes its share of it, for othersTime.
+//     than it was: the connection takes its share of it, for othersTime,
+//  5. a line that loses packets when there is no queue is left to BBR for as
+//     long: what is delivered says less there of what the line carries.
 //
 // Measured as above: round trip 205 ms, nothing sent again but at the beginning,
 // 30 KB in 300 ms, and 95 % of the rate.
@@ -37,6 +39,11 @@ const (
 	mostCuts   = 6
 	othersTime = 20 * time.Second
 
+	// A lossyShare-th of the segments sent again, lossyLooks after there was a
+	// queue, is the line's own loss.
+	lossyShare = 200
+	lossyLooks = 4
+
 	// lookBytes is what is written between two looks at least: a connection that
 	// sends less is no long body's.
 	lookBytes = 64 << 10
@@ -55,6 +62,8 @@ type pacer struct {
 	next  time.Time  // of the next look
 	at    time.Time  // of the last one
 	bytes uint64     // delivered until then
+	sent  uint64     // segments, until then
+	again uint64     // those of them sent again
 	line  float64    // what the line carries, in bytes a second, as far as it is known
 	best  [2]float64 // the most it carried in this window of bestTime, and in the one before
 	since time.Time  // this window began
@@ -71,7 +80,8 @@ func (p *pacer) look(now time.Time, info SocketInfo) {
 	elapsed := now.Sub(p.at)
 	delivered := info.Delivered - p.bytes
 	idle := p.at.IsZero() || elapsed > 10*info.RTT+time.Second
-	p.at, p.bytes = now, info.Delivered
+	sent, again := info.Segments-p.sent, info.Retransmits-p.again
+	p.at, p.bytes, p.sent, p.again = now, info.Delivered, info.Segments, info.Retransmits
 	p.next = now.Add(max(info.RTT, shortLine))
 	switch {
 	case !info.Known || info.MinRTT < shortLine:
@@ -82,6 +92,9 @@ func (p *pacer) look(now time.Time, info SocketInfo) {
 	case info.RTT-info.MinRTT <= max(info.MinRTT/queueFrom, queueLeast):
 		p.carried(now, float64(delivered)/elapsed.Seconds())
 		p.noQueue()
+		if p.calm >= lossyLooks && again > 0 && again*lossyShare >= sent {
+			p.pace, p.line, p.quiet = 0, 0, now.Add(othersTime)
+		}
 	case info.NotSent > 0: // else it is another connection's
 		p.carried(now, max(float64(info.DeliveryRate), float64(delivered)/elapsed.Seconds()))
 		p.queue(now, info)

@@ -12,6 +12,7 @@ type queueLine struct {
 	delay  time.Duration // of a round trip without a queue
 	depth  float64       // bytes that the queue holds
 	others float64       // bytes a second that others send
+	loss   float64       // share of what is sent that is lost, and sent again
 
 	now       time.Time
 	queue     float64
@@ -58,7 +59,8 @@ func (l *queueLine) info(rate float64) SocketInfo {
 	if l.looks++; l.noisy > 0 && l.looks%l.noisy == 0 {
 		wait += 80 * time.Millisecond
 	}
-	return SocketInfo{Known: true, RTT: l.delay + wait, MinRTT: l.delay, Delivered: uint64(l.delivered), DeliveryRate: uint64(rate), NotSent: 1}
+	return SocketInfo{Known: true, RTT: l.delay + wait, MinRTT: l.delay, Delivered: uint64(l.delivered), DeliveryRate: uint64(rate), NotSent: 1,
+		Segments: uint64(l.delivered / 1448), Retransmits: uint64((l.loss*l.delivered + l.lost) / 1448)}
 }
 
 // A sender that would fill the queue leaves it nearly empty, and nearly all of
@@ -73,6 +75,22 @@ func TestPaceKeepsTheQueueShort(t *testing.T) {
 	}
 	if ms := 1000 * l.longest / l.rate; ms > 80 || l.lost > 0 { // 200 ms hold, and 5 s without would fill it
 		t.Errorf("the queue grew to %.0f ms, %.0f bytes were lost", ms, l.lost)
+	}
+}
+
+// A line that loses packets without a queue is left alone.
+func TestPaceLeavesALossyLine(t *testing.T) {
+	l, p := newQueueLine(), &pacer{}
+	l.loss = .01
+	l.run(p, 10*time.Second)
+	free := 0
+	for range 100 {
+		if l.run(p, 100*time.Millisecond); p.pace == 0 {
+			free++
+		}
+	}
+	if free < 90 {
+		t.Errorf("it was held to a pace in %d of 100 looks", 100-free)
 	}
 }
 
