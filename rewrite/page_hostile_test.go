@@ -83,7 +83,7 @@ func TestPageCutInTags(t *testing.T) {
 			t.Fatalf("%d bytes of %d", n, len(text))
 		}
 	}
-	if n := testing.AllocsPerRun(20, cut); n > 16 {
+	if n := testing.AllocsPerRun(20, cut); n > 16 && !raceEnabled { // the race detector empties the pools now and then
 		t.Errorf("%v allocations for 24 chunks", n)
 	}
 }
