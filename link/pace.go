@@ -49,10 +49,12 @@ const (
 	lookBytes = 64 << 10
 	// cruise is the part of what the line carries that leaves its queue empty.
 	cruise = 0.95
-	// leastPace, in bytes a second, is never gone below, nor a leastShare-th of
+	// leastPace, in bytes a second, is never gone below, so that a connection of
+	// short answers, which shows less than the line carries, sends each within
+	// some 30 ms; nor a leastShare-th of
 	// what the line has carried in bestTime, or twice that: BBR forgets what it
 	// has not seen for ten round trips, and takes long to find it again.
-	leastPace  = 128 << 10
+	leastPace  = 1 << 20
 	leastShare = 4
 	bestTime   = 15 * time.Second
 )
