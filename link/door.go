@@ -3,7 +3,6 @@ package link
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"log"
 	"net"
 	"net/http"
@@ -11,21 +10,20 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"causeway/hop"
 )
 
 // Whoever connects to a link is a stranger until its handshake is done:
 //
-//  1. Serve gives the server the connections of a door, which notes each one as
-//     a stranger,
-//  2. the server shakes hands, within handshakeTimeout; who proves to be a node
-//     is no stranger any more, and is in no one's way,
+//  1. a door takes the connections in place of the server, notes each one as a
+//     stranger and shakes hands with it, within handshakeTimeout,
+//  2. who proves to be a node is no stranger any more, is in no one's way, and
+//     goes on to the server,
 //  3. a stranger for whom there is no place takes that of another, the oldest of
 //     the source that has most, or is turned away.
 //
 // So strangers are in the way of strangers alone, and first of those that come
-// from where they come from.
+// from where they come from. The server gets *tls.Conn and nothing around it:
+// net/http before Go 1.27 speaks HTTP/2 on no other.
 
 const (
 	// handshakeTimeout is how long a stranger has to prove itself: three round
@@ -55,15 +53,29 @@ func Serve(server *http.Server, listener net.Listener) error {
 // the server is closed. limits.connections is a matter of the listener: it must
 // let in MostStrangers more.
 func (c *Callers) Serve(server *http.Server, listener net.Listener) error {
-	return server.Serve(&door{Listener: listener, callers: c, peers: server.TLSConfig, log: server.ErrorLog})
+	d := &door{
+		Listener: listener, callers: c, peers: server.TLSConfig, log: server.ErrorLog,
+		nodes: make(chan net.Conn), failures: make(chan error), closed: make(chan struct{}),
+	}
+	d.busy.Go(d.take)
+	err := server.Serve(d)
+	d.Close()
+	d.busy.Wait()
+	return err
 }
 
-// door is a listener whose connections are strangers at first.
+// door is a listener of connections that are done with their handshake.
 type door struct {
 	net.Listener
 	callers *Callers
 	peers   *tls.Config
 	log     *log.Logger
+
+	nodes    chan net.Conn // that go on to the server
+	failures chan error    // of Listener: the server knows which are for good
+	closing  sync.Once
+	closed   chan struct{}
+	busy     sync.WaitGroup // take, and a goroutine for each stranger
 
 	mu         sync.Mutex  // guards the rest, and the strangers' turnedAway
 	strangers  []*stranger // the oldest first
@@ -71,34 +83,99 @@ type door struct {
 	told       time.Time
 }
 
-// stranger is a connection that has not proven itself, and the node it becomes.
+// stranger is a connection that has not proven itself.
 type stranger struct {
-	*tls.Conn
-	socket     *socket // below TLS
-	door       *door
-	from       *caller // set by its handshake
+	socket     *socket
 	source     string
 	since      time.Time
 	turnedAway bool
 }
 
-// Accept shakes no hands: that is the server's, on a goroutine of the connection.
+// Accept gives a node's connection.
 func (d *door) Accept() (net.Conn, error) {
+	select {
+	case conn := <-d.nodes:
+		return conn, nil
+	case err := <-d.failures:
+		return nil, err
+	case <-d.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close also puts the strangers out.
+func (d *door) Close() error {
+	d.closing.Do(func() { close(d.closed) })
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, s := range d.strangers {
+		s.socket.Close()
+	}
+	return d.Listener.Close()
+}
+
+// take lets strangers in until the door is closed.
+func (d *door) take() {
 	for {
 		conn, err := d.Listener.Accept()
 		if err != nil {
-			return nil, err
+			select {
+			case d.failures <- err: // the server waits with its next Accept, or closes the door
+				continue
+			case <-d.closed:
+				return
+			}
 		}
-		below := newSocket(conn)
-		s := &stranger{Conn: tls.Server(below, d.peers), socket: below, door: d, source: sourceOf(conn.RemoteAddr()), since: time.Now()}
+		s := &stranger{socket: newSocket(conn), source: sourceOf(conn.RemoteAddr()), since: time.Now()}
 		away := d.admit(s)
 		if away != nil {
-			away.NetConn().Close() // not Conn's: a handshake may be under way
+			away.socket.Close()
 			d.tell(away)
 		}
 		if away != s {
-			return s, nil
+			d.busy.Go(func() { d.shake(s) })
 		}
+	}
+}
+
+// shake makes a node of the stranger, or puts it out.
+func (d *door) shake(s *stranger) {
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+	defer cancel()
+	conn := tls.Server(s.socket, d.peers)
+	err := net.ErrClosed
+	if !d.isClosed() { // since it was let in: Close has not seen it
+		err = conn.HandshakeContext(ctx)
+	}
+	if away := d.leave(s); away || err != nil {
+		if !away && !d.isClosed() {
+			d.log.Printf("%s%s: %v", refusedLine, s.socket.RemoteAddr(), err)
+		}
+		s.socket.Close()
+		return
+	}
+	d.callers.prove(s.socket, conn.ConnectionState())
+	select {
+	case d.nodes <- conn:
+	case <-d.closed:
+		s.socket.Close()
+	}
+}
+
+// leave makes s no stranger any more, and reports whether it was turned away.
+func (d *door) leave(s *stranger) (turnedAway bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.remove(s)
+	return s.turnedAway
+}
+
+func (d *door) isClosed() bool {
+	select {
+	case <-d.closed:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -150,71 +227,16 @@ func (d *door) tell(last *stranger) {
 	defer d.mu.Unlock()
 	d.turnedAway++
 	if now := time.Now(); now.Sub(d.told) >= turnedAwayPause {
-		d.log.Printf("%s%d of them, the last from %s", turnedAwayLine, d.turnedAway, last.RemoteAddr())
+		d.log.Printf("%s%d of them, the last from %s", turnedAwayLine, d.turnedAway, last.socket.RemoteAddr())
 		d.told, d.turnedAway = now, 0
 	}
 }
 
-// turnedAwayLine begins the line that tells of them.
-const turnedAwayLine = "turned away: "
-
-// errTurnedAway is what ended a stranger's handshake.
-var errTurnedAway = errors.New("turned away for others to come in")
-
-// HandshakeContext makes a node of the stranger.
-func (s *stranger) HandshakeContext(ctx context.Context) error {
-	err := s.Conn.HandshakeContext(ctx)
-	s.door.mu.Lock()
-	defer s.door.mu.Unlock()
-	s.door.remove(s)
-	if s.turnedAway {
-		return errTurnedAway
-	}
-	if err == nil {
-		s.from = s.door.callers.prove(s.socket, s.ConnectionState())
-	}
-	return err
-}
-
-// serves counts a request on the stranger's connection, until served.
-func (s *stranger) serves() {
-	if s != nil && s.from != nil {
-		s.from.requests.Add(1)
-		s.socket.streams.Add(1)
-	}
-}
-
-func (s *stranger) served() {
-	if s != nil && s.from != nil {
-		s.socket.streams.Add(-1)
-	}
-}
-
-// strangerKey is where a request's context has its *stranger.
-type strangerKey struct{}
-
-// strangerOf is the connection of a request at a relay, nil when it came by
-// another way.
-func strangerOf(ctx context.Context) *stranger {
-	s, _ := ctx.Value(strangerKey{}).(*stranger)
-	return s
-}
-
-// Close also takes a stranger from the door that never shook hands.
-func (s *stranger) Close() error {
-	s.door.mu.Lock()
-	s.door.remove(s)
-	s.door.mu.Unlock()
-	return s.Conn.Close()
-}
-
-// bursts is the server's ConnContext: requests find their connection.
-func bursts(ctx context.Context, conn net.Conn) context.Context {
-	if s, ok := conn.(*stranger); ok {
-		ctx, conn = context.WithValue(ctx, strangerKey{}, s), s.Conn
-	}
-	return hop.BurstContext(ctx, conn)
-}
+// How the lines of the log begin that tell of strangers.
+const (
+	turnedAwayLine = "turned away: "
+	refusedLine    = "refused: "
+)
 
 // sourceOf is who may be behind an address: all of an IPv4 address, and the
 // whole /64 of an IPv6 one, in which a host has addresses as it likes.

@@ -87,7 +87,7 @@ func NewServer(handler http.Handler, peers *tls.Config, logger *slog.Logger) *ht
 		HTTP2:             http2Config(),
 		MaxHeaderBytes:    headerBytes,
 		ReadHeaderTimeout: handshakeTimeout, // what it bounds, on a connection of HTTP/2
-		ConnContext:       bursts,
+		ConnContext:       connContext,
 		ErrorLog:          log.New(refusals{logger}, "", 0),
 	}
 }
@@ -105,7 +105,7 @@ const (
 func greeting(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get(helloField) == "" {
-			from := strangerOf(r.Context())
+			from := socketOf(r.Context())
 			from.serves()
 			defer from.served()
 			next.ServeHTTP(w, r)
@@ -142,15 +142,15 @@ func http2Config() *http.HTTP2Config {
 }
 
 // refusals turns the server's own log lines into records: a refused peer is a
-// warning that names its address and why. Of those that the door turned away it
-// tells itself.
+// warning that names its address and why. Of those that it turned away the door
+// itself tells.
 type refusals struct{ logger *slog.Logger }
 
 func (r refusals) Write(line []byte) (int, error) {
 	text := string(bytes.TrimSpace(line))
 	if rest, ok := strings.CutPrefix(text, turnedAwayLine); ok {
 		r.logger.Warn("link turned strangers away; too many connect and do not prove themselves", "strangers", rest)
-	} else if rest, ok := strings.CutPrefix(text, "http: TLS handshake error from "); ok && !strings.HasSuffix(rest, errTurnedAway.Error()) {
+	} else if rest, ok := strings.CutPrefix(text, refusedLine); ok {
 		peer, reason, _ := strings.Cut(rest, ": ")
 		r.logger.Warn("link refused a peer", "peer", peer, "reason", reason)
 	} else if rest, ok := cutAny(text, "http2: server connection error from ", "http2: server: error reading preface from client "); ok {

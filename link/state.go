@@ -1,6 +1,7 @@
 package link
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"maps"
@@ -10,6 +11,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"causeway/hop"
 )
 
 // What a link says of itself, for metrics and for `causeway links`:
@@ -173,6 +176,7 @@ type socket struct {
 	sent, received atomic.Uint64
 	heard          atomic.Int64 // when the last byte came, in nanoseconds after since
 	streams        atomic.Int64 // requests on it, at a relay
+	from           *caller      // at a relay, of a node; nil where none is named
 
 	raw      syscall.RawConn // nil where there is none
 	unlooked atomic.Int64    // bytes written since the last look
@@ -301,10 +305,10 @@ type caller struct {
 	requests atomic.Uint64
 }
 
-// prove notes that c is a connection of the edge that state names.
-func (c *Callers) prove(s *socket, state tls.ConnectionState) *caller {
+// prove notes that s is a connection of the edge that state names.
+func (c *Callers) prove(s *socket, state tls.ConnectionState) {
 	if c.Name == nil {
-		return nil
+		return
 	}
 	edge := c.Name(state)
 	c.mu.Lock()
@@ -317,8 +321,42 @@ func (c *Callers) prove(s *socket, state tls.ConnectionState) *caller {
 		c.of[edge] = from
 	}
 	c.mu.Unlock()
+	s.from = from
 	from.add(s)
-	return from
+}
+
+// serves counts a request on a connection of a relay, until served.
+func (c *socket) serves() {
+	if c != nil && c.from != nil {
+		c.from.requests.Add(1)
+		c.streams.Add(1)
+	}
+}
+
+func (c *socket) served() {
+	if c != nil && c.from != nil {
+		c.streams.Add(-1)
+	}
+}
+
+// connKey is where the context of a relay's request has its *socket.
+type connKey struct{}
+
+// socketOf is the connection of a request at a relay, nil when it came by
+// another way.
+func socketOf(ctx context.Context) *socket {
+	c, _ := ctx.Value(connKey{}).(*socket)
+	return c
+}
+
+// connContext is the server's: requests find their connection.
+func connContext(ctx context.Context, conn net.Conn) context.Context {
+	if over, ok := conn.(*tls.Conn); ok {
+		if c, ok := over.NetConn().(*socket); ok {
+			ctx = context.WithValue(ctx, connKey{}, c)
+		}
+	}
+	return hop.BurstContext(ctx, conn)
 }
 
 // State is what there is of each edge, by name.
