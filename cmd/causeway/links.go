@@ -34,12 +34,26 @@ func (at *nodeAt) addTo(verb *cobra.Command) {
 // find gives the admin address.
 func (at *nodeAt) find(verb *cobra.Command) (string, error) {
 	if at.address == "" {
-		return adminAddress(at.file, at.node)
+		return adminAddress(verb.Name(), at.file, at.node)
 	}
 	if err := checkAddress(at.address); err != nil {
 		return "", usagef("%s: --admin %s: %w", verb.CommandPath(), at.address, err)
 	}
 	return at.address, nil
+}
+
+// checked refuses the answer of a node that is not the one that is meant: in many
+// files the admin address of each node is that of its own machine, so that
+// another one answers. verb is for the message.
+func (at *nodeAt) checked(verb, address string, links admin.Links) error {
+	if at.node == "" || links.Node == at.node {
+		return nil
+	}
+	who := "a node without a name"
+	if links.Node != "" {
+		who = "node " + links.Node
+	}
+	return fmt.Errorf("%s: %s is %s, not %s: ask on the machine of %s, or give its --admin address", verb, address, who, at.node, at.node)
 }
 
 // between is how far apart two looks at the links are: what went over them
@@ -74,7 +88,13 @@ second, under TLS.`,
 			}
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			look := func() (admin.Links, error) { return askLinks(ctx, address) }
+			look := func() (admin.Links, error) {
+				links, err := askLinks(ctx, "links", address)
+				if err == nil {
+					err = at.checked("links", address, links)
+				}
+				return links, err
+			}
 			out := cmd.OutOrStdout()
 			switch {
 			case asJSON:
@@ -91,24 +111,24 @@ second, under TLS.`,
 	return verb
 }
 
-// askLinks asks the node behind address.
-func askLinks(ctx context.Context, address string) (links admin.Links, err error) {
+// askLinks asks the node behind address. verb is for the messages.
+func askLinks(ctx context.Context, verb, address string) (links admin.Links, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/links", nil)
 	if err != nil {
-		return links, fmt.Errorf("links: admin address %q: %w", address, err)
+		return links, fmt.Errorf("%s: admin address %q: %w", verb, address, err)
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return links, fmt.Errorf("links: is the node running? %w", err)
+		return links, fmt.Errorf("%s: is the node running? %w", verb, err)
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return links, fmt.Errorf("links: %s answered %s: is it a causeway's admin address, of this version?", address, res.Status)
+		return links, fmt.Errorf("%s: %s answered %s: is it a causeway's admin address, of this version?", verb, address, res.Status)
 	}
 	if err := json.NewDecoder(res.Body).Decode(&links); err != nil {
-		return links, fmt.Errorf("links: read the answer of %s: %w: is it a causeway's admin address, of this version?", address, err)
+		return links, fmt.Errorf("%s: read the answer of %s: %w: is it a causeway's admin address, of this version?", verb, address, err)
 	}
 	return links, nil
 }

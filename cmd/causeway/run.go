@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -159,6 +160,12 @@ changes nothing, and its errors are printed here.`,
 			if err != nil {
 				return err
 			}
+			// One of a version without links may be asked to reload all the same.
+			if links, err := askLinks(context.Background(), "reload", address); err == nil {
+				if err := at.checked("reload", address, links); err != nil {
+					return err
+				}
+			}
 			if _, err := ask("reload", address, "reload"); err != nil {
 				return err
 			}
@@ -178,10 +185,13 @@ func drainVerb() *cobra.Command {
 		Use:   "drain [NODE] [--undo] [--wait TIME] [--config FILE] [--node NAME] [--admin ADDRESS]",
 		Short: "Send requests elsewhere, before a node is stopped or changed",
 		Long: `Asks a node, at the admin address of the file, to drain. A relay tells its edges
-with every answer, and within five seconds without one: they take another relay
+with every answer, and within seven seconds without one: they take another relay
 that is up, and what is under way finishes. An edge says on /readyz that it is
 not ready, for those that balance over edges. Whatever comes all the same is
 served: with one relay alone nothing changes.
+
+With --wait a relay with edges is given those seven seconds, and then what is
+left of the time for the requests under way to end.
 
 A node that drains goes on until --undo, or until it is started again.`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -191,6 +201,12 @@ A node that drains goes on until --undo, or until it is started again.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 && at.node != "" && at.node != args[0] {
+				return usagef("causeway drain: %s or --node %s? name one node", args[0], at.node)
+			}
+			if patience < 0 {
+				return usagef("causeway drain: --wait %v: give a time, as in 30s", patience)
+			}
 			if len(args) == 1 {
 				at.node = args[0]
 			}
@@ -198,11 +214,22 @@ A node that drains goes on until --undo, or until it is started again.`,
 			if err != nil {
 				return err
 			}
-			what := "drain"
-			if undo {
-				what = "undrain"
+			ctx := context.Background()
+			links, err := askLinks(ctx, "drain", address)
+			if err != nil {
+				return err
 			}
-			return drain(context.Background(), cmd.OutOrStdout(), address, what, patience)
+			if err := at.checked("drain", address, links); err != nil {
+				return err
+			}
+			if undo {
+				return drain(ctx, cmd.OutOrStdout(), address, "undrain", 0, 0)
+			}
+			told := time.Duration(0)
+			if slices.ContainsFunc(links.Paths, func(p admin.Path) bool { return p.Edge != "" && len(p.Connections) > 0 }) {
+				told = min(edgesKnow, patience)
+			}
+			return drain(ctx, cmd.OutOrStdout(), address, "drain", told, patience)
 		},
 	}
 	at.addTo(verb)
@@ -211,18 +238,24 @@ A node that drains goes on until --undo, or until it is started again.`,
 	return verb
 }
 
-// drain asks for what, and again until nothing is under way or patience is over.
-func drain(ctx context.Context, w io.Writer, address, what string, patience time.Duration) error {
-	end := time.Now().Add(patience)
+// edgesKnow is when the edges of a relay know that it drains, also those that
+// send it nothing: they ask it every 6.25 s at least (link's probeEvery).
+const edgesKnow = 7 * time.Second
+
+// drain asks for what, and again until least is over and nothing is under way,
+// or patience is over.
+func drain(ctx context.Context, w io.Writer, address, what string, least, patience time.Duration) error {
+	begun := time.Now()
 	for {
 		says, err := ask("drain", address, what)
 		if err != nil {
 			return err
 		}
 		_, running, counted := strings.Cut(says, "under way: ")
-		if !counted || running == "0" || what != "drain" || !time.Now().Before(end) {
+		took := time.Since(begun)
+		if !counted || running == "0" && took >= least || took >= patience {
 			fmt.Fprintln(w, says)
-			if counted && running != "0" && what == "drain" && patience > 0 {
+			if counted && running != "0" && patience > 0 {
 				return fmt.Errorf("drain: requests are still under way after %v", patience)
 			}
 			return nil
@@ -247,14 +280,18 @@ func checkAddress(address string) error {
 	return nil
 }
 
-// adminAddress finds the admin address of a node in the file.
-func adminAddress(file, name string) (string, error) {
+// adminAddress finds the admin address of a node in the file, for a verb.
+func adminAddress(verb, file, name string) (string, error) {
 	_, node, err := readPart(file, name)
 	if err != nil {
 		return "", err
 	}
 	if node.Listen.Admin == "" {
-		return "", fmt.Errorf("%s: the node has no listen.admin: send SIGHUP to the process instead", file)
+		mend := "without one it cannot be asked"
+		if verb == "reload" {
+			mend = "send SIGHUP to the process instead"
+		}
+		return "", fmt.Errorf("%s: the node has no listen.admin: %s", file, mend)
 	}
 	host, port, err := net.SplitHostPort(node.Listen.Admin)
 	if err != nil {
