@@ -97,6 +97,9 @@ func (m *Meter) of(state PathState, now time.Time) *metered {
 func (p *metered) saw(now time.Time, totals Totals) {
 	sent, received := since(totals.Sent, p.sent), since(totals.Received, p.received)
 	p.sent, p.received = totals.Sent, totals.Received
+	if begin := now.Truncate(MeterWindow); p.window.begin.After(begin) { // the clock was set back
+		p.window = window{begin: begin}
+	}
 	today := p.today(now)
 	today.sent += sent
 	today.received += received
@@ -119,8 +122,21 @@ func since(now, before uint64) uint64 {
 }
 
 // today is the day that now is in. Days that are over for a month are dropped.
+// When the clock was set back, what is dated later than now was now at the most.
 func (p *metered) today(now time.Time) *day {
 	begin := now.Truncate(24 * time.Hour)
+	if p.since.After(now) {
+		p.since = now
+	}
+	for i := range p.days {
+		d := &p.days[i]
+		if d.begin.After(begin) {
+			d.begin = begin
+		}
+		if d.peakAt.After(now) {
+			d.peakAt = now
+		}
+	}
 	if len(p.days) == 0 || begin.After(p.days[len(p.days)-1].begin) {
 		p.days = append(p.days, day{begin: begin})
 	}

@@ -43,3 +43,30 @@ func TestMeter(t *testing.T) {
 		t.Error("a month of no time")
 	}
 }
+
+// The clock of a node is set back: a window is five minutes all the same, and
+// what is counted began no later than now.
+func TestMeterWhenTheClockIsSetBack(t *testing.T) {
+	for _, back := range []time.Duration{30 * time.Minute, 20 * 365 * 24 * time.Hour} {
+		var m Meter
+		at := time.Date(2046, 11, 1, 10, 0, 0, 0, time.UTC)
+		var sent uint64
+		look := func() Usage {
+			u := m.Look(at, []PathState{{Relay: "virginia-1", Via: "10.1.0.5:7443", Totals: Totals{Sent: sent}}})[0]
+			at = at.Add(MeterWindow)
+			sent += 3000
+			return u
+		}
+		for range 5 {
+			look()
+		}
+		at = at.Add(-back)
+		var u Usage
+		for range 20 {
+			u = look()
+		}
+		if now := at.Add(-MeterWindow); u.Peak > 2*3000*8/300. || u.Sent != sent-3000 || u.Since.After(now) || u.Month(now) == 0 || u.PeakAt.After(now) {
+			t.Errorf("%v back: %+v at %v, a month is %v", back, u, now, u.Month(now))
+		}
+	}
+}
