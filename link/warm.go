@@ -101,10 +101,12 @@ func (w *warm) move() {
 }
 
 // carried is the body of an answer: its length tells whether w is busy with a
-// long one.
+// long one. It may be closed while it is read, by its silence (Waits.watch).
 type carried struct {
 	io.ReadCloser
-	w    *warm
+	w *warm
+
+	mu   sync.Mutex // guards the rest
 	n    int64
 	long bool
 	over bool
@@ -132,6 +134,8 @@ func (c *carried) Close() error {
 }
 
 func (c *carried) count(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.n += int64(n); c.n > longBody && !c.long && !c.over {
 		c.long = true
 		c.w.busy()
@@ -139,6 +143,8 @@ func (c *carried) count(n int) {
 }
 
 func (c *carried) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.long && !c.over {
 		c.w.bulk.Add(-1)
 	}
