@@ -67,6 +67,7 @@ type Daemon struct {
 	aside    atomic.Bool                    // it wants no more requests (Drain)
 	group    atomic.Pointer[link.Group]     // nil on a node without links
 	callers  link.Callers                   // the edges that dialled this relay
+	most     atomic.Pointer[map[string]int] // connections of each edge that may dial it
 	meter    link.Meter                     // of what the paths of group carry
 	prices   atomic.Pointer[[]*config.Link] // this node's, in the file that is served
 	tasks    sync.WaitGroup                 // servers and links; Run waits for them
@@ -106,10 +107,11 @@ func New(options Options) (*Daemon, error) {
 		access:   &switchedSink{to: outcome.NewAccessLog(options.Access)},
 		registry: prometheus.NewRegistry(),
 		failed:   make(chan error, 1),
-		callers:  link.Callers{Name: cert.PeerNode},
 		links:    make(map[linkKey]*runningLink),
 		servers:  make(map[serverKey]*runningServer),
 	}
+	d.callers.Name, d.callers.Log = cert.PeerNode, d.log
+	d.callers.Most, d.callers.Stopping = d.mostOf, d.draining.Load
 	d.base, d.cut = context.WithCancel(context.Background())
 	d.metrics = newMetrics(d.registry, &linkCollector{
 		connections: func() map[string]int { return d.group.Load().Connections() }, paths: func() []link.PathState { return d.group.Load().State() }, callers: d.callers.State})

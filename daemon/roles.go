@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -65,7 +66,9 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 		}
 	}
 	d.config, d.node = cfg, node
+	d.most.Store(new(mostConnections(cfg, node)))
 	d.serve(sockets, cfg, node, identity)
+	d.dismiss(cfg, node)
 	for _, running := range obsolete {
 		running.stop()
 	}
@@ -140,7 +143,7 @@ func (d *Daemon) crossing(cfg *config.Config, node *config.Node, identity *cert.
 		priced = append(priced, l)
 		key := linkKey{
 			relay: l.To, via: l.Via, pki: cfg.PKI,
-			settings: fmt.Sprint(cfg.Limits.LinkConnections, cfg.Limits.LinkConnectionsMost, cfg.Limits.ConnectTimeout, cfg.Limits.DrainTimeout, relayWaits(&cfg.Limits)),
+			settings: fmt.Sprint(cfg.Limits.LinkConnections, cfg.Limits.LinkConnectionsMost, cfg.Limits.ConnectTimeout, cfg.Limits.DrainTimeout, relayWaits(&cfg.Limits), cfg.Limits.HeaderBytes),
 		}
 		running := d.links[key]
 		if running == nil {
@@ -190,6 +193,44 @@ func (d *Daemon) check(group *link.Group, cfg *config.Config) {
 	d.tasks.Go(func() { group.Check(ctx, checks, siteOf) })
 }
 
+// leftOver is how many times its connections an edge may have: those of a file
+// before and of a process before, and those that ended unheard.
+const leftOver = 4
+
+// mostConnections are how many connections each edge may have to a relay: a mad
+// one leaves places to the others. It is empty at an edge.
+func mostConnections(cfg *config.Config, node *config.Node) map[string]int {
+	most := make(map[string]int)
+	for _, l := range cfg.Links {
+		if l.To == node.Name {
+			most[l.From] += leftOver * max(cfg.Limits.LinkConnections, cfg.Limits.LinkConnectionsMost)
+		}
+	}
+	return most
+}
+
+// mostOf is link.Callers.Most.
+func (d *Daemon) mostOf(edge string) int {
+	if most := d.most.Load(); most != nil {
+		return (*most)[edge]
+	}
+	return 0
+}
+
+// dismiss lets the edges go that the file names no more: what they asked for
+// before may finish.
+func (d *Daemon) dismiss(cfg *config.Config, node *config.Node) {
+	if node.Role != config.RoleRelay {
+		return
+	}
+	edges := slices.Collect(maps.Keys(mostConnections(cfg, node)))
+	d.tasks.Go(func() {
+		limit, cancel := context.WithTimeout(d.base, cfg.Limits.DrainTimeout)
+		defer cancel()
+		d.callers.Dismiss(limit, edges)
+	})
+}
+
 // startLink opens the warm connections to a relay; they come up on their own.
 func (d *Daemon) startLink(cfg *config.Config, l *config.Link, identity *cert.LinkIdentity) *runningLink {
 	ctx, stop := context.WithCancel(context.Background())
@@ -202,6 +243,7 @@ func (d *Daemon) startLink(cfg *config.Config, l *config.Link, identity *cert.Li
 		ConnectTimeout:  cfg.Limits.ConnectTimeout,
 		DrainTimeout:    cfg.Limits.DrainTimeout,
 		Waits:           relayWaits(&cfg.Limits),
+		HeaderBytes:     link.HeaderBytes(int(cfg.Limits.HeaderBytes)),
 		TLS:             identity.Client(l.To),
 		Dial:            func(ctx context.Context) (net.Conn, error) { return d.options.DialLink(ctx, via) },
 		Log:             d.log,
@@ -241,6 +283,7 @@ func (d *Daemon) server(kind serverKind, cfg *config.Config, node *config.Node, 
 			}
 		}
 		server := link.NewServer(d.relay, identity.Server(edges), d.log)
+		server.MaxHeaderBytes = link.HeaderBytes(int(cfg.Limits.HeaderBytes))
 		server.Handler = link.Draining(server.Handler, d.unwanted)
 		return server
 	default:

@@ -53,18 +53,68 @@ func headersOf(fields ...hpack.HeaderField) []byte {
 }
 
 // A node that went mad: whatever it sends, its connection ends or its streams
-// are refused, and the other connections do not notice. The log names it where
-// net/http says so: not for a frame that is too long, and a flood.
+// are refused, and the other connections do not notice. The log names it.
 func TestMadPeer(t *testing.T) {
 	for name, c := range map[string]struct {
 		mad  func(conn *tls.Conn, framer *http2.Framer) error
 		says string // the log
+		deaf bool   // it reads nothing
 	}{
 		"garbage": {says: "broke the protocol", mad: func(conn *tls.Conn, _ *http2.Framer) error {
 			_, err := conn.Write(bytes.Repeat([]byte("garbage!"), 100))
 			return err
 		}},
-		"a frame that is too long": {mad: func(conn *tls.Conn, framer *http2.Framer) error {
+		"nothing": {says: "broke the protocol", mad: func(conn *tls.Conn, _ *http2.Framer) error {
+			_, err := io.WriteString(conn, http2.ClientPreface)
+			return err
+		}},
+		"questions, and it hears no answer": {says: "node=edge-1", deaf: true, mad: func(conn *tls.Conn, framer *http2.Framer) error {
+			if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+				return err
+			}
+			if err := framer.WriteSettings(); err != nil {
+				return err
+			}
+			for {
+				if err := framer.WritePing(false, [8]byte{}); err != nil {
+					return err
+				}
+			}
+		}},
+		"more streams than it may": {says: "node=edge-1", mad: func(conn *tls.Conn, framer *http2.Framer) error {
+			if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+				return err
+			}
+			if err := framer.WriteSettings(); err != nil {
+				return err
+			}
+			for id := uint32(1); id < 6_000; id += 2 {
+				block := headersOf(hpack.HeaderField{Name: "x-wait", Value: "1"})
+				if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndHeaders: true, EndStream: true}); err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+		"a flood of streams that wait": {says: "broke the protocol", mad: func(conn *tls.Conn, framer *http2.Framer) error {
+			if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+				return err
+			}
+			if err := framer.WriteSettings(); err != nil {
+				return err
+			}
+			for id := uint32(1); id < 100_000; id += 2 {
+				block := headersOf(hpack.HeaderField{Name: "x-wait", Value: "1"})
+				if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndHeaders: true, EndStream: true}); err != nil {
+					return err
+				}
+				if err := framer.WriteRSTStream(id, http2.ErrCodeCancel); err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+		"a frame that is too long": {says: "node=edge-1", mad: func(conn *tls.Conn, framer *http2.Framer) error {
 			if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
 				return err
 			}
@@ -74,7 +124,7 @@ func TestMadPeer(t *testing.T) {
 			_, err := conn.Write(append([]byte{0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1}, make([]byte, 64<<10)...))
 			return err
 		}},
-		"endless headers": {mad: func(conn *tls.Conn, framer *http2.Framer) error {
+		"endless headers": {says: "broke the protocol", mad: func(conn *tls.Conn, framer *http2.Framer) error {
 			if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
 				return err
 			}
@@ -116,15 +166,30 @@ func TestMadPeer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, pki string) {
-				p := newPair(t, pki, simnet.Line{RTT: 20 * time.Millisecond}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					fmt.Fprint(w, "fine")
-				}))
+				p := newLine(t, pki, simnet.Line{RTT: 20 * time.Millisecond})
 				defer p.close()
+				ln, err := p.line.Listen("relay-1")
+				if err != nil {
+					t.Fatal(err)
+				}
+				over := make(chan struct{})
+				defer close(over)
+				p.callersOf(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.Header.Get("X-Wait") != "" { // for an origin, which does not hear of the end
+						<-over
+					}
+					fmt.Fprint(w, "fine")
+				}), ln)
+				p.transport = p.connect(pki, "edge-1")
 				p.warm()
 				conn := peerOf(t, p, pki)
 				defer conn.Close()
 				ended := make(chan error, 1)
 				go func() { // what the relay answers
+					if c.deaf {
+						ended <- nil
+						return
+					}
 					_, err := io.Copy(io.Discard, conn)
 					ended <- err
 				}()
@@ -138,7 +203,7 @@ func TestMadPeer(t *testing.T) {
 				time.Sleep(time.Minute)
 				conn.SetDeadline(time.Now())
 				<-written
-				if err := <-ended; err != nil && strings.Contains(err.Error(), "timeout") && name != "a flood of streams" {
+				if err := <-ended; err != nil && strings.Contains(err.Error(), "timeout") && name != "a flood of streams" && name != "more streams than it may" {
 					t.Error("its connection is kept")
 				}
 				if log := p.log.String(); !strings.Contains(log, c.says) {
@@ -221,5 +286,60 @@ func TestOtherVersions(t *testing.T) {
 			}
 			synctest.Wait()
 		})
+	})
+}
+
+// An edge may have so many connections and no more, and none when the file names
+// it no more.
+func TestMadEdge(t *testing.T) {
+	inBubble(t, func(t *testing.T, pki string) {
+		p := newLine(t, pki, simnet.Line{RTT: 20 * time.Millisecond})
+		defer p.close()
+		ln, err := p.line.Listen("relay-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		over := make(chan struct{})
+		callers := p.callersOf(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			<-over
+			fmt.Fprint(w, "fine")
+		}), ln)
+		callers.Most = func(edge string) int { return map[string]int{"edge-1": 10}[edge] }
+		p.transport = p.connect(pki, "edge-1")
+		p.warm()
+		for range 20 {
+			conn := peerOf(t, p, pki)
+			defer conn.Close()
+		}
+		synctest.Wait()
+		if open := len(callers.State()[0].Conns); open != 10 || p.transport.Up() != 3 {
+			t.Errorf("%d connections, and %d of those before", open, p.transport.Up())
+		}
+		if log := p.log.String(); strings.Count(log, "it has as many as it may") != 1 || !strings.Contains(log, "node=edge-1") {
+			t.Errorf("the log says nothing of it, or too much:\n%s", log)
+		}
+
+		asked := make(chan error, 1)
+		go func() {
+			_, body, err := get(t, p.transport, "/")
+			if err == nil && body != "fine" {
+				err = fmt.Errorf("it got %q", body)
+			}
+			asked <- err
+		}()
+		time.Sleep(time.Second)
+		callers.Dismiss(t.Context(), []string{"edge-1"})
+		if open := len(callers.State()[0].Conns); open != 10 {
+			t.Errorf("%d connections of a node that may stay", open)
+		}
+		go callers.Dismiss(t.Context(), []string{"edge-2"})
+		time.Sleep(10 * time.Millisecond)
+		if conns := callers.State()[0].Conns; len(conns) != 1 || conns[0].Streams != 1 {
+			t.Errorf("of one that must go there are %+v", conns)
+		}
+		close(over)
+		if err := <-asked; err != nil {
+			t.Errorf("its request: %v", err)
+		}
 	})
 }

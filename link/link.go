@@ -57,9 +57,13 @@ const (
 	pingAfter   = 10 * time.Second
 	pingTimeout = 5 * time.Second
 
-	// headerBytes is the most a request's header may take on the link; the
-	// edge's own limit is smaller and is the one that answers the client.
+	// headerBytes is the least that a header may take on the link, of a request
+	// or of an answer.
 	headerBytes = 1 << 20
+	// headerGrowth is how much longer a header of the shortest fields, `a:b` and a
+	// line's end, is on the link, which counts 32 bytes more for each (RFC 9113
+	// §6.5.2).
+	headerGrowth = 8
 
 	// headerTable is how much of header fields each end of a connection remembers
 	// (RFC 7541 §4.2), so that those of other visitors do not push them out. A
@@ -91,6 +95,10 @@ func NewServer(handler http.Handler, peers *tls.Config, logger *slog.Logger) *ht
 		ErrorLog:          log.New(refusals{logger}, "", 0),
 	}
 }
+
+// HeaderBytes is how much a header may take on the link, so that limit, which is
+// each node's own for visitors and origins, is the one that refuses.
+func HeaderBytes(limit int) int { return max(headerBytes, headerGrowth*limit) }
 
 // helloField is in the first request of every connection and in its answer: the
 // version of the link that each end speaks. An end that reads a greater number
@@ -156,6 +164,8 @@ func (r refusals) Write(line []byte) (int, error) {
 	} else if rest, ok := cutAny(text, "http2: server connection error from ", "http2: server: error reading preface from client "); ok {
 		peer, reason, _ := strings.Cut(rest, ": ")
 		r.logger.Warn("link peer broke the protocol", "peer", peer, "reason", reason)
+	} else if peer, ok := strings.CutPrefix(text, "timeout waiting for SETTINGS frames from "); ok {
+		r.logger.Warn("link peer broke the protocol", "peer", peer, "reason", "it sent nothing")
 	} else if strings.Contains(text, "panic serving") { // a fault of ours
 		r.logger.Error("handler failed", "event", text)
 	} else {

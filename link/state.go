@@ -3,9 +3,12 @@ package link
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -184,6 +187,9 @@ type socket struct {
 	pacing   sync.Mutex      // guards pacer
 	pacer    pacer
 
+	peerEnded atomic.Bool // the other end closed it, or the line did
+	dismissed atomic.Bool // this end closed it, and has told why
+
 	mu    sync.Mutex // guards the rest; taken before that of a sockets
 	of    *sockets   // nil before add and after Close
 	slot  int        // also guarded by of's
@@ -222,6 +228,16 @@ func (s *sockets) add(c *socket) {
 	s.slots[c.slot] = c
 }
 
+// all are the connections that are open.
+func (s *sockets) all() []*socket {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(s.slots), func(c *socket) bool { return c == nil })
+}
+
+// count is how many there are.
+func (s *sockets) count() int { return len(s.all()) }
+
 // states gives the connections that are open and the totals, as one look.
 func (s *sockets) states() (open []*socket, states []ConnState, totals Totals) {
 	s.mu.Lock()
@@ -253,6 +269,7 @@ func (c *socket) Read(p []byte) (int, error) {
 		c.received.Add(uint64(n))
 		c.heard.Store(int64(time.Since(c.since)))
 	}
+	c.broke(err)
 	return n, err
 }
 
@@ -263,37 +280,56 @@ func (c *socket) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.sent.Add(uint64(n))
 	c.wrote(n)
+	c.broke(err)
 	return n, err
+}
+
+// broke notes an error that is the other end's, or the line's.
+func (c *socket) broke(err error) {
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.peerEnded.Store(true)
+	}
 }
 
 // Close also leaves the counts of the connection in the totals.
 func (c *socket) Close() error {
-	c.leave()
+	if first := c.leave(); first && c.from != nil && !c.peerEnded.Load() && !c.dismissed.Load() {
+		c.from.closed(c)
+	}
 	return c.Conn.Close()
 }
 
-// leave gives the slot back.
-func (c *socket) leave() {
+// leave gives the slot back, and reports whether nobody did before.
+func (c *socket) leave() (first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	first = !c.ended
 	c.ended = true
 	if c.of == nil {
-		return
+		return first
 	}
 	c.of.mu.Lock()
 	defer c.of.mu.Unlock()
 	c.of.gone.add(c.state())
 	c.of.slots[c.slot] = nil
 	c.of = nil
+	return first
 }
 
 // NetConn is the connection below, as tls.Conn has it.
 func (c *socket) NetConn() net.Conn { return c.Conn }
 
-// Callers are the edges that a relay has connections of.
+// Callers are the edges that a relay has connections of (callers.go).
 type Callers struct {
 	// Name tells the node of a connection whose handshake is done.
 	Name func(tls.ConnectionState) string
+	// Most is how many connections an edge may have; nil, or 0, for as many as it
+	// likes.
+	Most func(edge string) int
+	// Stopping says that connections end because this node does; nil is no.
+	Stopping func() bool
+	// Log is where is told of edges that go mad; nil for nowhere.
+	Log *slog.Logger
 
 	mu sync.Mutex         // guards of
 	of map[string]*caller // by edge: those of the file, no others come in
@@ -302,34 +338,20 @@ type Callers struct {
 // caller is one edge.
 type caller struct {
 	sockets
+	edge     string
+	callers  *Callers
 	requests atomic.Uint64
-}
 
-// prove notes that s is a connection of the edge that state names.
-func (c *Callers) prove(s *socket, state tls.ConnectionState) {
-	if c.Name == nil {
-		return
-	}
-	edge := c.Name(state)
-	c.mu.Lock()
-	if c.of == nil {
-		c.of = make(map[string]*caller)
-	}
-	from := c.of[edge]
-	if from == nil {
-		from = new(caller)
-		c.of[edge] = from
-	}
-	c.mu.Unlock()
-	s.from = from
-	from.add(s)
+	refused, ended, crowded limited // that the log tells of
 }
 
 // serves counts a request on a connection of a relay, until served.
 func (c *socket) serves() {
 	if c != nil && c.from != nil {
 		c.from.requests.Add(1)
-		c.streams.Add(1)
+		if c.streams.Add(1) == streams {
+			c.from.full(c)
+		}
 	}
 }
 

@@ -23,7 +23,7 @@ func (p *pair) callersOf(handler http.Handler, ln net.Listener) *link.Callers {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	callers := &link.Callers{Name: cert.PeerNode}
+	callers := &link.Callers{Name: cert.PeerNode, Log: p.logger}
 	server := link.NewServer(handler, identity.Server([]string{"edge-1"}), p.logger)
 	served := make(chan struct{})
 	go func() { defer close(served); _ = callers.Serve(server, ln) }()

@@ -30,6 +30,7 @@ type Peer struct {
 	ConnectTimeout  time.Duration                               // for one dial with its handshake
 	DrainTimeout    time.Duration                               // how long requests may finish when Run ends
 	Waits           Waits                                       // how long the relay may be silent
+	HeaderBytes     int                                         // of an answer, HeaderBytes of the limit; 0 is that of none
 	TLS             *tls.Config                                 // proves this node, admits that relay alone
 	Dial            func(ctx context.Context) (net.Conn, error) // the plain connection under TLS
 	Log             *slog.Logger
@@ -80,6 +81,8 @@ func NewTransport(peer Peer) *Transport {
 		Protocols:          protocols,
 		HTTP2:              http2Config(),
 		DisableCompression: true,
+		// A relay that went mad must not fill this node with ten times as much.
+		MaxResponseHeaderBytes: int64(max(peer.HeaderBytes, headerBytes)),
 		// The relay waits for the origin's word and passes it on (RFC 9110
 		// §10.1.1); this bounds the wait for it over the longest of lines.
 		ExpectContinueTimeout: 5 * time.Second,
