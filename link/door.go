@@ -57,7 +57,6 @@ func (c *Callers) Serve(server *http.Server, listener net.Listener) error {
 		Listener: listener, callers: c, peers: server.TLSConfig, log: server.ErrorLog,
 		nodes: make(chan net.Conn), failures: make(chan error), closed: make(chan struct{}),
 	}
-	d.busy.Go(d.take)
 	err := server.Serve(d)
 	d.Close()
 	d.busy.Wait()
@@ -73,6 +72,7 @@ type door struct {
 
 	nodes    chan net.Conn // that go on to the server
 	failures chan error    // of Listener: the server knows which are for good
+	opening  sync.Once
 	closing  sync.Once
 	closed   chan struct{}
 	busy     sync.WaitGroup // take, and a goroutine for each stranger
@@ -91,8 +91,10 @@ type stranger struct {
 	turnedAway bool
 }
 
-// Accept gives a node's connection.
+// Accept gives a node's connection. Its first call begins to take them: before
+// that the server may still change the peers' configuration.
 func (d *door) Accept() (net.Conn, error) {
+	d.opening.Do(func() { d.busy.Go(d.take) })
 	select {
 	case conn := <-d.nodes:
 		return conn, nil
