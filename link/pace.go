@@ -2,27 +2,30 @@ package link
 
 import "time"
 
-// A long body must not fill the queue of the line: what comes behind it waits,
-// and what overflows is paid for twice. BBR by itself keeps up to a round trip of
-// it (Hock et al. 2017; measured at 50 Mbit/s and 200 ms with a queue as long as
-// that: round trip 385 ms, 9 % sent again, and 30 KB beside it take 950 ms). So
-// each end watches what it sends:
+// A connection's sending is watched, because BBR (Cardwell et al. 2016), which
+// copes with lines that lose packets, does two things that a link can't have:
 //
-//  1. Write looks at the connection, once a round trip, while it is backlogged,
+// It keeps up to a round trip of the line's queue full (Hock et al. 2017), and
+// more while it still looks for what the line carries. What comes behind waits,
+// and what overflows is paid for twice. So
+//
+//  1. wrote looks at the connection once a round trip, while long bodies are
+//     written to it,
 //  2. a round trip that is queueFrom longer than the least one is a queue: the
 //     kernel is told to send slower than the line carries, by as much as empties
 //     the queue in two round trips, and then nearly as fast as that,
 //  3. after calmLooks without a queue it may do as it likes again: BBR then finds
 //     out whether there is more,
 //  4. a queue that does not get shorter is that of others, or the way is longer
-//     than it was: the connection takes its share of it, for othersTime,
-//  5. a line that loses packets when there is no queue is left to BBR for as
-//     long: what is delivered says less there of what the line carries.
+//     than it was: the connection takes its share of it, for othersTime.
 //
-// Measured as above, when leastPace was an eighth of what it is: round trip
-// 205 ms, nothing sent again but at the beginning, 30 KB in 300 ms, and 95 % of
-// the rate. What it is worth today stands in docs/PERFORMANCE.md. A line that
-// carries less than leastPace is left to BBR.
+// And it takes for what the line carries what it was given to send. Short answers
+// and lost packets make it believe in 1 or 2 Mbit/s, at which it sends the next
+// short answer, and from which it climbs by a quarter every eight round trips. So
+//
+//  5. writes, after a pause, and look, in the middle of a long body, have it begin
+//     anew when it believes in less than what the line is known to carry, and no
+//     queue says that it is right.
 
 const (
 	// queueFrom is the part of the least round trip that is taken for a queue
@@ -41,22 +44,23 @@ const (
 	mostCuts   = 6
 	othersTime = 20 * time.Second
 
-	// A lossyShare-th of the segments sent again, lossyLooks after there was a
-	// queue, is the line's own loss.
-	lossyShare = 200
-	lossyLooks = 4
+	// pauseTime is how long a connection sends nothing before it is looked at
+	// once more: some answers' distance, and no long body's.
+	pauseTime = 50 * time.Millisecond
+	// anewLooks is how long BBR has to find what the line carries.
+	anewLooks = 10
 
 	// lookBytes is what is written between two looks at least: a connection that
 	// sends less is no long body's.
 	lookBytes = 64 << 10
 	// cruise is the part of what the line carries that leaves its queue empty.
 	cruise = 0.95
-	// leastPace, in bytes a second, is never gone below, so that a connection of
-	// short answers, which shows less than the line carries, sends each within
-	// some 30 ms; nor a leastShare-th of
-	// what the line has carried in bestTime, or twice that: BBR forgets what it
-	// has not seen for ten round trips, and takes long to find it again.
-	leastPace  = 1 << 20
+	// leastPace, in bytes a second, is never gone below: a line that carries less
+	// is left to BBR, and so is a connection that sends less; it sends a short
+	// answer within some 30 ms.
+	leastPace = 1 << 20
+	// Nor is a leastShare-th of what the line has carried in bestTime, or twice
+	// that: BBR forgets what it has not seen for ten round trips.
 	leastShare = 4
 	bestTime   = 15 * time.Second
 )
@@ -66,8 +70,6 @@ type pacer struct {
 	next  time.Time  // of the next look
 	at    time.Time  // of the last one
 	bytes uint64     // delivered until then
-	sent  uint64     // segments, until then
-	again uint64     // those of them sent again
 	line  float64    // what the line carries, in bytes a second, as far as it is known
 	best  [2]float64 // the most it carried in this window of bestTime, and in the one before
 	since time.Time  // this window began
@@ -77,32 +79,69 @@ type pacer struct {
 	cuts    int           // with one
 	longest time.Duration // queue of the first ones
 	quiet   time.Time     // until then the queue is that of others
+
+	found  float64   // bytes a second that came through when there last was a queue
+	long   bool      // the look before found a backlog
+	anew   bool      // BBR is to begin anew
+	before float64   // what it believed in when it last did
+	again  time.Time // not before
+	vain   bool      // it found no more then
 }
 
-// look takes in what the kernel says now, and sets pace.
+// look takes in what the kernel says now, and sets pace and anew.
 func (p *pacer) look(now time.Time, info SocketInfo) {
 	elapsed := now.Sub(p.at)
 	delivered := info.Delivered - p.bytes
 	idle := p.at.IsZero() || elapsed > 10*info.RTT+time.Second
-	sent, again := info.Segments-p.sent, info.Retransmits-p.again
-	p.at, p.bytes, p.sent, p.again = now, info.Delivered, info.Segments, info.Retransmits
+	rate := float64(delivered) / elapsed.Seconds()
+	p.at, p.bytes, p.anew = now, info.Delivered, false
 	p.next = now.Add(max(info.RTT, shortLine))
 	switch {
 	case !info.Known || info.MinRTT < shortLine:
 		p.pace = 0
+		return
 	case idle: // what was is over
 		p.pace, p.line, p.calm, p.cuts, p.best, p.since = 0, 0, 0, 0, [2]float64{}, now
+		p.before, p.vain = 0, false
 	case now.Before(p.quiet):
-	case info.RTT-info.MinRTT <= max(info.MinRTT/queueFrom, queueLeast):
-		p.carried(now, float64(delivered)/elapsed.Seconds())
+	case !info.queued():
+		p.carried(now, rate)
 		p.noQueue()
-		if p.calm >= lossyLooks && again > 0 && again*lossyShare >= sent {
-			p.pace, p.line, p.quiet = 0, 0, now.Add(othersTime)
-		}
-	case info.NotSent > 0: // else it is another connection's
-		p.carried(now, max(float64(info.DeliveryRate), float64(delivered)/elapsed.Seconds()))
+		p.climb(now, info)
+	case rate >= leastPace || p.pace > 0: // else it is another connection's
+		p.carried(now, max(rate, float64(info.DeliveryRate)))
+		p.found = rate
 		p.queue(now, info)
 	}
+	p.long = info.NotSent > 0
+}
+
+// queued reports whether something waits for the line.
+func (i SocketInfo) queued() bool {
+	return i.RTT-i.MinRTT > max(i.MinRTT/queueFrom, queueLeast)
+}
+
+// climb has BBR begin anew in the middle of a long body, when it has settled for
+// less than there is.
+func (p *pacer) climb(now time.Time, info SocketInfo) {
+	believes := float64(info.Bandwidth)
+	if believes == 0 || info.Startup || p.pace > 0 || p.vain || now.Before(p.again) || !p.long || info.NotSent == 0 {
+		return
+	}
+	if p.found > 0 && believes > p.found/2 {
+		return
+	}
+	if p.before > 0 && believes < 1.25*p.before {
+		p.vain = true
+		return
+	}
+	p.anew, p.before, p.again = true, believes, now.Add(anewLooks*info.RTT)
+}
+
+// pause looks at a connection that has something to send after a while.
+func (p *pacer) pause(info SocketInfo) {
+	p.anew = info.Known && info.MinRTT >= shortLine && info.Bandwidth > 0 && !info.Startup && info.Bandwidth < leastPace && !info.queued()
+	p.before = 0
 }
 
 // carried takes in what arrived of late. While there is a queue that is what the
@@ -156,6 +195,23 @@ func (p *pacer) queue(now time.Time, info SocketInfo) {
 	p.next = now.Add(2 * info.RTT) // what was sent before must arrive first
 }
 
+// writes is called before a write.
+func (c *socket) writes() {
+	if c.raw == nil {
+		return
+	}
+	now := time.Now()
+	last := c.wroteAt.Swap(int64(now.Sub(c.since)))
+	if now.Sub(c.since)-time.Duration(last) < pauseTime || !c.pacing.TryLock() {
+		return
+	}
+	defer c.pacing.Unlock()
+	info := socketInfo(c.Conn)
+	if c.pacer.pause(info); c.pacer.anew {
+		beginAnew(c.raw)
+	}
+}
+
 // wrote counts bytes of a connection and looks at it when it is time to.
 func (c *socket) wrote(n int) {
 	if c.raw == nil || c.unlooked.Add(int64(n)) < lookBytes || !c.pacing.TryLock() {
@@ -167,7 +223,11 @@ func (c *socket) wrote(n int) {
 		return
 	}
 	c.unlooked.Store(0)
-	c.pacer.look(now, socketInfo(c.Conn))
+	info := socketInfo(c.Conn)
+	c.pacer.look(now, info)
+	if c.pacer.anew {
+		beginAnew(c.raw)
+	}
 	if pace := uint64(c.pacer.pace); pace != c.paced.Swap(pace) {
 		setPace(c.raw, pace)
 	}

@@ -78,19 +78,17 @@ func TestPaceKeepsTheQueueShort(t *testing.T) {
 	}
 }
 
-// A line that loses packets without a queue is left alone.
-func TestPaceLeavesALossyLine(t *testing.T) {
+// So it is on a line that loses packets: what it loses is no reason to fill it.
+func TestPaceOnALossyLine(t *testing.T) {
 	l, p := newQueueLine(), &pacer{}
-	l.loss = .01
-	l.run(p, 10*time.Second)
-	free := 0
-	for range 100 {
-		if l.run(p, 100*time.Millisecond); p.pace == 0 {
-			free++
-		}
+	l.loss = .02
+	l.run(p, 5*time.Second)
+	l.longest = 0
+	if share := l.run(p, 60*time.Second) / l.rate; share < .9 {
+		t.Errorf("%.2f of the line is used", share)
 	}
-	if free < 90 {
-		t.Errorf("it was held to a pace in %d of 100 looks", 100-free)
+	if ms := 1000 * l.longest / l.rate; ms > 80 {
+		t.Errorf("the queue grew to %.0f ms", ms)
 	}
 }
 
@@ -136,7 +134,7 @@ func TestPaceOnABusyMachine(t *testing.T) {
 
 // What fills no queue is left alone.
 func TestPaceLeavesAlone(t *testing.T) {
-	full := SocketInfo{Known: true, RTT: 400 * time.Millisecond, MinRTT: 200 * time.Millisecond, DeliveryRate: 1 << 20, NotSent: 1}
+	full := SocketInfo{Known: true, RTT: 400 * time.Millisecond, MinRTT: 200 * time.Millisecond, Delivered: 2 * leastPace, DeliveryRate: 2 * leastPace, NotSent: 1}
 	with := func(change func(*SocketInfo)) SocketInfo {
 		info := full
 		change(&info)
@@ -149,14 +147,16 @@ func TestPaceLeavesAlone(t *testing.T) {
 		paced bool
 	}{
 		{"a long body", full, time.Second, true},
-		{"a short answer, in a queue of others", with(func(i *SocketInfo) { i.NotSent = 0 }), time.Second, false},
+		{"short answers, in a queue of others", with(func(i *SocketInfo) { i.Delivered = leastPace * 9 / 10 }), time.Second, false},
 		{"a machine beside this one", with(func(i *SocketInfo) { i.RTT, i.MinRTT = 40*time.Millisecond, time.Millisecond }), time.Second, false},
 		{"a kernel that does not say", SocketInfo{}, time.Second, false},
 		{"a connection that was idle", full, time.Minute, false},
 	} {
 		var p pacer
 		now := time.Unix(1e9, 0)
-		p.look(now, c.info)
+		before := c.info
+		before.Delivered = 0
+		p.look(now, before)
 		p.look(now.Add(c.pause), c.info)
 		if (p.pace > 0) != c.paced {
 			t.Errorf("%s: pace %.0f", c.what, p.pace)
@@ -164,6 +164,95 @@ func TestPaceLeavesAlone(t *testing.T) {
 		p.look(now.Add(c.pause+time.Minute), full)
 		if p.pace != 0 {
 			t.Errorf("%s: it is not forgotten", c.what)
+		}
+	}
+}
+
+// settled is a connection in the middle of a long body whose BBR has settled for
+// 2 Mbit/s, on a line of 200 ms without a queue.
+var settled = SocketInfo{Known: true, RTT: 202 * time.Millisecond, MinRTT: 200 * time.Millisecond, NotSent: 1 << 17, Bandwidth: 250e3}
+
+// BBR that believes in less than the line carries begins anew, once it is plain
+// that the body is long; not while it looks by itself, and not in vain.
+func TestClimb(t *testing.T) {
+	for _, c := range []struct {
+		what   string
+		change func(*SocketInfo, *pacer)
+		anew   bool
+	}{
+		{"settled for little", func(*SocketInfo, *pacer) {}, true},
+		{"looks by itself", func(i *SocketInfo, _ *pacer) { i.Startup = true }, false},
+		{"not BBR", func(i *SocketInfo, _ *pacer) { i.Bandwidth = 0 }, false},
+		{"a queue", func(i *SocketInfo, _ *pacer) { i.RTT = 300 * time.Millisecond }, false},
+		{"nothing waits", func(i *SocketInfo, _ *pacer) { i.NotSent = 0 }, false},
+		{"as much as the line was found to carry", func(_ *SocketInfo, p *pacer) { p.found = 300e3 }, false},
+		{"less than the line was found to carry", func(_ *SocketInfo, p *pacer) { p.found = 6e6 }, true},
+		{"held to a pace", func(_ *SocketInfo, p *pacer) { p.pace, p.line, p.best = 1e6, 1e6, [2]float64{1e6} }, false},
+	} {
+		info, p, now := settled, &pacer{}, time.Unix(1e9, 0)
+		p.look(now, settled)
+		if p.anew {
+			t.Errorf("%s: at the first look", c.what)
+		}
+		c.change(&info, p)
+		p.look(now.Add(time.Second), info)
+		if p.anew != c.anew {
+			t.Errorf("%s: begins anew: %v", c.what, p.anew)
+		}
+	}
+}
+
+// It has ten round trips to find more, begins anew again when it did, and is
+// left alone when it did not, until the connection was idle.
+func TestClimbAgain(t *testing.T) {
+	p, now := &pacer{}, time.Unix(1e9, 0)
+	look := func(after time.Duration, bandwidth uint64) bool {
+		now = now.Add(after)
+		info := settled
+		info.Bandwidth = bandwidth
+		p.look(now, info)
+		return p.anew
+	}
+	look(0, 250e3)
+	for _, step := range []struct {
+		after     time.Duration
+		bandwidth uint64
+		anew      bool
+	}{
+		{time.Second, 250e3, true},
+		{time.Second, 1e6, false}, // has not had its time
+		{1500 * time.Millisecond, 1e6, true},
+		{2500 * time.Millisecond, 1.1e6, false}, // in vain
+		{2500 * time.Millisecond, 3e6, false},
+		{time.Minute, 1e6, false},
+		{time.Second, 1e6, true},
+	} {
+		if look(step.after, step.bandwidth) != step.anew {
+			t.Fatalf("%+v: begins anew: %v", step, p.anew)
+		}
+	}
+}
+
+// After a pause BBR begins anew that would send a short answer slowly.
+func TestPauseBeginsAnew(t *testing.T) {
+	for _, c := range []struct {
+		what   string
+		change func(*SocketInfo)
+		anew   bool
+	}{
+		{"settled for little", func(*SocketInfo) {}, true},
+		{"looks by itself", func(i *SocketInfo) { i.Startup = true }, false},
+		{"believes in enough", func(i *SocketInfo) { i.Bandwidth = leastPace }, false},
+		{"a queue", func(i *SocketInfo) { i.RTT = 300 * time.Millisecond }, false},
+		{"not BBR", func(i *SocketInfo) { i.Bandwidth = 0 }, false},
+		{"a short line", func(i *SocketInfo) { i.RTT, i.MinRTT = 2*time.Millisecond, time.Millisecond }, false},
+		{"a kernel that does not say", func(i *SocketInfo) { i.Known = false }, false},
+	} {
+		var p pacer
+		info := settled
+		c.change(&info)
+		if p.pause(info); p.anew != c.anew {
+			t.Errorf("%s: begins anew: %v", c.what, p.anew)
 		}
 	}
 }

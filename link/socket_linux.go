@@ -63,6 +63,13 @@ func socketInfo(conn net.Conn) (info SocketInfo) {
 			info.MinRTT = microseconds(uint64(tcp.Min_rtt))
 		}
 		info.Congestion, _ = unix.GetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION)
+		if info.Congestion != congestion {
+			return
+		}
+		if bbr, err := unix.GetsockoptTCPCCBBRInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_CC_INFO); err == nil {
+			info.Bandwidth = uint64(bbr.Bw_hi)<<32 | uint64(bbr.Bw_lo)
+			info.Startup = info.Bandwidth == 0 || bbr.Pacing_gain > startupGain
+		}
 	})
 	return info
 }
@@ -75,4 +82,18 @@ func setPace(raw syscall.RawConn, pace uint64) {
 		bound = int(min(pace, math.MaxInt32)) // above 17 Gbit/s nothing need be bounded
 	}
 	_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, bound) })
+}
+
+// startupGain is below that of BBR's STARTUP (2/ln 2) and above all others (5/4
+// at most), in 256ths.
+const startupGain = 2 * 256
+
+// beginAnew makes BBR forget what it takes the line to carry; the window stays.
+// To set what is set changes nothing, hence reno between.
+func beginAnew(raw syscall.RawConn) {
+	_ = raw.Control(func(fd uintptr) {
+		if unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno") == nil {
+			_ = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, congestion)
+		}
+	})
 }

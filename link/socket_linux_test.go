@@ -117,6 +117,41 @@ func TestNotSentIsBounded(t *testing.T) {
 	}
 }
 
+// BBR that begins anew looks for what the line carries, as on a new connection,
+// and nothing of what was written is lost.
+func TestBeginAnew(t *testing.T) {
+	if !mayHave(t, "bbr") {
+		t.Skip("this kernel has no BBR")
+	}
+	dialled, accepted := bothEnds(t)
+	c := new(sockets).take(dialled)
+	wrote := make(chan int64, 1)
+	go func() { // as slowly as the reader takes it, until it has settled
+		var written int64
+		var info SocketInfo
+		for info = socketInfo(c); info.Startup; info = socketInfo(c) {
+			n, err := c.Write(make([]byte, 64<<10))
+			if written += int64(n); err != nil {
+				t.Error(err)
+				break
+			}
+		}
+		if info.Bandwidth == 0 {
+			t.Errorf("BBR does not say what it believes: %+v", info)
+		}
+		beginAnew(c.raw)
+		if info := socketInfo(c); !info.Startup || info.Congestion != "bbr" {
+			t.Errorf("after it began anew: %+v", info)
+		}
+		_ = dialled.(*net.TCPConn).CloseWrite()
+		wrote <- written
+	}()
+	read, err := io.Copy(io.Discard, accepted)
+	if written := <-wrote; err != nil || read != written {
+		t.Errorf("%d of %d bytes came: %v", read, written, err)
+	}
+}
+
 // What ended stays in the totals, and its slot is given again.
 func TestSocketsCount(t *testing.T) {
 	dialled, accepted := bothEnds(t)

@@ -30,3 +30,6 @@ func socketInfo(net.Conn) SocketInfo { return SocketInfo{} }
 
 // setPace can't.
 func setPace(syscall.RawConn, uint64) {}
+
+// beginAnew can't.
+func beginAnew(syscall.RawConn) {}

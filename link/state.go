@@ -142,6 +142,8 @@ type SocketInfo struct {
 	WindowLimited time.Duration // how long the peer's window held up what was to be sent
 	BufferLimited time.Duration // how long the socket's own buffer did
 	Congestion    string        // the algorithm
+	Bandwidth     uint64        // bytes/s that BBR takes the line to carry; 0 for another algorithm
+	Startup       bool          // BBR still looks for it
 	Known         bool          // false: no socket, or a system that does not say
 }
 
@@ -182,6 +184,7 @@ type socket struct {
 	from           *caller      // at a relay, of a node; nil where none is named
 
 	raw      syscall.RawConn // nil where there is none
+	wroteAt  atomic.Int64    // when something was last written, in nanoseconds after since
 	unlooked atomic.Int64    // bytes written since the last look
 	paced    atomic.Uint64   // bytes a second that it is held to, 0 for no such
 	pacing   sync.Mutex      // guards pacer
@@ -277,6 +280,7 @@ func (c *socket) Read(p []byte) (int, error) {
 func (c *socket) lastHeard() time.Time { return c.since.Add(time.Duration(c.heard.Load())) }
 
 func (c *socket) Write(p []byte) (int, error) {
+	c.writes()
 	n, err := c.Conn.Write(p)
 	c.sent.Add(uint64(n))
 	c.wrote(n)
