@@ -117,8 +117,8 @@ func (g *Group) Connections() map[string]int {
 // times in all,
 //
 //   - always when it never left this node,
-//   - over another path when its relay could not reach the origin, and it has no
-//     body,
+//   - over another path when its relay could not reach the origin, or says that it
+//     never took it, and it has no body,
 //   - when the link failed under it, or its connection is silent, and it may be
 //     repeated: idempotent (RFC 9110 §9.2.2), and without a body,
 //
@@ -189,7 +189,7 @@ func (g *Group) again(req *http.Request, failed []*member, err error) bool {
 	}
 	switch outcome.KindOf(err) {
 	case outcome.LinkCut:
-		return repeatable(req) && (errors.Is(err, errMoved) || g.budget.take()) // a move has paid
+		return (repeatable(req) || bodiless(req) && errors.Is(err, errNotTaken)) && (errors.Is(err, errMoved) || g.budget.take()) // a move has paid
 	case outcome.OriginName, outcome.OriginDial, outcome.OriginTLS:
 		return bodiless(req) && g.best(req.Host, failed, true) != nil && g.budget.take()
 	}

@@ -478,6 +478,16 @@ var errNotSent = errors.New("no open connection")
 // as its connection says nothing.
 var errMoved = errors.New("the connection is silent")
 
+// errNotTaken is in the chain of an error when the relay says that it has done
+// nothing with the request (RFC 9113 §8.7).
+var errNotTaken = errors.New("the relay took no more requests")
+
+// notTaken reports whether err, of net/http, says so: the relay stopped, or has as
+// many streams as it may. Neither error is exported.
+func notTaken(err error) bool {
+	return strings.Contains(err.Error(), "graceful shutdown GOAWAY") || strings.Contains(err.Error(), "REFUSED_STREAM")
+}
+
 // RoundTrip sends req to the relay: its Host and URL.Host are the public host.
 // A failure that the relay reports has the relay's kind, one of the link
 // itself LinkDown (never sent), LinkCut, or LinkSlow.
@@ -528,6 +538,9 @@ func (t *Transport) send(req *http.Request, w *warm, mayMove func() bool) (*http
 		t.forget(w)
 		if strings.Contains(err.Error(), "client conn not usable") { // http2's errClientConnUnusable is not exported
 			return nil, outcome.Errorf(outcome.LinkDown, "send to relay %s: %w: %w", t.peer.Name, errNotSent, err)
+		}
+		if notTaken(err) {
+			return nil, outcome.Errorf(outcome.LinkCut, "send to relay %s: %w: %w", t.peer.Name, errNotTaken, err)
 		}
 		return nil, outcome.Errorf(outcome.LinkCut, "send to relay %s: %w", t.peer.Name, err)
 	}
