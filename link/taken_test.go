@@ -129,3 +129,69 @@ func TestNeverTaken(t *testing.T) {
 		})
 	}
 }
+
+// A relay that went mad: its edge ends the connection, says of whom, and asks
+// another.
+func TestMadRelay(t *testing.T) {
+	for name, mad := range map[string]func(framer *http2.Framer, stream, before uint32) error{
+		"a frame of nothing": func(framer *http2.Framer, _, _ uint32) error {
+			return framer.WriteRawFrame(http2.FrameSettings, 0, 3, []byte("garbage"))
+		},
+		"an endless header": func(framer *http2.Framer, stream, _ uint32) error {
+			var block bytes.Buffer
+			encoder := hpack.NewEncoder(&block)
+			_ = encoder.WriteField(hpack.HeaderField{Name: ":status", Value: "200"})
+			err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes()})
+			for range 10_000 {
+				block.Reset()
+				_ = encoder.WriteField(hpack.HeaderField{Name: "x-more", Value: strings.Repeat("x", 8<<10)})
+				if err == nil {
+					err = framer.WriteContinuation(stream, false, block.Bytes())
+				}
+			}
+			return err
+		},
+		"a body without end, and it hears nothing": func(framer *http2.Framer, stream, _ uint32) error {
+			var block bytes.Buffer
+			_ = hpack.NewEncoder(&block).WriteField(hpack.HeaderField{Name: ":status", Value: "200"})
+			err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true})
+			for range 10_000 {
+				if err == nil {
+					err = framer.WriteData(stream, false, make([]byte, 16<<10))
+				}
+			}
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, pki string) {
+				p := newLine(t, pki, simnet.Line{RTT: 20 * time.Millisecond})
+				defer p.close()
+				p.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "taken") }))
+				refusing(t, p, "relay-2", mad)
+				first := p.connectTo(pki, "edge-1", "relay-2", 1)
+				p.transport = p.connect(pki, "edge-1")
+				p.warm()
+				synctest.Wait()
+				group := link.NewGroup([]link.Member{{Prefer: 1, Transport: first}, {Prefer: 2, Transport: p.transport}}, time.Second)
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://example.cn/", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				res, err := group.RoundTrip(req)
+				if err == nil { // as the answer had begun, only the body can tell
+					_, err = io.Copy(io.Discard, res.Body)
+					res.Body.Close()
+				}
+				time.Sleep(time.Minute)
+				named := err != nil && strings.Contains(err.Error(), "relay relay-1") // in the record of the request
+				if log := p.log.String(); !named && !strings.Contains(log, `msg="link lost its last connection" relay=relay-1`) {
+					t.Errorf("nothing names it: %v\n%s", err, log)
+				}
+				if _, body, err := get(t, p.transport, "/"); err != nil || body != "taken" {
+					t.Errorf("the other relay: %q %v", body, err)
+				}
+			})
+		})
+	}
+}
