@@ -206,6 +206,7 @@ func TestMadPeer(t *testing.T) {
 				if err := <-ended; err != nil && strings.Contains(err.Error(), "timeout") && name != "a flood of streams" && name != "more streams than it may" {
 					t.Error("its connection is kept")
 				}
+				synctest.Wait() // nobody logs
 				if log := p.log.String(); !strings.Contains(log, c.says) {
 					t.Errorf("the log says nothing of it:\n%s", log)
 				}
