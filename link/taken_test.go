@@ -184,7 +184,7 @@ func TestMadRelay(t *testing.T) {
 					res.Body.Close()
 				}
 				time.Sleep(time.Minute)
-				synctest.Wait() // nobody logs
+				synctest.Wait()                                                       // nobody logs
 				named := err != nil && strings.Contains(err.Error(), "relay relay-1") // in the record of the request
 				if log := p.log.String(); !named && !strings.Contains(log, `msg="link lost its last connection" relay=relay-1`) {
 					t.Errorf("nothing names it: %v\n%s", err, log)
