@@ -22,6 +22,7 @@ var floors = []struct {
 	floor int
 	may   map[string]string // what it may import: why
 }{
+	{"conn", 0, nil}, // sockets and bytes: sites are its callers'
 	{"rewrite", 0, nil},
 	{"hop", 0, nil},
 	{"outcome", 0, nil},
