@@ -31,12 +31,14 @@ var floors = []struct {
 	{"config", 1, map[string]string{"rewrite": "a site's hosts are its host map"}},
 	{"cert", 1, nil},
 	{"link", 1, map[string]string{
+		"conn":    "a raw stream begins with who its client is",
 		"hop":     "an upgraded connection crosses as a tunnel stream",
 		"outcome": "a failure crosses with its kind",
 	}},
 
 	{"edge", 2, map[string]string{
 		"config":  "sites and limits",
+		"conn":    "reads the hello of what may pass through, and joins it to a stream",
 		"hop":     "passes messages on",
 		"link":    "which relay answered",
 		"outcome": "the record of a request",

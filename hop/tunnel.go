@@ -107,6 +107,17 @@ func acceptTunnel(w http.ResponseWriter, r *http.Request, res *http.Response) io
 	return &farEnd{body: r.Body, w: w, control: http.NewResponseController(w)}
 }
 
+// TunnelEnd answers r, when it came as a tunnel stream, that this node itself
+// switched, and gives the far end, which ends when the handler returns.
+func TunnelEnd(w http.ResponseWriter, r *http.Request) (io.ReadWriteCloser, bool) {
+	if !AcceptTunnel(r) {
+		return nil, false
+	}
+	res := &http.Response{Header: http.Header{}}
+	setUpgrade(res.Header, UpgradeOf(r.Header))
+	return acceptTunnel(w, r, res), true
+}
+
 // farEnd is the far end of a tunnel stream: the server's request body and its
 // response.
 type farEnd struct {
