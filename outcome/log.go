@@ -2,6 +2,7 @@ package outcome
 
 import (
 	"io"
+	"log/slog"
 	"strconv"
 	"sync"
 	"time"
@@ -32,8 +33,13 @@ const longLine = 8 << 10
 // Emit writes rec's line. A full disk must not fail a request: errors of the
 // writer are dropped.
 func (l *AccessLog) Emit(rec *Record) {
+	l.write(func(b []byte) []byte { return appendLine(b, rec) })
+}
+
+// write writes the line that appendTo makes.
+func (l *AccessLog) write(appendTo func([]byte) []byte) {
 	buffer := lines.Get().(*[]byte)
-	line := appendLine((*buffer)[:0], rec)
+	line := appendTo((*buffer)[:0])
 	l.mu.Lock()
 	_, _ = l.w.Write(line)
 	l.mu.Unlock()
@@ -44,14 +50,7 @@ func (l *AccessLog) Emit(rec *Record) {
 }
 
 func appendLine(b []byte, rec *Record) []byte {
-	b = append(b, `{"time":"`...)
-	b = rec.Start.AppendFormat(b, time.RFC3339Nano)
-	b = append(b, `","level":"`...)
-	b = append(b, rec.level().String()...)
-	b = append(b, `","msg":"request"`...)
-	if rec.Node != "" {
-		b = appendString(b, "node", rec.Node)
-	}
+	b = appendHead(b, rec.Start, rec.level(), "request", rec.Node)
 	b = appendString(b, "role", rec.Role)
 	b = appendString(b, "site", rec.Site)
 	b = appendString(b, "id", rec.RequestID)
@@ -92,6 +91,21 @@ func appendLine(b []byte, rec *Record) []byte {
 		b = appendString(b, "err", rec.Err.Error())
 	}
 	return append(b, '}', '\n')
+}
+
+// appendHead begins a line.
+func appendHead(b []byte, start time.Time, level slog.Level, msg, node string) []byte {
+	b = append(b, `{"time":"`...)
+	b = start.AppendFormat(b, time.RFC3339Nano)
+	b = append(b, `","level":"`...)
+	b = append(b, level.String()...)
+	b = append(b, `","msg":"`...)
+	b = append(b, msg...)
+	b = append(b, '"')
+	if node != "" {
+		b = appendString(b, "node", node)
+	}
+	return b
 }
 
 // appendInt appends a member that is a number.

@@ -17,6 +17,8 @@ type Metrics struct {
 	answered *prometheus.HistogramVec
 	total    *prometheus.HistogramVec
 
+	connections, connectionBytes *prometheus.CounterVec
+
 	mu   sync.RWMutex // guards seen
 	seen map[seriesKey]*series
 }
@@ -62,8 +64,14 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		total: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "causeway_request_seconds", Help: "Seconds until the last byte was handed on.", Buckets: buckets},
 			[]string{"role", "site"}),
+		connections: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "causeway_passed_connections_total", Help: "Connections ended that were passed on as they were, by site, role, how they ended, and whether by a fault that was not the client's."},
+			[]string{"role", "site", "end", "failed"}),
+		connectionBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "causeway_passed_bytes_total", Help: "Bytes of connections that were passed on as they were: in from clients, out to them."},
+			[]string{"role", "site", "direction"}),
 	}
-	reg.MustRegister(m.requests, m.failures, m.in, m.out, m.link, m.answered, m.total)
+	reg.MustRegister(m.connections, m.connectionBytes, m.requests, m.failures, m.in, m.out, m.link, m.answered, m.total)
 	return m
 }
 
