@@ -69,6 +69,7 @@ type Config struct {
 
 	places places    // where each value stood in the file
 	index  hostIndex // public hosts, for Lookup
+	entries
 }
 
 // Listen is where a node accepts connections. Addresses are `:port` (every
@@ -123,8 +124,17 @@ type Site struct {
 	Origin Origin `yaml:"origin,omitempty"`
 
 	// How an edge takes a connection. `terminate`: the edge ends TLS with the
-	// certificate of `tls`, and sees and rewrites HTTP.
-	Entry Entry `yaml:"entry,omitempty" enum:"terminate" default:"terminate"`
+	// certificate of `tls`, and sees and rewrites HTTP. `passthrough`: the edge
+	// reads no more than the name that the TLS client asks for and passes the
+	// connection on, over the link, to a relay, which ends TLS and sees and
+	// rewrites HTTP. The files of `tls` then lie on the relays alone, and
+	// nothing of the site can `stay`. Plain HTTP is the edge's all the same.
+	Entry Entry `yaml:"entry,omitempty" enum:"terminate|passthrough" default:"terminate"`
+
+	// Takes the https connections whose client asks for a name that no site
+	// has, or for none, which are refused otherwise. For one site with entry
+	// `passthrough`.
+	Default bool `yaml:"default,omitempty" default:"false"`
 
 	// The certificate for the public hosts. Left out, the site is plain HTTP,
 	// and `http: serve` must say so.
@@ -227,8 +237,11 @@ type TLS struct {
 // Entry is how an edge takes a connection.
 type Entry string
 
-// Terminate ends TLS at the edge: the one entry of this version.
-const Terminate Entry = "terminate"
+// The values of Entry.
+const (
+	Terminate   Entry = "terminate"   // TLS ends at the edge
+	Passthrough Entry = "passthrough" // TLS ends at the relay
+)
 
 // HTTPMode is what a site answers on plain HTTP.
 type HTTPMode string

@@ -128,6 +128,7 @@ func decodeAndCheck(path string, data []byte) (*Config, Errors, error) {
 	}
 	if len(d.errs) == 0 {
 		c.index = newHostIndex(c.Sites)
+		c.entries = entriesOf(c.Sites)
 	}
 	return c, d.errs, nil
 }
@@ -435,8 +436,8 @@ func (d *decoder) text(n *yaml.Node, t reflect.Type, tag reflect.StructTag, path
 
 // notOneOf reports a word that is not of the list.
 func (d *decoder) notOneOf(word string, list []string, path string) {
-	if path != "" && strings.HasSuffix(path, ".entry") && (word == "passthrough" || word == "kernel") {
-		d.report.value(path, "write entry: terminate, or leave it out", "this version serves terminate only, not %s", word)
+	if path != "" && strings.HasSuffix(path, ".entry") && word == "kernel" {
+		d.report.value(path, "write entry: passthrough, or leave it out", "this version does not serve %s", word)
 		return
 	}
 	mend := "write " + orList(list)

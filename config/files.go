@@ -14,8 +14,8 @@ import (
 )
 
 // CheckFiles looks at the files that the part of node n needs, and no others:
-// an edge has the certificates of the sites, a relay the authorities of the
-// origins, and both, in a file with nodes, their part of the pki. They must be
+// an edge has the certificates of the sites, a relay those of the sites that pass
+// through and the authorities of the origins, and both, in a file with nodes, their part of the pki. They must be
 // readable PEM, keys must fit, certificates must cover the public hosts and be
 // in force now. The error is Errors.
 func (c *Config) CheckFiles(n *Node) error { return c.checkFiles(n, time.Now()).orNil() }
@@ -25,7 +25,7 @@ func (c *Config) checkFiles(n *Node, now time.Time) Errors {
 	f := &filesCheck{report: report{file: c.Path, places: c.places, bad: map[string]bool{}}, now: now}
 	for i, s := range c.Sites {
 		path := fmt.Sprintf("sites[%d]", i)
-		if n.IsEdge() && s.TLS != nil && s.TLS.Cert != "" && s.TLS.Key != "" {
+		if s.EndsTLS(n) && s.TLS.Cert != "" && s.TLS.Key != "" {
 			f.site(path+".tls", s)
 		}
 		if n.IsRelay() && s.Origin.TLS.CA != "" {

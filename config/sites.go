@@ -25,11 +25,13 @@ func (c *Config) check(r *report) {
 			checkSiteName(r, path+".name", s.Name, names, i)
 		}
 		c.checkHTTP(r, path, s)
+		c.checkEntry(r, path, s)
 		checkHealth(r, path, s)
 		checkBases(r, path, s)
 		checkOneWayBack(r, path, s)
 	}
 	checkPublicOnce(r, c.Sites)
+	checkDefaultOnce(r, c.Sites)
 	c.checkLoops(r)
 	for i, s := range c.Sites {
 		checkRewrite(r, fmt.Sprintf("sites[%d].rewrite", i), &s.Rewrite)

@@ -78,6 +78,8 @@ type Daemon struct {
 	node    *config.Node
 	edge    *edge.Server
 	relay   *relay.Server // the relay's role, or the edge's own for what stays
+	passed  *edge.Server  // at a relay: ends the TLS of what passes through the edges
+	streams *link.Streams // where that comes from
 	links   map[linkKey]*runningLink
 	checks  context.CancelFunc // ends the checks of origins; nil without any
 	servers map[serverKey]*runningServer
@@ -267,7 +269,7 @@ func (d *Daemon) drain() {
 	for key, server := range d.servers {
 		if key.kind != kindAdmin {
 			waiting.Go(func() {
-				if key.kind == kindLink {
+				if key.kind == kindLink || key.kind == kindPassed {
 					d.giveNotice(limit)
 				}
 				server.stop(limit)
@@ -278,8 +280,11 @@ func (d *Daemon) drain() {
 		waiting.Go(func() { server.stop(limit) })
 	}
 	waiting.Wait()
-	if d.edge != nil {
-		d.edge.Wait(limit) // upgraded connections, which http.Server does not know any more
+	for _, role := range []*edge.Server{d.edge, d.passed} {
+		if role != nil {
+			role.Wait(limit) // upgraded connections, which http.Server does not know any more, and what passes through
+			role.Close()
+		}
 	}
 	d.cut()
 	for _, running := range d.links {
@@ -306,6 +311,13 @@ type switchedSink struct {
 func (s *switchedSink) Emit(rec *outcome.Record) {
 	if !s.off.Load() {
 		s.to.Emit(rec)
+	}
+}
+
+// EmitConnection is Emit for a connection.
+func (s *switchedSink) EmitConnection(c *outcome.Connection) {
+	if to, ok := s.to.(outcome.ConnectionSink); ok && !s.off.Load() {
+		to.EmitConnection(c)
 	}
 }
 

@@ -2,11 +2,13 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"maps"
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"causeway/admin"
@@ -65,6 +67,7 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 			d.edge.Swap(crossing)
 		}
 	}
+	d.changePassed(cfg, node, certificates)
 	d.config, d.node = cfg, node
 	d.most.Store(new(mostConnections(cfg, node)))
 	d.serve(sockets, cfg, node, identity)
@@ -73,6 +76,39 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 		running.stop()
 	}
 	return nil
+}
+
+// changePassed makes or swaps the role that ends the TLS of sites that pass
+// through, on a relay. As the edge in a file without nodes, it crosses to the
+// relay of its own process.
+func (d *Daemon) changePassed(cfg *config.Config, node *config.Node, certificates *cert.Store) {
+	if node.Role != config.RoleRelay {
+		return
+	}
+	crossing := edge.Crossing{Config: cfg, Certificate: orDefault(cfg, certificates), Over: d.relay}
+	if d.passed == nil {
+		d.passed = edge.New(crossing, edge.Options{Node: node.Name, Sink: d.sink, Log: d.log, Passed: true})
+	} else {
+		d.passed.Swap(crossing)
+	}
+}
+
+// orDefault finds certificates by the hello, and that of the default site for
+// names that no site has.
+func orDefault(cfg *config.Config, certificates *cert.Store) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		found, err := certificates.GetCertificate(hello)
+		if found != nil || err != nil {
+			return found, err
+		}
+		site, ok := cfg.Passed(hello.ServerName)
+		if !ok {
+			return nil, nil
+		}
+		named := *hello
+		named.ServerName = strings.Replace(site.Hosts[0].Public.Host, "*", "default", 1)
+		return certificates.GetCertificate(&named)
+	}
 }
 
 // identity is the node's private certificate, nil where nothing crosses
@@ -84,11 +120,11 @@ func (d *Daemon) identity(cfg *config.Config, node *config.Node) (*cert.LinkIden
 	return cert.LinkTLS(cfg.PKI, node.Name)
 }
 
-// certificates loads the sites' certificates, on an edge.
+// certificates loads those of the sites whose TLS ends here.
 func certificates(cfg *config.Config, node *config.Node) (*cert.Store, error) {
 	var files []cert.Files
 	for _, site := range cfg.Sites {
-		if node.IsEdge() && site.TLS != nil {
+		if site.EndsTLS(node) {
 			files = append(files, cert.Files{Cert: site.TLS.Cert, Key: site.TLS.Key})
 		}
 	}
@@ -275,6 +311,8 @@ func (d *Daemon) server(kind serverKind, cfg *config.Config, node *config.Node, 
 		return d.edge.HTTP(cfg.Limits)
 	case kindHTTPS:
 		return d.edge.HTTPS(cfg.Limits)
+	case kindPassed:
+		return d.passed.HTTPS(cfg.Limits)
 	case kindLink:
 		var edges []string
 		for _, l := range cfg.Links {
@@ -282,7 +320,7 @@ func (d *Daemon) server(kind serverKind, cfg *config.Config, node *config.Node, 
 				edges = append(edges, l.From)
 			}
 		}
-		server := link.NewServer(d.relay, identity.Server(edges), d.log)
+		server := link.NewServer(d.streams.Handler(d.relay), identity.Server(edges), d.log)
 		server.MaxHeaderBytes = link.HeaderBytes(int(cfg.Limits.HeaderBytes))
 		server.Handler = link.Draining(server.Handler, d.unwanted)
 		return server

@@ -26,6 +26,8 @@ const (
 	kindHTTPS serverKind = "https"
 	kindLink  serverKind = "link"
 	kindAdmin serverKind = "admin"
+	// kindPassed has no socket: its connections come over the link.
+	kindPassed serverKind = "passed"
 )
 
 // serverKey is where a server listens.
@@ -112,6 +114,12 @@ func (d *Daemon) openSockets(cfg *config.Config, node *config.Node) (*sockets, e
 		s.needed[key] = socket
 		s.opened = append(s.opened, socket)
 	}
+	if node.Role == config.RoleRelay {
+		if d.streams == nil {
+			d.streams = link.NewStreams()
+		}
+		s.needed[serverKey{kindPassed, node.Listen.Link}] = d.streams
+	}
 	return s, nil
 }
 
@@ -176,6 +184,8 @@ func (d *Daemon) start(key serverKey, socket net.Listener, settings string, cfg 
 		var err error
 		switch key.kind {
 		case kindHTTPS:
+			err = running.server.ServeTLS(hop.Bursts(d.edge.Split(listener)), "", "")
+		case kindPassed:
 			err = running.server.ServeTLS(hop.Bursts(listener), "", "")
 		case kindLink:
 			err = d.callers.Serve(running.server, hop.Bursts(listener))

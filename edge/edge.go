@@ -61,6 +61,9 @@ type Options struct {
 	Node string // the node's name, for records
 	Sink outcome.Sink
 	Log  *slog.Logger
+	// Passed is the server at a relay that ends the TLS of the sites whose
+	// connections pass through the edges. It serves no others.
+	Passed bool
 }
 
 // Server answers clients. Serve it with the http.Servers that HTTP and HTTPS
@@ -68,12 +71,15 @@ type Options struct {
 type Server struct {
 	options Options
 	now     atomic.Pointer[Crossing] // replaced whole by Swap
-	serving atomic.Int64             // requests under way, upgraded connections among them
+	serving atomic.Int64             // requests under way, upgraded connections among them, and connections that pass through
+	base    context.Context          // of connections that pass through
+	cut     context.CancelFunc       // ends base
 }
 
 // New makes a Server.
 func New(crossing Crossing, options Options) *Server {
 	s := &Server{options: options}
+	s.base, s.cut = context.WithCancel(context.Background())
 	s.Swap(crossing)
 	return s
 }
@@ -88,6 +94,14 @@ func (s *Server) Wait(ctx context.Context) {
 	for s.serving.Load() > 0 && ctx.Err() == nil {
 		time.Sleep(5 * time.Millisecond) // once in a node's life
 	}
+}
+
+// Close ends the connections that pass through, and waits for them.
+func (s *Server) Close() {
+	s.cut()
+	limit, cancel := context.WithTimeout(context.Background(), time.Second) // requests are the http.Servers' to end
+	defer cancel()
+	s.Wait(limit)
 }
 
 // HTTPS is the server of a TLS listener: serve it with ServeTLS(ln, "", "").
@@ -235,6 +249,9 @@ func (x *exchange) admit(secure bool) bool {
 		}
 		if site.TLS == nil {
 			return x.refuse(outcome.Errorf(outcome.HostUnknown, "host %q is served on plain HTTP alone", x.r.Host))
+		}
+		if (site.Entry == config.Passthrough) != x.server.options.Passed {
+			return x.refuse(outcome.Errorf(outcome.HostUnknown, "host %q on a connection that was ended here: entry of site %s is %s", x.r.Host, site.Name, site.Entry))
 		}
 		x.site = site
 	}

@@ -1,0 +1,222 @@
+package edge
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"causeway/config"
+	"causeway/conn"
+	"causeway/link"
+	"causeway/outcome"
+)
+
+// A site that passes through has its key overseas, so its connections are not
+// ended here:
+//
+//  1. Split stands before the TLS server of a listener. As long as no site passes
+//     through it hands every connection on as it is,
+//  2. look reads the hello, within limits.header_timeout, and leaves it to be read
+//     again: who asks for a site that is terminated, or speaks no TLS, goes on to
+//     the TLS server,
+//  3. pass opens a raw stream over the link, whose first bytes say who the client
+//     is, and joins the two until both have ended,
+//  4. the record of the connection is emitted once.
+//
+// A name that no site has goes to the `default` site; without one it gets the
+// alert unrecognized_name, as the TLS server says it too.
+
+// Split is a listener for the server of HTTPS. It gives the connections of
+// listener that end here and serves the others itself; the Server's Wait and Close are
+// for them as for requests.
+func (s *Server) Split(listener net.Listener) net.Listener {
+	return &splitter{Listener: listener, server: s, ours: make(chan net.Conn), failures: make(chan error), closed: make(chan struct{})}
+}
+
+type splitter struct {
+	net.Listener
+	server   *Server
+	ours     chan net.Conn // that end here
+	failures chan error    // of Listener: the server knows which are for good
+	opening  sync.Once
+	closing  sync.Once
+	closed   chan struct{}
+	taking   sync.WaitGroup // take
+}
+
+// Accept gives the next connection that ends here.
+func (l *splitter) Accept() (net.Conn, error) {
+	l.opening.Do(func() { l.taking.Go(l.take) })
+	select {
+	case c := <-l.ours:
+		return c, nil
+	case err := <-l.failures:
+		return nil, err
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close takes no more connections; those that pass through go on. When it
+// returns the socket may be another's.
+func (l *splitter) Close() error {
+	l.closing.Do(func() { close(l.closed) })
+	err := l.Listener.Close()
+	l.taking.Wait()
+	return err
+}
+
+// take accepts until the listener is closed.
+func (l *splitter) take() {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			select {
+			case l.failures <- err: // the server waits with its next Accept, or closes
+				continue
+			case <-l.closed:
+				return
+			}
+		}
+		if !l.server.now.Load().Config.PassesThrough() {
+			l.handOn(c)
+			continue
+		}
+		l.server.serving.Add(1)
+		go func() {
+			defer l.server.serving.Add(-1)
+			l.look(c)
+		}()
+	}
+}
+
+// handOn gives a connection to the TLS server, which closes it.
+func (l *splitter) handOn(c net.Conn) {
+	select {
+	case l.ours <- c:
+	case <-l.closed:
+		c.Close()
+	}
+}
+
+// look finds out whose a connection is, and passes it on or through.
+func (l *splitter) look(c net.Conn) {
+	x := l.server.now.Load()
+	start := time.Now()
+	hello, peeked, err := conn.PeekHello(c, conn.Limits{Time: x.Config.Limits.HeaderTimeout})
+	site, passes := x.Config.Passed(hello.ServerName)
+	switch {
+	case conn.ReasonOf(err) == conn.ReasonNotTLS:
+		l.handOn(peeked) // which says so in plain HTTP
+		return
+	case err == nil && !passes && x.Config.Terminates():
+		l.handOn(peeked)
+		return
+	}
+	p := &passage{Crossing: x, server: l.server, client: peeked, hello: hello, rec: outcome.Connection{
+		Start: start, Node: l.server.options.Node, Role: "edge", ID: outcome.NewRequestID(),
+		Client: addressOf(peeked.RemoteAddr()), Host: hello.ServerName,
+	}}
+	switch {
+	case err != nil && !conn.ReasonOf(err).OfName():
+		p.refuse(string(conn.ReasonOf(err)), conn.AlertDecodeError, err)
+	case err != nil:
+		p.refuse(string(conn.ReasonOf(err)), conn.AlertUnrecognizedName, err)
+	case !passes:
+		p.refuse("unrecognized_name", conn.AlertUnrecognizedName, nil)
+	default:
+		p.site = site
+		p.rec.Site = site.Name
+		p.pass()
+	}
+	p.rec.Total = time.Since(start)
+	if sink, ok := l.server.options.Sink.(outcome.ConnectionSink); ok {
+		sink.EmitConnection(&p.rec)
+	}
+}
+
+// passage is one connection that passes through.
+type passage struct {
+	*Crossing
+	server *Server
+	client *conn.Conn
+	hello  conn.Hello
+	site   *config.Site
+	rec    outcome.Connection
+}
+
+// refuse tells the client why, and closes.
+func (p *passage) refuse(end string, alert conn.Alert, err error) {
+	p.rec.End, p.rec.Err = end, err
+	_ = conn.SendAlert(p.client, alert) // the client may be gone
+	p.client.Close()
+}
+
+// pass joins the client with a stream to a relay.
+func (p *passage) pass() {
+	ctx, cancel := context.WithCancelCause(p.server.base)
+	defer cancel(nil)
+	header := &conn.ProxyHeader{
+		Source: p.client.RemoteAddr(), Destination: p.client.LocalAddr(),
+		Authority: p.hello.ServerName, UniqueID: []byte(p.rec.ID),
+	}
+	if len(p.hello.ALPN) > 0 {
+		header.ALPN = p.hello.ALPN[0]
+	}
+	before, err := header.Append(nil)
+	if err != nil {
+		p.rec.Failed = true
+		p.refuse(string(outcome.Internal), conn.AlertInternalError, err)
+		return
+	}
+	stream, err := p.open(ctx, cancel)
+	if err != nil {
+		p.rec.Failed = true
+		p.refuse(string(outcome.KindOf(err)), conn.AlertInternalError, err)
+		return
+	}
+	p.rec.Opened = time.Since(p.rec.Start)
+	limits := p.Config.Limits
+	joined := conn.Join(ctx, p.client, stream, conn.Joint{Before: before, Idle: limits.StreamTimeout, HalfClosed: limits.IdleTimeout})
+	p.rec.In, p.rec.Out, p.rec.End, p.rec.Err = joined.Sent, joined.Received, endOf(joined.Why), joined.Err
+	p.rec.Failed = joined.Why == conn.WhyFailedB || joined.Why == conn.WhyResetB
+}
+
+// open opens the stream, for limits.connect_timeout at most.
+func (p *passage) open(ctx context.Context, cancel context.CancelCauseFunc) (net.Conn, error) {
+	within := p.Config.Limits.ConnectTimeout
+	late := time.AfterFunc(within, func() {
+		cancel(outcome.Errorf(outcome.LinkSlow, "open a stream: no relay took it within %v", within))
+	})
+	stream, relay, err := link.OpenStream(ctx, p.Over, strings.TrimPrefix(p.site.Hosts[0].Public.Host, "*."))
+	p.rec.Relay = relay
+	if !late.Stop() && err == nil {
+		stream.Close()
+		err = context.Cause(ctx)
+	}
+	return stream, err
+}
+
+// endOf is how a joined connection ended, as a label.
+func endOf(why conn.Why) string {
+	switch why {
+	case conn.WhyResetA:
+		return "client_reset"
+	case conn.WhyFailedA:
+		return "client_failed"
+	case conn.WhyResetB, conn.WhyFailedB:
+		return string(outcome.LinkCut)
+	}
+	return string(why)
+}
+
+// addressOf is a client's address without port, as clientOf gives it.
+func addressOf(addr net.Addr) string {
+	if from, err := netip.ParseAddrPort(addr.String()); err == nil {
+		return from.Addr().Unmap().WithZone("").String()
+	}
+	return addr.String()
+}
