@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -470,10 +471,22 @@ func TestLogsPage(t *testing.T) {
 	c := newCrossing(t, spec{layout: edgeAndRelay, more: "links: [{from: edge-1, to: relay-1, price: {per_mbps_month: 120, per_gb: 1, currency: CNY}}]", sites: fmt.Sprintf(`
   - name: site
     hosts: {example.cn: %q, www.example.cn: {to: https://www.example.com, connect: [%q]}}
+    tls: {cert: CERT, key: KEY}
+  - name: passed
+    entry: passthrough
+    hosts: {passed.example.cn: "https://passed.example.com"}
     tls: {cert: CERT, key: KEY}`, origin.URL, freeAddress(t))}) // nobody is there: failures have members of their own
 	client := c.client(t, 1)
 	get(t, client, "https://example.cn/there")
 	get(t, client, "https://www.example.cn/gone")
+	if conn, err := tls.Dial("tcp", c.https, &tls.Config{ServerName: "passed.example.cn", RootCAs: c.ca.pool(t)}); err != nil {
+		t.Error(err)
+	} else {
+		conn.Close()
+		eventually(t, "the edge tells of the connection", func() bool {
+			return slices.ContainsFunc(c.edge.stdoutLines(), func(line string) bool { return strings.Contains(line, `"msg":"connection"`) })
+		})
+	}
 	members, metrics := map[string]bool{}, map[string]string{}
 	for _, n := range c.nodes() {
 		n.record(t, "/there")
