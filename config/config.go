@@ -8,7 +8,7 @@
 //  2. decode.go walks the nodes and the structs of this file side by side:
 //     unknown and duplicate keys, wrong types, missing keys, values out of
 //     range, defaults. It remembers where everything stood.
-//  3. The rules of sites.go, routes.go and nodes.go look at the whole:
+//  3. The rules of sites.go, routes.go, nodes.go and forwardrules.go look at the whole:
 //     hosts that loop or clash, routes never reached, links to nowhere.
 //  4. Errors are sorted by their place and returned together, each as
 //     `file:line:column: path: what is wrong; the mend`.
@@ -17,7 +17,7 @@
 // It refuses to guess: no key is ignored, no value is corrected, nothing is
 // taken from the environment. It opens no socket and resolves no name.
 //
-// The comments on the fields below are the manual: docs/CONFIG.md and
+// The comments on the fields below, and in forwards.go, are the manual: docs/CONFIG.md and
 // schema.json are made from them.
 package config
 
@@ -36,18 +36,21 @@ type Config struct {
 	Path string `yaml:"-"`
 
 	// Where a file without `nodes` listens: one process is then both edge and
-	// relay. Left out, it listens on `:80`, `:443` and, for the admin
-	// endpoint, `127.0.0.1:9900`. A member left out of a written `listen`
-	// stays off. A file with `nodes` has a `listen` in each node instead.
+	// relay. Left out, it listens on `:80`, `:443`, if there are sites, and, for
+	// the admin endpoint, on `127.0.0.1:9900`. A member left out of a written
+	// `listen` stays off. A file with `nodes` has a `listen` in each node instead.
 	Listen *Listen `yaml:"listen,omitempty"`
 
-	// The sites published, at least one.
-	Sites []*Site `yaml:"sites" example:"[{name: shop, hosts: {example.cn: https://example.com}}]"`
+	// The sites published. At least one, or a forward.
+	Sites []*Site `yaml:"sites,omitempty" example:"[{name: shop, hosts: {example.cn: https://example.com}}]"`
+
+	// Connections that are passed on as they are, without a relay.
+	Forwards []*Forward `yaml:"forwards,omitempty" example:"[{name: app, listen: \":8443\", targets: [\"203.0.113.10:443\"]}]"`
 
 	// Folder of the private certificates with which nodes know each other:
 	// `ca.pem`, and `NAME.pem` and `NAME.key` of each node, made by
 	// `causeway link-ca --dir pki NAME…`. A node needs `ca.pem` and its own
-	// two files. Required in a file with `nodes`.
+	// two files. Required in a file with `nodes`, if there are sites.
 	PKI string `yaml:"pki,omitempty" kind:"path" example:"pki"`
 
 	// The processes of the crossing. Every node reads the same file and takes
@@ -351,8 +354,8 @@ type Node struct {
 	// (`us`, `hk`). A `stay: cn` route needs an edge of region `cn`.
 	Region string `yaml:"region,omitempty" example:"cn"`
 
-	// Where it listens: an edge on `http` or `https` or both, a relay on
-	// `link`.
+	// Where it listens: an edge on `http` or `https` or both, which one with
+	// `forwards` need not, a relay on `link`.
 	Listen Listen `yaml:"listen" example:"{http: \":80\", https: \":443\"}"`
 
 	// Where edges reach this relay, `host:port`. For a relay only.

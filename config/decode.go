@@ -241,6 +241,19 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, tag reflect.StructTag, pa
 	case *[]Host:
 		*p = d.hosts(n, path)
 		return
+	case *Addresses:
+		if n.Kind == yaml.ScalarNode {
+			*p = make(Addresses, 1)
+			d.value(n, reflect.ValueOf(p).Elem().Index(0), `example:"\":8443\""`, path+"[0]")
+			return
+		}
+	case *Target:
+		if n.Kind == yaml.ScalarNode {
+			p.Weight = 1
+			to, _ := reflect.TypeFor[Target]().FieldByName("To")
+			d.value(n, reflect.ValueOf(&p.To).Elem(), to.Tag, path)
+			return
+		}
 	case *rewrite.Base:
 		d.text(n, v.Type(), tag, path, func(s string) (wrong *fault) { *p, wrong = parseOrigin(s); return })
 		return
@@ -482,6 +495,14 @@ func (d *decoder) kind(kind, s string) (string, *fault) {
 		return parseExclude(s)
 	case "cookie":
 		return parseCookieName(s)
+	case "prefix":
+		return parsePrefix(s)
+	case "sni":
+		return parseSNI(s)
+	case "checkhost":
+		return parseCheckHost(s)
+	case "protocol":
+		return parseProtocol(s)
 	}
 	return s, nil
 }
@@ -537,7 +558,11 @@ func (d *decoder) integer(n *yaml.Node, v reflect.Value, tag reflect.StructTag, 
 
 // outside reports a number out of its range.
 func (d *decoder) outside(path, written string, tag reflect.StructTag) {
-	d.report.value(path, fmt.Sprintf("write %s to %s (default %s)", tag.Get("min"), tag.Get("max"), tag.Get("default")), "%s is out of range", written)
+	mend := fmt.Sprintf("write %s to %s", tag.Get("min"), tag.Get("max"))
+	if value, ok := tag.Lookup("default"); ok {
+		mend += " (default " + value + ")"
+	}
+	d.report.value(path, mend, "%s is out of range", written)
 }
 
 // mistyped reports a value of the wrong type.
@@ -691,6 +716,8 @@ func typeName(t reflect.Type) string {
 	switch t {
 	case reflect.TypeFor[[]Host]():
 		return "public hosts with their origins"
+	case reflect.TypeFor[Addresses]():
+		return "an address or a list of them"
 	case reflect.TypeFor[rewrite.Base]():
 		return "a URL"
 	case reflect.TypeFor[time.Duration]():

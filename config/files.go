@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -30,6 +31,11 @@ func (c *Config) checkFiles(n *Node, now time.Time) Errors {
 		}
 		if n.IsRelay() && s.Origin.TLS.CA != "" {
 			f.authorities(path+".origin.tls.ca", s.Origin.TLS.CA, "write the authorities as PEM: -----BEGIN CERTIFICATE-----")
+		}
+	}
+	for i, forward := range c.Forwards {
+		if forward.Health.CA != "" && slices.Contains(c.ForwardsOf(n), forward) {
+			f.authorities(forwardPath(i)+".health.ca", forward.Health.CA, "write the authorities as PEM: -----BEGIN CERTIFICATE-----")
 		}
 	}
 	if n.Role != RoleBoth && c.PKI != "" {

@@ -18,12 +18,16 @@ import (
 // "Type" and "Type.Field".
 func comments(t *testing.T) map[string]string {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), "config.go", nil, parser.ParseComments)
-	if err != nil {
-		t.Fatal(err)
+	var decls []ast.Decl
+	for _, name := range []string{"config.go", "forwards.go"} {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		decls = append(decls, file.Decls...)
 	}
 	all := map[string]string{}
-	for _, decl := range file.Decls {
+	for _, decl := range decls {
 		gen, ok := decl.(*ast.GenDecl)
 		if !ok || gen.Tok != token.TYPE {
 			continue
@@ -51,7 +55,7 @@ func comments(t *testing.T) map[string]string {
 
 const manualHead = `# The file
 
-<!-- Made from the comments in config/config.go by ` + "`go test ./config -update`" + `. Edit those. -->
+<!-- Made from the comments in config/config.go and config/forwards.go by ` + "`go test ./config -update`" + `. Edit those. -->
 
 ` + "`causeway.yaml`" + ` describes the whole crossing, and every node reads the same file. It is read strictly: whatever is wrong is one line with its place and its mend, all of them at once, and nothing starts.
 
@@ -180,7 +184,7 @@ func TestTags(t *testing.T) {
 				if mustSize(low) >= mustSize(high) {
 					t.Errorf("%s: %s to %s", name, low, high)
 				}
-			case reflect.TypeFor[int]():
+			case reflect.TypeFor[int](), reflect.TypeFor[[]int]():
 				if mustInt(low) >= mustInt(high) {
 					t.Errorf("%s: %s to %s", name, low, high)
 				}

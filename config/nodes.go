@@ -4,12 +4,16 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 // defaultListen is what a file without nodes and listen listens on.
 var defaultListen = Listen{HTTP: ":80", HTTPS: ":443", Admin: "127.0.0.1:9900"}
+
+// forwardListen is that where there are no sites.
+var forwardListen = Listen{Admin: defaultListen.Admin}
 
 func nodePath(i int) string { return "nodes[" + strconv.Itoa(i) + "]" }
 
@@ -25,7 +29,8 @@ func (c *Config) checkNodes(r *report) {
 	if c.Listen != nil {
 		r.key("listen", "move it into the nodes", "a file with nodes has a listen in each node")
 	}
-	if c.PKI == "" && r.good("pki") {
+	crosses := !c.onlyForwards(r) || slices.ContainsFunc(c.Nodes, func(n *Node) bool { return n.Role == RoleRelay })
+	if c.PKI == "" && r.good("pki") && crosses {
 		at := r.places["nodes"]
 		r.add("pki", at.keyLine, at.keyColumn, "make one with: causeway link-ca --dir pki NAME…, and add pki: pki", "nodes need a pki to know each other by")
 	}
@@ -43,7 +48,7 @@ func (c *Config) checkNodes(r *report) {
 			edges, relays = edges+1, relays+1 // it may be either
 		case n.IsEdge():
 			edges++
-			checkEdge(r, at, n)
+			c.checkEdge(r, at, n)
 		case n.IsRelay():
 			relays++
 			checkRelay(r, at, n)
@@ -52,7 +57,7 @@ func (c *Config) checkNodes(r *report) {
 	if edges == 0 {
 		r.key("nodes", "add {name: shanghai-1, role: edge, region: cn, listen: {http: \":80\", https: \":443\"}}, or leave nodes out for one process", "there is no edge among the nodes")
 	}
-	if relays == 0 {
+	if relays == 0 && crosses {
 		r.key("nodes", "add {name: virginia-1, role: relay, listen: {link: \":7443\"}, address: \"10.1.0.5:7443\"}, or leave nodes out for one process", "there is no relay among the nodes")
 	}
 }
@@ -61,6 +66,9 @@ func (c *Config) checkNodes(r *report) {
 func (c *Config) oneNode(r *report) {
 	if c.Listen == nil {
 		listen := defaultListen
+		if c.onlyForwards(r) {
+			listen = forwardListen
+		}
 		c.Listen = &listen
 	}
 	c.Nodes = []*Node{{Role: RoleBoth, Listen: *c.Listen}}
@@ -74,7 +82,7 @@ func (c *Config) oneNode(r *report) {
 	if c.Listen.Link != "" {
 		r.key("listen.link", "take it out, or write the nodes", "a file without nodes has no links to listen for")
 	}
-	if c.Listen.HTTP == "" && c.Listen.HTTPS == "" && r.good("listen.http") && r.good("listen.https") {
+	if c.Listen.HTTP == "" && c.Listen.HTTPS == "" && r.good("listen.http") && r.good("listen.https") && !c.onlyForwards(r) && len(c.Forwards) == 0 {
 		r.value("listen", "add http: \":80\" or https: \":443\"", "nothing listens for clients")
 	}
 	checkClashes(r, "listen", c.Listen)
@@ -103,7 +111,7 @@ func checkRegion(r *report, at, region string) {
 }
 
 // checkEdge looks at what only an edge has.
-func checkEdge(r *report, at string, n *Node) {
+func (c *Config) checkEdge(r *report, at string, n *Node) {
 	if n.Address != "" {
 		r.key(at+".address", "take it out", "an edge has no address: it dials the relays")
 	}
@@ -113,7 +121,7 @@ func checkEdge(r *report, at string, n *Node) {
 	if n.Listen.Link != "" {
 		r.key(at+".listen.link", "take it out", "an edge does not listen for links: it dials the relays")
 	}
-	if n.Listen.HTTP == "" && n.Listen.HTTPS == "" && r.good(at+".listen.http") && r.good(at+".listen.https") {
+	if n.Listen.HTTP == "" && n.Listen.HTTPS == "" && r.good(at+".listen.http") && r.good(at+".listen.https") && len(c.ForwardsOf(n)) == 0 {
 		r.value(at+".listen", "add http: \":80\" or https: \":443\"", "an edge needs http or https to listen on")
 	}
 }
@@ -253,6 +261,9 @@ func (c *Config) everyLink() {
 // Node is the node called name. "" is the only node of a file without nodes.
 func (c *Config) Node(name string) (*Node, error) {
 	var names []string
+	if len(c.Nodes) == 1 && name == "" {
+		return c.Nodes[0], nil
+	}
 	for _, n := range c.Nodes {
 		if n.Name == name {
 			return n, nil

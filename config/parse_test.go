@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -305,6 +306,10 @@ func TestLargeFiles(t *testing.T) {
 		"hosts":        fill("sites:\n- name: a b\n  http: serve\n  hosts:\n", "    h#.example.cn: http://h#.example.com\n"),
 		"wildcards":    fill("sites:\n- name: a b\n  http: serve\n  hosts:\n", "    '*.h#.example.cn': http://*.h#.example.com\n"),
 		"routes":       fill("sites:\n- name: a\n  http: serve\n  hosts: {a.test: http://b.test}\n  routes:\n", "  - {path: /h#, origin: http://a}\n"),
+		"forwards":     fill("forwards:\n", "- {name: f#, listen: ':1-9', sni: [a#.test], targets: ['[::1]:#', localhost]}\n"),
+		"names":        fill("forwards: [{name: a, listen: ':1', targets: [b], sni: [", "a#.test, "),
+		"listeners":    fill("forwards: [{name: a, targets: [b], listen: [", "':#', "),
+		"targets":      fill("forwards: [{name: a, listen: ':1', targets: [", "'localhost:#', "),
 		"anchors":      fill("sites:\n", "- &a#\n"),
 	} {
 		_, err := Parse("f.yaml", []byte(text))
@@ -312,5 +317,51 @@ func TestLargeFiles(t *testing.T) {
 		if err != nil && !errors.As(err, &errs) || len(errs) > maxErrors {
 			t.Errorf("%s: %d errors, %.200v", name, len(errs), err)
 		}
+	}
+}
+
+// TestForwards holds what a Forward says of itself.
+func TestForwards(t *testing.T) {
+	c := parse(t, "valid-forwards.yaml")
+	n, err := c.Node("")
+	if err != nil || n.Name != "shanghai-1" || len(c.ForwardsOf(n)) != 3 {
+		t.Fatalf("the only node is %+v, %v", n, err)
+	}
+	app, other, nobody := c.Forwards[0], c.Forwards[1], c.Forwards[2]
+	if ports := app.Ports(); len(ports) != 12 || ports[0] != ":8443" || ports[1] != "[::]:9000" || ports[11] != "[::]:9010" || app.FirstPort() != 8443 {
+		t.Errorf("ports %v", ports)
+	}
+	if app.SNI[0] != "app.mydomain.com" || app.SNI[2] != "xn--fsqu00a.xn--fiqs8s" {
+		t.Errorf("names %v", app.SNI)
+	}
+	for addr, admitted := range map[string][3]bool{
+		"198.51.100.7": {true, true, false}, "::ffff:198.51.100.7": {true, true, false}, "198.51.101.7": {false, true, false}, "2001:db8::1": {false, true, false},
+	} {
+		addr := netip.MustParseAddr(addr)
+		if got := [3]bool{app.Admits(addr), other.Admits(addr), nobody.Admits(addr)}; got != admitted {
+			t.Errorf("%s: %v", addr, got)
+		}
+	}
+	if got := other.Accepts(); len(got) != 2 || got[1].String() != "2001:db8::1/128" {
+		t.Errorf("accepts %v", got)
+	}
+	host, port := app.Targets[0].Split()
+	if host != "example.com" || port != 443 || app.Targets[0].Weight != 1 || app.Targets[1].Weight != 2 {
+		t.Errorf("targets %v", app.Targets)
+	}
+	if host, port := other.Targets[0].Split(); host != "203.0.113.10" || port != 0 {
+		t.Errorf("target %s %d", host, port)
+	}
+	if app.CheckName(app.Targets[1]) != "example.com" || other.CheckName(other.Targets[0]) != "other.example" {
+		t.Errorf("names of checks %q %q", app.CheckName(app.Targets[1]), other.CheckName(other.Targets[0]))
+	}
+	if h := other.Health; h.Check != CheckTCP || h.Every != 500*time.Millisecond || h.Timeout != time.Second || h.Fall != 2 || other.Limits.Connections != 10000 {
+		t.Errorf("defaults %+v %+v", h, other.Limits)
+	}
+	if c.Nodes[0].Listen.HTTP != "" || len(c.Links) != 0 {
+		t.Errorf("listens %+v", c.Nodes[0].Listen)
+	}
+	if one, err := Parse("f.yaml", []byte(`forwards: [{name: a, listen: ":1", targets: [b]}]`)); err != nil || *one.Listen != (Listen{Admin: "127.0.0.1:9900"}) {
+		t.Errorf("a file of forwards: %+v, %v", one, err)
 	}
 }

@@ -58,9 +58,13 @@ func makeSchema(t *testing.T) *jsonschema.Schema {
 	host := r.Reflect(&Host{})
 	host.Version = ""
 	s.Definitions["Host"] = host
+	target := r.Reflect(&Target{})
+	target.Version = ""
+	s.Definitions["Target"] = target
 	for _, typ := range []reflect.Type{
 		reflect.TypeFor[Listen](), reflect.TypeFor[Site](), reflect.TypeFor[Host](), reflect.TypeFor[Origin](),
 		reflect.TypeFor[OriginTLS](), reflect.TypeFor[TLS](), reflect.TypeFor[Route](), reflect.TypeFor[Headers](),
+		reflect.TypeFor[Forward](), reflect.TypeFor[Target](), reflect.TypeFor[ForwardHealth](), reflect.TypeFor[ForwardProxy](), reflect.TypeFor[ForwardLimits](),
 		reflect.TypeFor[Node](), reflect.TypeFor[Link](), reflect.TypeFor[Price](), reflect.TypeFor[Limits](), reflect.TypeFor[Log](),
 	} {
 		def := s.Definitions[typ.Name()]
@@ -73,6 +77,7 @@ func makeSchema(t *testing.T) *jsonschema.Schema {
 	one := uint64(1)
 	sites, _ := s.Properties.Get("sites")
 	sites.MinItems = &one
+	s.AnyOf = []*jsonschema.Schema{{Required: []string{"sites"}}, {Required: []string{"forwards"}}}
 	return s
 }
 
@@ -84,6 +89,10 @@ func mapType(typ reflect.Type) *jsonschema.Schema {
 		return &jsonschema.Schema{Type: "object", MinProperties: &one, AdditionalProperties: &jsonschema.Schema{
 			AnyOf: []*jsonschema.Schema{{Type: "string", Pattern: originPattern}, {Ref: "#/$defs/Host"}},
 		}}
+	case reflect.TypeFor[Addresses]():
+		return &jsonschema.Schema{AnyOf: []*jsonschema.Schema{{Type: "string"}, {Type: "array", Items: &jsonschema.Schema{Type: "string"}}}}
+	case reflect.TypeFor[[]Target]():
+		return &jsonschema.Schema{Type: "array", Items: &jsonschema.Schema{AnyOf: []*jsonschema.Schema{{Type: "string"}, {Ref: "#/$defs/Target"}}}}
 	case reflect.TypeFor[rewrite.Base]():
 		return &jsonschema.Schema{Type: "string", Pattern: originPattern}
 	case reflect.TypeFor[time.Duration]():

@@ -15,7 +15,9 @@ import (
 func (c *Config) check(r *report) {
 	c.checkNodes(r)
 	c.checkLinks(r)
-	if len(c.Sites) == 0 && r.good("sites") {
+	if _, written := r.places["sites"]; !written && !c.onlyForwards(r) {
+		r.key("", "write sites: [{name: shop, hosts: {example.cn: https://example.com}}]", "the key %q is missing", "sites")
+	} else if written && len(c.Sites) == 0 && r.good("sites") {
 		r.value("sites", "write - {name: shop, hosts: {example.cn: https://example.com}, …}", "there is no site")
 	}
 	names := map[string]int{}
@@ -37,9 +39,17 @@ func (c *Config) check(r *report) {
 		checkRewrite(r, fmt.Sprintf("sites[%d].rewrite", i), &s.Rewrite)
 		c.checkRoutes(r, fmt.Sprintf("sites[%d].routes", i), s)
 	}
+	c.checkForwards(r)
 	if len(r.errs) == 0 {
 		makeMaps(r, c.Sites)
 	}
+}
+
+// onlyForwards says whether the file has forwards and no sites.
+func (c *Config) onlyForwards(r *report) bool {
+	_, sites := r.places["sites"]
+	_, forwards := r.places["forwards"]
+	return forwards && !sites
 }
 
 // checkHealth looks at what an edge asks the origin of a site for.
