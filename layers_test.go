@@ -26,6 +26,7 @@ var floors = []struct {
 	{"rewrite", 0, nil},
 	{"hop", 0, nil},
 	{"outcome", 0, nil},
+	{"resolve", 0, nil}, // names and addresses: who dials them is its callers' matter
 	{"simnet", 0, nil}, // for tests and the demo: nothing that serves people imports it
 
 	{"config", 1, map[string]string{"rewrite": "a site's hosts are its host map"}},
@@ -49,6 +50,7 @@ var floors = []struct {
 		"hop":     "passes messages on",
 		"link":    "tells the edge why a fetch failed",
 		"outcome": "the record of a request",
+		"resolve": "the addresses of origins",
 		"rewrite": "maps the names both ways",
 	}},
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"causeway/outcome"
+	"causeway/resolve"
 )
 
 const (
@@ -33,7 +34,7 @@ const (
 // those the DNS gives, by turns, those that failed last.
 type dialer struct {
 	connect map[string][]string // host:port of the origin URL -> host:port to dial; immutable
-	names   *resolver
+	names   *resolve.Resolver
 	timeout time.Duration
 	turn    atomic.Uint32
 	tooMany func() // drops idle connections; set once, before use
@@ -57,7 +58,7 @@ type ejection struct {
 	pause time.Duration
 }
 
-func newDialer(connect map[string][]string, names *resolver, timeout time.Duration) *dialer {
+func newDialer(connect map[string][]string, names *resolve.Resolver, timeout time.Duration) *dialer {
 	return &dialer{connect: connect, names: names, timeout: timeout, tooMany: func() {}, ejected: make(map[string]ejection), using: make(map[string][]*use)}
 }
 
@@ -83,7 +84,7 @@ func (d *dialer) leftOut(lane int, addr string) bool {
 func (d *dialer) moved(addr string) bool {
 	changed := false
 	for _, name := range d.uses(addr) {
-		generation := d.names.generation(name.host)
+		generation := d.names.Generation(name.host)
 		if seen := name.seen.Load(); generation != seen && name.seen.CompareAndSwap(seen, generation) {
 			changed = changed || seen != 0
 		}
@@ -105,7 +106,7 @@ func (d *dialer) uses(addr string) []*use {
 			names = append(names, &use{host: host})
 		}
 	}
-	if len(d.using) >= mostNames { // below a wildcard clients choose the names
+	if len(d.using) >= resolve.MostNames { // below a wildcard clients choose the names
 		clear(d.using)
 	}
 	d.using[addr] = names
@@ -237,7 +238,7 @@ func (d *dialer) candidates(ctx context.Context, lane int, addr string) ([]strin
 			all = append(all, net.JoinHostPort(ip.String(), port))
 			continue
 		}
-		ips, err := d.names.lookup(ctx, host)
+		ips, err := d.names.Lookup(ctx, host)
 		if err != nil {
 			return nil, outcome.Errorf(outcome.OriginName, "resolve origin %s: %w", host, err)
 		}

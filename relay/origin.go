@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"causeway/config"
+	"causeway/resolve"
 	"causeway/rewrite"
 )
 
@@ -27,7 +28,7 @@ type routeHost struct {
 }
 
 // newOrigin reads the site's CA file. It opens no connection.
-func newOrigin(site *config.Site, limits config.Limits, names *resolver) (*origin, error) {
+func newOrigin(site *config.Site, limits config.Limits, names *resolve.Resolver) (*origin, error) {
 	roots, pem, err := readRoots(site.Origin.TLS.CA)
 	if err != nil {
 		return nil, fmt.Errorf("site %s: origin.tls.ca: %w", site.Name, err)

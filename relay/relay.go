@@ -8,7 +8,7 @@
 //     two files of a site's rule runtime it answers itself,
 //  3. the request is mapped: host, Origin, Referer, query,
 //  4. the site's http.Transport sends it: a kept-alive connection to one of the
-//     origin's addresses, always verified (reach.go, dial.go, resolve.go),
+//     origin's addresses, always verified (reach.go, dial.go),
 //  5. the response is mapped back: header first, then the body as it streams,
 //  6. ServeHTTP passes it on over the link and emits the record.
 //
@@ -29,6 +29,7 @@ import (
 	"causeway/hop"
 	"causeway/link"
 	"causeway/outcome"
+	"causeway/resolve"
 )
 
 // Options are what a Server needs besides the file.
@@ -43,7 +44,7 @@ type Options struct {
 // requests to public hosts, and an http.Handler for the link.
 type Server struct {
 	options  Options
-	resolver *resolver
+	resolver *resolve.Resolver
 	state    atomic.Pointer[state] // replaced whole by Swap
 }
 
@@ -55,7 +56,7 @@ type state struct {
 
 // New makes a Server for cfg, whose origin.tls.ca files it reads.
 func New(cfg *config.Config, options Options) (*Server, error) {
-	s := &Server{options: options, resolver: newResolver()}
+	s := &Server{options: options, resolver: resolve.New()}
 	if err := s.Swap(cfg); err != nil {
 		return nil, err
 	}
@@ -107,7 +108,7 @@ func (st *state) originLike(o *origin) *origin {
 // Close drops the idle connections to the origins and ends look-ups. Requests
 // may still come: they dial anew.
 func (s *Server) Close() {
-	s.resolver.close()
+	s.resolver.Close()
 	for _, o := range s.state.Load().sites {
 		o.closeIdle()
 	}

@@ -1,4 +1,18 @@
-package relay
+// Package resolve looks host names up and keeps the answers for as long as their
+// TTL says, so that a name which moves is followed within that time.
+//
+// The path through it:
+//
+//  1. Lookup gives what is known of a name while its TTL lasts, and asks for it
+//     then; those who ask at the same time wait for one answer,
+//  2. Generation has a name that is due looked up in the background, for who
+//     keeps connections and wants to know only whether they still lead there,
+//  3. when the name server does not answer, the addresses known serve on for a
+//     while.
+//
+// It refuses to speak DNS itself: Go's resolver does, with the hosts file,
+// resolv.conf, retries and TCP, and the TTLs are read off as its messages pass.
+package resolve
 
 import (
 	"context"
@@ -22,19 +36,17 @@ const (
 	staleFor = 10 * time.Minute
 	// resolveTimeout bounds one look-up, retries included.
 	resolveTimeout = 5 * time.Second
-	// mostNames bounds the cache: a wildcard's labels come from clients.
-	mostNames = 4096
+	// MostNames bounds the cache: a wildcard's labels come from clients.
+	MostNames = 4096
 )
 
-// resolver looks names up with Go's own resolver (hosts file, resolv.conf,
-// retries, TCP) and keeps the answers for as long as their TTL says, which it
-// reads off the DNS messages as they pass.
-type resolver struct {
+// Resolver looks names up, and remembers the answers. New makes one.
+type Resolver struct {
 	lookupIP func(ctx context.Context, host string) ([]netip.Addr, time.Duration, error)
 
-	base  context.Context // ends with close
+	base  context.Context // ends with Close
 	end   context.CancelFunc
-	tasks sync.WaitGroup // look-ups in the background; close waits for them
+	tasks sync.WaitGroup // look-ups in the background; Close waits for them
 
 	mu    sync.Mutex // guards names
 	names map[string]*name
@@ -51,36 +63,41 @@ type name struct {
 	until time.Time
 }
 
-func newResolver() *resolver {
-	r := &resolver{lookupIP: lookupTTL(""), names: make(map[string]*name)}
+// New makes a Resolver that asks the name servers of the system; Close ends it.
+func New() *Resolver { return With(lookupTTL("")) }
+
+// With makes a Resolver that asks lookup for the addresses of a host and their
+// TTL.
+func With(lookup func(ctx context.Context, host string) ([]netip.Addr, time.Duration, error)) *Resolver {
+	r := &Resolver{lookupIP: lookup, names: make(map[string]*name)}
 	r.base, r.end = context.WithCancel(context.Background())
 	return r
 }
 
-// close ends the look-ups in the background.
-func (r *resolver) close() {
+// Close ends the look-ups in the background.
+func (r *Resolver) Close() {
 	r.end()
 	r.tasks.Wait()
 }
 
-// generation counts how often host's addresses changed, from 1; 0 before the
+// Generation counts how often host's addresses changed, from 1; 0 before the
 // first answer. When the answer is due it is asked for again in the background,
 // so that a name whose connections are kept alive is followed too, and no
 // request waits.
-func (r *resolver) generation(host string) uint64 {
+func (r *Resolver) Generation(host string) uint64 {
 	n := r.name(host)
 	due := n.due.Load()
 	if due != 0 && time.Now().UnixNano() >= due && r.base.Err() == nil && n.renewing.CompareAndSwap(false, true) {
 		r.tasks.Go(func() {
 			defer n.renewing.Store(false)
-			_, _ = r.lookup(r.base, host) // a failure leaves the old answer, and is tried again
+			_, _ = r.Lookup(r.base, host) // a failure leaves the old answer, and is tried again
 		})
 	}
 	return n.generation.Load()
 }
 
-// lookup gives host's addresses.
-func (r *resolver) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+// Lookup gives host's addresses.
+func (r *Resolver) Lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	n := r.name(host)
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -106,12 +123,12 @@ func (r *resolver) lookup(ctx context.Context, host string) ([]netip.Addr, error
 }
 
 // name finds or makes the entry of host.
-func (r *resolver) name(host string) *name {
+func (r *Resolver) name(host string) *name {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.names[host]
 	if n == nil {
-		if len(r.names) >= mostNames {
+		if len(r.names) >= MostNames {
 			clear(r.names)
 		}
 		n = new(name)

@@ -1,4 +1,4 @@
-package relay
+package resolve
 
 import (
 	"context"
@@ -9,15 +9,18 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/net/dns/dnsmessage"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // An answer is believed for its TTL; when the name server fails, the old
 // addresses serve on for a while.
 func TestAnswersLiveAsLongAsTheirTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked, ip, fails := 0, "192.0.2.1", false
-		r := newResolver()
+		r := New()
 		r.lookupIP = func(context.Context, string) ([]netip.Addr, time.Duration, error) {
 			asked++
 			if fails {
@@ -27,8 +30,8 @@ func TestAnswersLiveAsLongAsTheirTTL(t *testing.T) {
 		}
 		look := func(want string, generation uint64, times int) {
 			t.Helper()
-			ips, err := r.lookup(t.Context(), "example.com")
-			if got := r.generation("example.com"); err != nil || len(ips) != 1 || ips[0].String() != want || got != generation || asked != times {
+			ips, err := r.Lookup(t.Context(), "example.com")
+			if got := r.Generation("example.com"); err != nil || len(ips) != 1 || ips[0].String() != want || got != generation || asked != times {
 				t.Fatalf("got %v, generation %d, asked %d, %v", ips, got, asked, err)
 			}
 		}
@@ -42,7 +45,7 @@ func TestAnswersLiveAsLongAsTheirTTL(t *testing.T) {
 		time.Sleep(time.Minute)
 		look("192.0.2.2", 2, 3)
 		time.Sleep(time.Hour)
-		if _, err := r.lookup(t.Context(), "example.com"); err == nil {
+		if _, err := r.Lookup(t.Context(), "example.com"); err == nil {
 			t.Error("addresses of an hour ago are still believed")
 		}
 	})
@@ -105,41 +108,5 @@ func FuzzSmallestTTL(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, message []byte) {
 		var seen smallestTTL
 		seen.look(message)
-	})
-}
-
-// A name in use is looked up again when its answer is due, without a dial and
-// without a request that waits.
-func TestNamesInUseAreFollowed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ip := "192.0.2.1"
-		r := newResolver()
-		r.lookupIP = func(context.Context, string) ([]netip.Addr, time.Duration, error) {
-			time.Sleep(time.Second) // a slow name server
-			return []netip.Addr{netip.MustParseAddr(ip)}, 30 * time.Second, nil
-		}
-		d := newDialer(nil, r, time.Second)
-		if d.moved("example.com:443") {
-			t.Error("moved before the first answer")
-		}
-		if _, err := r.lookup(t.Context(), "example.com"); err != nil {
-			t.Fatal(err)
-		}
-		for range 3 {
-			if d.moved("example.com:443") {
-				t.Error("moved with the first answer")
-			}
-		}
-		ip = "192.0.2.2"
-		time.Sleep(31 * time.Second)
-		before := time.Now()
-		if d.moved("example.com:443") || time.Since(before) != 0 {
-			t.Error("the request that found the answer old waited for the next")
-		}
-		time.Sleep(2 * time.Second)
-		if !d.moved("example.com:443") || d.moved("example.com:443") {
-			t.Error("the move is not told once")
-		}
-		r.close()
 	})
 }
