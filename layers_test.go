@@ -27,7 +27,7 @@ var floors = []struct {
 	{"hop", 0, nil},
 	{"outcome", 0, nil},
 	{"resolve", 0, nil}, // names and addresses: who dials them is its callers' matter
-	{"simnet", 0, nil}, // for tests and the demo: nothing that serves people imports it
+	{"simnet", 0, nil},  // for tests and the demo: nothing that serves people imports it
 
 	{"config", 1, map[string]string{"rewrite": "a site's hosts are its host map"}},
 	{"cert", 1, nil},
@@ -53,6 +53,12 @@ var floors = []struct {
 		"resolve": "the addresses of origins",
 		"rewrite": "maps the names both ways",
 	}},
+	{"forward", 2, map[string]string{
+		"config":  "the forwards",
+		"conn":    "hears who is asked for, says who the client is, joins",
+		"outcome": "the record of a connection",
+		"resolve": "the addresses of targets",
+	}},
 
 	{"admin", 3, nil},
 	{"audit", 3, map[string]string{
@@ -66,6 +72,7 @@ var floors = []struct {
 		"cert":    "certificates of sites and of the node",
 		"config":  "the file",
 		"edge":    "the role",
+		"forward": "forwards of an edge",
 		"hop":     "connections whose frames leave together",
 		"link":    "opens and serves links",
 		"outcome": "where records go",

@@ -34,6 +34,7 @@ import (
 	"causeway/cert"
 	"causeway/config"
 	"causeway/edge"
+	"causeway/forward"
 	"causeway/link"
 	"causeway/outcome"
 	"causeway/relay"
@@ -70,6 +71,7 @@ type Daemon struct {
 	most     atomic.Pointer[map[string]int] // connections of each edge that may dial it
 	meter    link.Meter                     // of what the paths of group carry
 	prices   atomic.Pointer[[]*config.Link] // this node's, in the file that is served
+	forwards *forward.Server                // no edge without; it may have none to do
 	tasks    sync.WaitGroup                 // servers and links; Run waits for them
 	failed   chan error                     // a server stopped by itself
 
@@ -121,8 +123,12 @@ func New(options Options) (*Daemon, error) {
 	d.registry.MustRegister(&billCollector{paths: func() []link.PathState { return d.group.Load().State() }, bills: d.bills})
 	d.sink = outcome.Sinks{d.access, outcome.NewMetrics(d.registry)}
 	var err error
-	d.config, d.node, err = d.read()
-	return d, err
+	if d.config, d.node, err = d.read(); err != nil {
+		return d, err
+	}
+	d.forwards = forward.New(forward.Options{Node: d.node.Name, Sink: d.sink, Log: d.log, Failed: d.fail})
+	d.registry.MustRegister(&forwardCollector{state: d.forwards.State})
+	return d, nil
 }
 
 // read loads the file and checks what the node's part needs.
@@ -279,6 +285,7 @@ func (d *Daemon) drain() {
 	for _, server := range d.retired {
 		waiting.Go(func() { server.stop(limit) })
 	}
+	waiting.Go(func() { d.forwards.Stop(limit) })
 	waiting.Wait()
 	for _, role := range []*edge.Server{d.edge, d.passed} {
 		if role != nil {
@@ -305,7 +312,13 @@ func (d *Daemon) drain() {
 // switchedSink is the access log, which the file can turn off.
 type switchedSink struct {
 	off atomic.Bool
-	to  outcome.Sink
+	to  *outcome.AccessLog
+}
+
+func (s *switchedSink) EmitConnection(rec *outcome.Connection) {
+	if !s.off.Load() {
+		s.to.EmitConnection(rec)
+	}
 }
 
 func (s *switchedSink) Emit(rec *outcome.Record) {
@@ -314,16 +327,11 @@ func (s *switchedSink) Emit(rec *outcome.Record) {
 	}
 }
 
-// EmitConnection is Emit for a connection.
-func (s *switchedSink) EmitConnection(c *outcome.Connection) {
-	if to, ok := s.to.(outcome.ConnectionSink); ok && !s.off.Load() {
-		to.EmitConnection(c)
-	}
-}
-
 // interface checks
 var (
 	_ admin.Node        = (*Daemon)(nil)
 	_ http.RoundTripper = (*link.Group)(nil)
 	_ http.RoundTripper = (*relay.Server)(nil)
+
+	_ outcome.ConnectionSink = (*switchedSink)(nil)
 )

@@ -50,8 +50,14 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 	if err != nil {
 		return err
 	}
+	forwards, err := d.forwards.Prepare(cfg.ForwardsOf(node))
+	if err != nil {
+		sockets.closeNew()
+		return err
+	}
 	if err := d.changeRelay(cfg, node); err != nil {
 		sockets.closeNew()
+		forwards.Drop()
 		return err
 	}
 	// Nothing below fails.
@@ -71,6 +77,7 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 	d.config, d.node = cfg, node
 	d.most.Store(new(mostConnections(cfg, node)))
 	d.serve(sockets, cfg, node, identity)
+	forwards.Apply()
 	d.dismiss(cfg, node)
 	for _, running := range obsolete {
 		running.stop()
@@ -194,6 +201,15 @@ func (d *Daemon) crossing(cfg *config.Config, node *config.Node, identity *cert.
 		obsolete = append(obsolete, running)
 	}
 	d.links = needed
+	if len(cfg.Sites) == 0 { // forwards alone: no relay is missed
+		if d.checks != nil {
+			d.checks()
+			d.checks = nil
+		}
+		d.group.Store(nil)
+		d.prices.Store(&priced)
+		return crossing, obsolete
+	}
 	group := link.NewGroup(members, min(cfg.Limits.ConnectTimeout, linkPatience))
 	d.check(group, cfg)
 	d.group.Store(group)

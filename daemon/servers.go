@@ -193,13 +193,18 @@ func (d *Daemon) start(key serverKey, socket net.Listener, settings string, cfg 
 			err = running.server.Serve(listener)
 		}
 		if !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-			select {
-			case d.failed <- fmt.Errorf("serve %s on %s: %w", key.kind, key.address, err):
-			default:
-			}
+			d.fail(fmt.Errorf("serve %s on %s: %w", key.kind, key.address, err))
 		}
 	})
 	return running
+}
+
+// fail ends the node, as a server of it stopped by itself.
+func (d *Daemon) fail(err error) {
+	select {
+	case d.failed <- err:
+	default:
+	}
 }
 
 // handOver makes the server take no more connections and leaves the socket

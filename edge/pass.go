@@ -117,16 +117,18 @@ func (l *splitter) look(c net.Conn) {
 		return
 	}
 	p := &passage{Crossing: x, server: l.server, client: peeked, hello: hello, rec: outcome.Connection{
-		Start: start, Node: l.server.options.Node, Role: "edge", ID: outcome.NewRequestID(),
-		Client: addressOf(peeked.RemoteAddr()), Host: hello.ServerName,
+		Start: start, Hello: time.Since(start), Passed: true, Node: l.server.options.Node, ID: outcome.NewRequestID(),
+		Client: addressOf(peeked.RemoteAddr()), Local: addressOf(peeked.LocalAddr()), Name: hello.ServerName,
 	}}
 	switch {
 	case err != nil && !conn.ReasonOf(err).OfName():
-		p.refuse(string(conn.ReasonOf(err)), conn.AlertDecodeError, err)
+		p.refuse(outcome.End(conn.ReasonOf(err)), conn.AlertDecodeError, err)
 	case err != nil:
-		p.refuse(string(conn.ReasonOf(err)), conn.AlertUnrecognizedName, err)
+		p.refuse(outcome.End(conn.ReasonOf(err)), conn.AlertUnrecognizedName, err)
+	case !passes && hello.ServerName == "":
+		p.refuse(outcome.EndNoName, conn.AlertUnrecognizedName, nil)
 	case !passes:
-		p.refuse("unrecognized_name", conn.AlertUnrecognizedName, nil)
+		p.refuse(outcome.EndUnknownName, conn.AlertUnrecognizedName, nil)
 	default:
 		p.site = site
 		p.rec.Site = site.Name
@@ -149,7 +151,7 @@ type passage struct {
 }
 
 // refuse tells the client why, and closes.
-func (p *passage) refuse(end string, alert conn.Alert, err error) {
+func (p *passage) refuse(end outcome.End, alert conn.Alert, err error) {
 	p.rec.End, p.rec.Err = end, err
 	_ = conn.SendAlert(p.client, alert) // the client may be gone
 	p.client.Close()
@@ -168,21 +170,18 @@ func (p *passage) pass() {
 	}
 	before, err := header.Append(nil)
 	if err != nil {
-		p.rec.Failed = true
-		p.refuse(string(outcome.Internal), conn.AlertInternalError, err)
+		p.refuse(outcome.EndBadProxy, conn.AlertInternalError, err)
 		return
 	}
 	stream, err := p.open(ctx, cancel)
 	if err != nil {
-		p.rec.Failed = true
-		p.refuse(string(outcome.KindOf(err)), conn.AlertInternalError, err)
+		p.refuse(outcome.End(outcome.KindOf(err)), conn.AlertInternalError, err)
 		return
 	}
-	p.rec.Opened = time.Since(p.rec.Start)
+	p.rec.Dial = time.Since(p.rec.Start)
 	limits := p.Config.Limits
 	joined := conn.Join(ctx, p.client, stream, conn.Joint{Before: before, Idle: limits.StreamTimeout, HalfClosed: limits.IdleTimeout})
 	p.rec.In, p.rec.Out, p.rec.End, p.rec.Err = joined.Sent, joined.Received, endOf(joined.Why), joined.Err
-	p.rec.Failed = joined.Why == conn.WhyFailedB || joined.Why == conn.WhyResetB
 }
 
 // open opens the stream, for limits.connect_timeout at most.
@@ -200,23 +199,24 @@ func (p *passage) open(ctx context.Context, cancel context.CancelCauseFunc) (net
 	return stream, err
 }
 
-// endOf is how a joined connection ended, as a label.
-func endOf(why conn.Why) string {
+// endOf is how a joined connection ended.
+func endOf(why conn.Why) outcome.End {
 	switch why {
 	case conn.WhyResetA:
-		return "client_reset"
+		return outcome.EndResetClient
 	case conn.WhyFailedA:
-		return "client_failed"
+		return outcome.EndFailedClient
 	case conn.WhyResetB, conn.WhyFailedB:
-		return string(outcome.LinkCut)
+		return outcome.EndLinkCut
 	}
-	return string(why)
+	return outcome.End(why)
 }
 
-// addressOf is a client's address without port, as clientOf gives it.
-func addressOf(addr net.Addr) string {
-	if from, err := netip.ParseAddrPort(addr.String()); err == nil {
-		return from.Addr().Unmap().WithZone("").String()
+// addressOf is a socket's address; zero for what has none.
+func addressOf(addr net.Addr) netip.AddrPort {
+	from, err := netip.ParseAddrPort(addr.String())
+	if err != nil {
+		return netip.AddrPort{}
 	}
-	return addr.String()
+	return netip.AddrPortFrom(from.Addr().Unmap().WithZone(""), from.Port())
 }

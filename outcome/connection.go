@@ -2,86 +2,182 @@ package outcome
 
 import (
 	"log/slog"
-	"strconv"
+	"net/netip"
 	"time"
 )
 
 // Connection is what is known of one connection that was passed on as it was,
-// when it ends. It belongs to the goroutine that serves it until it is emitted;
+// of a forward or of a site that passes through, when it ends. It
+// belongs to the goroutine that serves the connection until it is emitted;
 // sinks only read it.
 type Connection struct {
-	Start  time.Time
-	Node   string // the node that writes it; "" in a file without nodes
-	Role   string // "edge"
-	Site   string // the site's name; "" when the name asked for is not ours
-	ID     string // as a request's; the far end of the connection is told it
-	Client string // the client's address, without port
-	Host   string // the name asked for; "" when the client did not say one
-	Relay  string // the relay that took it; "" when none did
-	In     int64  // bytes that the client sent
-	Out    int64  // bytes that it was sent
-	End    string // how it ended, a word of a fixed table: a label
-	Err    error  // the cause, for the log alone
-	Failed bool   // it ended by a fault that is not the client's
+	Start   time.Time
+	Node    string         // the node that writes the record; "" in a file without nodes
+	Forward string         // its name; "" when the name asked for is none of ours, and of a site
+	Passed  bool           // it came to a listener of sites, and not of forwards
+	Site    string         // likewise the name of a site that passes through
+	ID      string         // names the connection; also sent in a PROXY header of version 2
+	Client  netip.AddrPort // who made it: what a trusted PROXY header says, or the peer
+	Peer    netip.AddrPort // who sent that header; zero when there was none
+	Local   netip.AddrPort // what the client reached
+	Name    string         // the name asked for (SNI); "" where none is looked at
+	Target  string         // as in the file; "" when it never came to one
+	Address netip.AddrPort // of the target, that was dialled last
+	Tries   int            // targets that were dialled
+	Relay   string         // of a site: the relay that took it; "" when none did
+	In, Out int64          // bytes from the client and to it
+	End     End
+	Err     error // the cause, for the log alone
 
-	Opened time.Duration // since Start: the other side was there; 0 when it never was
-	Total  time.Duration
+	// The legs, each from Start: 0 when the connection never came that far.
+	Hello time.Duration // it was known what the client wants
+	Dial  time.Duration // a target was connected, or a relay took it
+	Total time.Duration // both sides were closed
 }
 
-// ConnectionSink takes finished connections. EmitConnection must not keep c.
-type ConnectionSink interface{ EmitConnection(c *Connection) }
+// End is how a forwarded connection ended. Its text is a metric label and a word
+// of the log. Beside those here there are the reasons why a connection is not
+// understood (conn.Reason).
+type End string
 
-// EmitConnection hands c to every sink that takes connections.
-func (s Sinks) EmitConnection(c *Connection) {
-	for _, sink := range s {
-		if of, ok := sink.(ConnectionSink); ok {
-			of.EmitConnection(c)
-		}
-	}
-}
+// The ends.
+const (
+	EndDone         End = "done"          // both sides ended what they sent
+	EndIdle         End = "idle"          // no byte for idle_timeout
+	EndHalfClosed   End = "half_closed"   // one side had ended, and no byte for half_close_timeout
+	EndResetClient  End = "reset_client"  // the client reset it
+	EndResetTarget  End = "reset_target"  // the target reset it
+	EndFailedClient End = "failed_client" // the connection to the client failed in another way
+	EndFailedTarget End = "failed_target" // the connection to the target failed in another way
+	EndStopped      End = "stopped"       // the node stopped, and drain_timeout was over
 
-// level is the level of the connection's line.
-func (c *Connection) level() slog.Level {
-	if c.Failed {
+	EndLimit       End = "limit"        // limits.connections
+	EndLimitClient End = "limit_client" // limits.connections_per_client
+	EndDenied      End = "denied"       // allow does not list the client
+	EndNoName      End = "name_missing" // the client asked for no name, and sni needs one
+	EndUnknownName End = "name_unknown" // the client asked for a name that is not in sni
+	EndDialFailed  End = "dial_failed"  // no target could be reached
+	EndNoPorts     End = "no_ports"     // this machine has no port left for a connection to any target
+	EndNoFiles     End = "no_files"     // this process may have no more descriptors
+	EndBadProxy    End = "proxy_unsaid" // the client's addresses cannot be put into a PROXY header
+
+	EndLinkDown End = End(LinkDown) // no relay could be reached
+	EndLinkSlow End = End(LinkSlow) // no relay took it in time
+	EndLinkCut  End = End(LinkCut)  // the link broke while the connection was on it
+)
+
+// level is the level of the end's line: what the operator must mend is an error.
+func (e End) level() slog.Level {
+	switch e {
+	case EndDialFailed, EndNoPorts, EndNoFiles, EndBadProxy, EndLinkDown, EndLinkSlow, EndLinkCut:
 		return slog.LevelError
+	case EndLimit:
+		return slog.LevelWarn
 	}
 	return slog.LevelInfo
 }
 
-// EmitConnection writes c's line, with msg "connection": time, level, msg, node,
-// role, site, id, client, host, in, out, relay, ms (opened, total), end, and err
-// when there is one.
-func (l *AccessLog) EmitConnection(c *Connection) {
-	l.write(func(b []byte) []byte { return appendConnection(b, c) })
+// ConnectionSink takes finished records of connections. EmitConnection must not
+// keep rec.
+type ConnectionSink interface{ EmitConnection(rec *Connection) }
+
+// EmitConnection hands rec to every sink that takes connections.
+func (s Sinks) EmitConnection(rec *Connection) {
+	for _, sink := range s {
+		if sink, ok := sink.(ConnectionSink); ok {
+			sink.EmitConnection(rec)
+		}
+	}
 }
 
-func appendConnection(b []byte, c *Connection) []byte {
-	b = appendHead(b, c.Start, c.level(), "connection", c.Node)
-	b = appendString(b, "role", c.Role)
-	b = appendString(b, "site", c.Site)
-	b = appendString(b, "id", c.ID)
-	b = appendString(b, "client", c.Client)
-	b = appendString(b, "host", c.Host)
-	b = appendInt(b, "in", c.In)
-	b = appendInt(b, "out", c.Out)
-	if c.Relay != "" {
-		b = appendString(b, "relay", c.Relay)
+// EmitConnection writes rec's line: time, level, msg ("connection"), node, role,
+// forward or site, id, client, client_port, peer, local, name, target, address
+// and tries or relay, in, out, ms (an object: hello, dial, total), end, and err
+// when something failed.
+func (l *AccessLog) EmitConnection(rec *Connection) {
+	l.write(func(b []byte) []byte { return appendConnection(b, rec) })
+}
+
+func appendConnection(b []byte, rec *Connection) []byte {
+	b = appendHead(b, rec.Start, rec.End.level(), "connection", rec.Node)
+	b = append(b, `,"role":"edge"`...)
+	if rec.Passed {
+		b = appendString(b, "site", rec.Site)
+	} else {
+		b = appendString(b, "forward", rec.Forward)
 	}
-	b = append(b, `,"ms":{"opened":`...)
-	b = appendMilliseconds(b, c.Opened)
+	b = appendString(b, "id", rec.ID)
+	b = append(b, `,"client":"`...)
+	b = rec.Client.Addr().AppendTo(b)
+	b = append(b, '"')
+	b = appendInt(b, "client_port", int64(rec.Client.Port()))
+	b = appendAddress(b, "peer", rec.Peer)
+	b = appendAddress(b, "local", rec.Local)
+	if rec.Name != "" {
+		b = appendString(b, "name", rec.Name)
+	}
+	if rec.Target != "" {
+		b = appendString(b, "target", rec.Target)
+		b = appendAddress(b, "address", rec.Address)
+	}
+	if !rec.Passed {
+		b = appendInt(b, "tries", int64(rec.Tries))
+	}
+	if rec.Relay != "" {
+		b = appendString(b, "relay", rec.Relay)
+	}
+	b = appendInt(b, "in", rec.In)
+	b = appendInt(b, "out", rec.Out)
+	b = append(b, `,"ms":{"hello":`...)
+	b = appendMilliseconds(b, rec.Hello)
+	b = append(b, `,"dial":`...)
+	b = appendMilliseconds(b, rec.Dial)
 	b = append(b, `,"total":`...)
-	b = appendMilliseconds(b, c.Total)
+	b = appendMilliseconds(b, rec.Total)
 	b = append(b, '}')
-	b = appendString(b, "end", c.End)
-	if c.Err != nil {
-		b = appendString(b, "err", c.Err.Error())
+	b = appendString(b, "end", string(rec.End))
+	if rec.Err != nil {
+		b = appendString(b, "err", rec.Err.Error())
 	}
 	return append(b, '}', '\n')
 }
 
-// EmitConnection counts c.
-func (m *Metrics) EmitConnection(c *Connection) {
-	m.connections.WithLabelValues(c.Role, c.Site, c.End, strconv.FormatBool(c.Failed)).Inc()
-	m.connectionBytes.WithLabelValues(c.Role, c.Site, "in").Add(float64(c.In))
-	m.connectionBytes.WithLabelValues(c.Role, c.Site, "out").Add(float64(c.Out))
+// appendAddress appends a member that is an address and a port; nothing when
+// there is none.
+func appendAddress(b []byte, name string, addr netip.AddrPort) []byte {
+	if !addr.IsValid() {
+		return b
+	}
+	b = append(b, ',', '"')
+	b = append(b, name...)
+	b = append(b, '"', ':', '"')
+	b = addr.AppendTo(b)
+	return append(b, '"')
 }
+
+// EmitConnection counts rec.
+func (m *Metrics) EmitConnection(rec *Connection) {
+	if rec.Passed {
+		m.passed.WithLabelValues(rec.Site, string(rec.End)).Inc()
+		m.passedBytes.WithLabelValues(rec.Site, "in").Add(float64(rec.In))
+		m.passedBytes.WithLabelValues(rec.Site, "out").Add(float64(rec.Out))
+		return
+	}
+	m.connections.WithLabelValues(rec.Forward, string(rec.End)).Inc()
+	if rec.In > 0 {
+		m.forwarded.WithLabelValues(rec.Forward, "in").Add(float64(rec.In))
+	}
+	if rec.Out > 0 {
+		m.forwarded.WithLabelValues(rec.Forward, "out").Add(float64(rec.Out))
+	}
+	if rec.Dial > 0 {
+		m.dialled.WithLabelValues(rec.Forward).Observe((rec.Dial - rec.Hello).Seconds())
+	}
+}
+
+// interface checks
+var (
+	_ ConnectionSink = (*AccessLog)(nil)
+	_ ConnectionSink = (*Metrics)(nil)
+	_ ConnectionSink = Sinks(nil)
+)

@@ -17,7 +17,11 @@ type Metrics struct {
 	answered *prometheus.HistogramVec
 	total    *prometheus.HistogramVec
 
-	connections, connectionBytes *prometheus.CounterVec
+	passed, passedBytes *prometheus.CounterVec // of sites that pass through
+
+	connections *prometheus.CounterVec // of forwards, as are the next two
+	forwarded   *prometheus.CounterVec
+	dialled     *prometheus.HistogramVec
 
 	mu   sync.RWMutex // guards seen
 	seen map[seriesKey]*series
@@ -64,14 +68,24 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		total: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "causeway_request_seconds", Help: "Seconds until the last byte was handed on.", Buckets: buckets},
 			[]string{"role", "site"}),
+		passed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "causeway_passed_connections_total", Help: "Connections of sites that pass through that ended, by how."},
+			[]string{"site", "end"}),
+		passedBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "causeway_passed_bytes_total", Help: "Bytes of connections of sites that pass through, in from clients and out to them."},
+			[]string{"site", "direction"}),
 		connections: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "causeway_passed_connections_total", Help: "Connections ended that were passed on as they were, by site, role, how they ended, and whether by a fault that was not the client's."},
-			[]string{"role", "site", "end", "failed"}),
-		connectionBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "causeway_passed_bytes_total", Help: "Bytes of connections that were passed on as they were: in from clients, out to them."},
-			[]string{"role", "site", "direction"}),
+			Name: "causeway_forward_connections_total", Help: "Forwarded connections that ended, and connections that were refused, by how."},
+			[]string{"forward", "end"}),
+		forwarded: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "causeway_forward_bytes_total", Help: "Bytes of forwarded connections that ended, in from clients and out to them."},
+			[]string{"forward", "direction"}),
+		dialled: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "causeway_forward_dial_seconds", Help: "Seconds that connecting to a target took, all tries together.", Buckets: buckets},
+			[]string{"forward"}),
 	}
-	reg.MustRegister(m.connections, m.connectionBytes, m.requests, m.failures, m.in, m.out, m.link, m.answered, m.total)
+	reg.MustRegister(m.passed, m.passedBytes, m.connections, m.forwarded, m.dialled)
+	reg.MustRegister(m.requests, m.failures, m.in, m.out, m.link, m.answered, m.total)
 	return m
 }
 

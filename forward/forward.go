@@ -1,0 +1,248 @@
+// Package forward passes connections on as they are, to targets, without a
+// relay: what the file calls forwards.
+//
+// The path of a connection:
+//
+//  1. listener.accept takes it off its socket, within limits.connections,
+//  2. passing.arrive hears from a trusted load balancer who the client is,
+//  3. passing.identify reads, where forwards have sni, the TLS hello, and finds
+//     the forward; without, the listener has one forward,
+//  4. passing.admit holds the client against allow and the limits,
+//  5. passing.connect asks the pool for a target that is well (pool.go,
+//     balance.go) and dials it; when that fails, another, within one
+//     limits.dial_timeout,
+//  6. conn.Join sends the PROXY header and moves the bytes both ways,
+//  7. the record of the connection is emitted, once.
+//
+// Beside that each forward follows the names of its targets (pool.go) and checks
+// their addresses (health.go).
+//
+// It refuses to end TLS, to guess where a client without a name belongs, and to
+// let in whom an empty list does not name.
+package forward
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"causeway/config"
+	"causeway/conn"
+	"causeway/outcome"
+	"causeway/resolve"
+)
+
+// Options say what a Server is made of.
+type Options struct {
+	Node     string                 // of the records
+	Sink     outcome.ConnectionSink // where the records go
+	Log      *slog.Logger
+	Failed   func(error)       // is told of a listener that broke
+	Resolver *resolve.Resolver // nil: one of its own
+}
+
+// Server does the forwards of a node.
+type Server struct {
+	options Options
+	names   *resolve.Resolver
+	base    context.Context // ends when what is left is cut
+	cut     context.CancelFunc
+	tasks   sync.WaitGroup // listeners, connections, pools; Stop waits for them
+
+	mu        sync.Mutex // guards the rest: one change at a time
+	listeners map[string]*listener
+	services  map[string]*service // by the name of the forward
+	tallies   map[string]*tally   // of every forward there ever was
+	stopped   bool
+}
+
+// New makes a Server without forwards. Stop ends it.
+func New(options Options) *Server {
+	s := &Server{
+		options: options, names: options.Resolver,
+		listeners: make(map[string]*listener), services: make(map[string]*service), tallies: make(map[string]*tally),
+	}
+	if s.names == nil {
+		s.names = resolve.New()
+	}
+	s.base, s.cut = context.WithCancel(context.Background())
+	return s
+}
+
+// Change is other forwards for a Server: made, with all sockets open, and not
+// served yet. Apply or Drop ends it.
+type Change struct {
+	server   *Server
+	services map[string]*service
+	tables   map[string]*table
+	sockets  map[string]net.Listener // those that were not open before
+}
+
+// Prepare makes what can fail. Nothing changes.
+func (s *Server) Prepare(forwards []*config.Forward) (*Change, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := &Change{server: s, services: make(map[string]*service), sockets: make(map[string]net.Listener)}
+	for _, f := range forwards {
+		made, err := s.service(f)
+		if err != nil {
+			return nil, err
+		}
+		c.services[f.Name] = made
+	}
+	c.tables = tablesOf(forwards, c.services)
+	for address := range c.tables {
+		if s.listeners[address] != nil {
+			continue
+		}
+		socket, err := listen(address)
+		if err != nil {
+			c.closeSockets()
+			return nil, fmt.Errorf("listen for forward %s: %w", c.tables[address].names(), err)
+		}
+		c.sockets[address] = socket
+	}
+	return c, nil
+}
+
+// listen opens a socket. Keep-alives are off: idle_timeout ends what is dead.
+// MPTCP is off too: what it carries can't be spliced.
+func listen(address string) (net.Listener, error) {
+	settings := net.ListenConfig{KeepAlive: -1}
+	settings.SetMultipathTCP(false)
+	return settings.Listen(context.Background(), "tcp", address)
+}
+
+func (c *Change) closeSockets() {
+	for _, socket := range c.sockets {
+		socket.Close()
+	}
+}
+
+// Drop gives the change up.
+func (c *Change) Drop() { c.closeSockets() }
+
+// Apply serves the new forwards in place of the old. Connections under way go
+// on, those of forwards that are no more too, until they end; what changed holds
+// for new ones.
+func (c *Change) Apply() {
+	s := c.server
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		c.closeSockets()
+		return
+	}
+	for name, old := range s.services {
+		if c.services[name] != old {
+			old.pool.stop()
+		}
+	}
+	for name, made := range c.services {
+		if s.services[name] != made {
+			made.pool.run(&s.tasks)
+		}
+		s.tallies[name] = made.tally
+	}
+	s.services = c.services
+	for address, l := range s.listeners {
+		if t := c.tables[address]; t != nil {
+			l.table.Store(t)
+		} else {
+			l.socket.Close()
+			delete(s.listeners, address)
+		}
+	}
+	for address, socket := range c.sockets {
+		l := &listener{server: s, address: address, socket: socket}
+		l.table.Store(c.tables[address])
+		s.listeners[address] = l
+		s.tasks.Go(l.accept)
+	}
+}
+
+// Stop takes no more connections, lets those under way end until ctx does, and
+// cuts the rest.
+func (s *Server) Stop(ctx context.Context) {
+	s.mu.Lock()
+	s.stopped = true
+	for _, l := range s.listeners {
+		l.socket.Close()
+	}
+	for _, made := range s.services {
+		made.pool.stop()
+	}
+	s.mu.Unlock()
+	ended := make(chan struct{})
+	go func() { s.tasks.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	}
+	s.cut()
+	<-ended
+	if s.options.Resolver == nil {
+		s.names.Close()
+	}
+}
+
+// State is how a forward does now.
+type State struct {
+	Forward string
+	Open    int64 // connections
+	Targets []TargetState
+	Totals  []TargetTotals
+}
+
+// TargetTotals are what a target of the file came to since the node began, all
+// its addresses together.
+type TargetTotals struct {
+	Target                                       string
+	Dials, DialErrors, Checks, Failed, Ejections int64
+}
+
+// TargetState is how one address of a target does.
+type TargetState struct {
+	Target, Address string // Address is "" for a name that has none
+	State           TargetWord
+	Why             string // what failed last, when it is not up
+	Open            int64  // connections
+}
+
+// TargetWord is the state of a target.
+type TargetWord string
+
+// The states. StateUnresolved is that of a name without an address.
+const (
+	StateUp         TargetWord = "up"
+	StateWarming    TargetWord = "warming" // up, in slow_start
+	StateDown       TargetWord = "down"    // its checks fail
+	StateEjected    TargetWord = "ejected" // connections failed
+	StateUnresolved TargetWord = "unresolved"
+)
+
+// TargetWords are all of them.
+var TargetWords = []TargetWord{StateUp, StateWarming, StateDown, StateEjected, StateUnresolved}
+
+// State is that of every forward, by name.
+func (s *Server) State() []State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []State
+	for name, made := range s.services {
+		all = append(all, State{
+			Forward: name, Open: made.tally.open.Load(),
+			Targets: made.pool.state(), Totals: made.tally.totals(made.file),
+		})
+	}
+	slices.SortFunc(all, func(a, b State) int { return cmp.Compare(a.Forward, b.Forward) })
+	return all
+}
+
+// limits of what is read of a connection before it is joined.
+func helloLimits(timeout time.Duration) conn.Limits { return conn.Limits{Time: timeout} }
