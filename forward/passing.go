@@ -240,6 +240,7 @@ func (p *passing) dial(budget context.Context, at *endpoint, left int) (*net.TCP
 	at.tally.dials.Add(1)
 	socket, err := dialer.DialTCP(ctx, "tcp", netip.AddrPort{}, p.record.Address)
 	if err == nil && p.comesRound(socket) {
+		p.service.pool.comesRound(at)
 		socket.Close()
 		err = errors.New("it leads back to this listener")
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"causeway/config"
@@ -55,8 +56,9 @@ type endpoint struct {
 	seed  uint64 // of the hash
 	tally *targetTally
 
+	open *atomic.Int64 // connections; one with that of the pools before
+
 	// The mutex of the pool guards the rest.
-	open    int64     // connections
 	turn    float64   // of the smooth weighted round robin
 	since   time.Time // when it came back; zero when it was always there
 	down    bool      // as the checks say
@@ -67,6 +69,7 @@ type endpoint struct {
 	missed  netip.Addr
 	until   time.Time // it is left out until then
 	pause   time.Duration
+	loop    bool            // it leads back to where its connections come from
 	life    context.Context // ends when it goes down: dials then are tried elsewhere
 	die     context.CancelFunc
 	unwatch context.CancelFunc // ends its checks
@@ -87,7 +90,7 @@ func newPool(f *config.Forward, names *resolve.Resolver, check *check, tally *ta
 
 func (p *pool) newEndpoint(target config.Target, addr netip.Addr) *endpoint {
 	_, port := target.Split()
-	at := &endpoint{name: target.To, addr: addr.Unmap(), port: port, tally: p.tally.target(target.To)}
+	at := &endpoint{name: target.To, addr: addr.Unmap(), port: port, tally: p.tally.target(target.To), open: new(atomic.Int64)}
 	at.seed = seedOf(netip.AddrPortFrom(at.addr, uint16(port)).String())
 	at.life, at.die = context.WithCancel(context.Background())
 	return at
@@ -257,7 +260,7 @@ func (p *pool) choose(client netip.Addr, tried []*endpoint) (chosen *endpoint, l
 		var candidates []candidate
 		left = -1
 		for _, at := range p.all {
-			if at.share == 0 || slices.Contains(tried, at) {
+			if at.share == 0 || at.loop || slices.Contains(tried, at) {
 				continue
 			}
 			left++
@@ -267,7 +270,7 @@ func (p *pool) choose(client netip.Addr, tried []*endpoint) (chosen *endpoint, l
 		}
 		if len(candidates) > 0 {
 			chosen = choosers[p.file.Balance](candidates, client)
-			chosen.open++
+			chosen.open.Add(1)
 			return chosen, left
 		}
 	}
@@ -275,11 +278,7 @@ func (p *pool) choose(client netip.Addr, tried []*endpoint) (chosen *endpoint, l
 }
 
 // leave ends a connection that choose began.
-func (p *pool) leave(at *endpoint) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	at.open--
-}
+func (p *pool) leave(at *endpoint) { at.open.Add(-1) }
 
 // well says whether the address gets connections. The caller has mu.
 func (at *endpoint) well(now time.Time) bool { return !at.down && !now.Before(at.until) }
@@ -332,6 +331,21 @@ func (p *pool) missed(at *endpoint, client netip.Addr, err error) {
 	at.why = err.Error()
 	at.tally.ejections.Add(1)
 	p.log.Warn("a target is left out", "forward", p.file.Name, "target", at.name, "address", at.addr, "for", at.pause, "err", err)
+}
+
+// comesRound notes that the address leads back to the listener whose connections
+// it gets: each would make the next. It gets none any more.
+func (p *pool) comesRound(at *endpoint) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if at.loop {
+		return
+	}
+	at.loop, at.why = true, "it leads back to its own listener"
+	if at.unwatch != nil {
+		at.unwatch()
+	}
+	p.log.Error("a target leads back to the listener of its forward, and is left out", "forward", p.file.Name, "target", at.name, "address", at.addr)
 }
 
 // heard notes the result of a check, the number-th.
@@ -387,8 +401,10 @@ func (p *pool) state() []TargetState {
 
 // state is that of the address. The caller has mu.
 func (at *endpoint) state(now time.Time, slowStart time.Duration) TargetState {
-	s := TargetState{Target: at.name, Address: at.addr.String(), State: StateUp, Open: at.open}
+	s := TargetState{Target: at.name, Address: at.addr.String(), State: StateUp, Open: at.open.Load()}
 	switch {
+	case at.loop:
+		s.State, s.Why = StateEjected, at.why
 	case at.down:
 		s.State, s.Why = StateDown, at.why
 	case now.Before(at.until):
@@ -434,7 +450,7 @@ func byTurns(candidates []candidate, _ netip.Addr) *endpoint {
 func byLeast(candidates []candidate, client netip.Addr) *endpoint {
 	least, level := math.Inf(1), candidates[:0:0]
 	for _, c := range candidates {
-		load := float64(c.open+1) / c.weight
+		load := float64(c.open.Load()+1) / c.weight
 		switch {
 		case load < least:
 			least, level = load, append(level[:0], c)
