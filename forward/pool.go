@@ -374,6 +374,7 @@ func (p *pool) heard(at *endpoint, number int, err error) {
 		p.log.Warn("a target is down", "forward", p.file.Name, "target", at.name, "address", at.addr, "err", err)
 	case at.down && at.row >= p.file.Health.Rise:
 		at.down, at.row, at.since = false, 0, time.Now()
+		at.misses, at.until, at.pause = 0, time.Time{}, 0 // what connections met is over
 		p.log.Info("a target is up", "forward", p.file.Name, "target", at.name, "address", at.addr)
 	}
 }

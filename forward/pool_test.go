@@ -138,6 +138,25 @@ func TestHeard(t *testing.T) {
 	}
 }
 
+// What the checks have seen die and come back is not left out any more for what
+// connections met meanwhile.
+func TestBackFromTheDead(t *testing.T) {
+	p, at := poolOf(t, `{name: app, listen: ":1", targets: ["192.0.2.1:1", "192.0.2.2:1"]}`)
+	dead := errors.New("dead")
+	for range ejectAfter {
+		p.missed(at[0], netip.Addr{}, dead)
+	}
+	for n, err := range []error{dead, dead, nil, nil} {
+		if got := p.state()[0].State; got == StateUp {
+			t.Errorf("check %d: it is %s", n, got)
+		}
+		p.heard(at[0], n+1, err)
+	}
+	if got := p.state()[0]; got.State != StateUp {
+		t.Errorf("it is %+v", got)
+	}
+}
+
 // A target that comes back grows into its weight.
 func TestSlowStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
