@@ -145,7 +145,7 @@ func TestPassThrough(t *testing.T) {
 		client.CloseIdleConnections()
 	}
 	until(t, "the edge has told of both connections", func() bool { return strings.Count(p.edge.access.String(), `"msg":"connection"`) == 2 })
-	for _, want := range []string{`"site":"shop"`, `"client":"127.0.0.9"`, `"host":"example.cn"`, `"relay":"relay-1"`, `"end":"done"`} {
+	for _, want := range []string{`"site":"shop"`, `"client":"127.0.0.9"`, `"name":"example.cn"`, `"relay":"relay-1"`, `"end":"done"`} {
 		if strings.Count(p.edge.access.String(), want) != 2 {
 			t.Errorf("the edge's lines lack %s:\n%s", want, p.edge.access)
 		}
@@ -162,9 +162,9 @@ func TestPassThroughRefuses(t *testing.T) {
 	for _, c := range []struct {
 		name, alert, end string
 	}{
-		{"example.com", "unrecognized name", "unrecognized_name"},
-		{"example.cn.evil.test", "unrecognized name", "unrecognized_name"},
-		{"", "unrecognized name", "unrecognized_name"},
+		{"example.com", "unrecognized name", "name_unknown"},
+		{"example.cn.evil.test", "unrecognized name", "name_unknown"},
+		{"", "unrecognized name", "name_missing"},
 	} {
 		conn, err := tls.Dial("tcp", p.address, &tls.Config{ServerName: c.name, InsecureSkipVerify: true})
 		if err == nil {
@@ -176,7 +176,8 @@ func TestPassThroughRefuses(t *testing.T) {
 			t.Errorf("%q: %v", c.name, err)
 		}
 		until(t, "the log says so", func() bool {
-			return strings.Contains(p.edge.access.String(), fmt.Sprintf(`"host":%q,"in":0,"out":0`, c.name)) && strings.Contains(p.edge.access.String(), `"end":"`+c.end+`"`)
+			line := p.edge.access.String()
+			return strings.Contains(line, `"end":"`+c.end+`"`) && (c.name == "") != strings.Contains(line, fmt.Sprintf(`"name":%q`, c.name))
 		})
 	}
 	conn, err := net.Dial("tcp", p.address)
@@ -204,7 +205,8 @@ func TestPassThroughDefault(t *testing.T) {
 		}
 		conn.Close()
 		until(t, "it crossed", func() bool {
-			return strings.Contains(p.edge.access.String(), fmt.Sprintf(`"host":%q`, name)) && strings.Contains(p.edge.access.String(), `"relay":"relay-1"`)
+			line := p.edge.access.String()
+			return (name == "") != strings.Contains(line, fmt.Sprintf(`"name":%q`, name)) && strings.Contains(line, `"relay":"relay-1"`)
 		})
 	}
 }
