@@ -7,7 +7,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X causeway/daemon.version=$(VERSION)
 
 # Debian packages that the tests talk to: real origins, clients, browsers.
-PACKAGES := nginx-light curl chromium python3-doc openssl iproute2 gcc libc6-dev \
+PACKAGES := nginx-light curl chromium python3-doc openssl iproute2 nftables iptables gcc libc6-dev \
 	wordpress wordpress-theme-twentytwentythree mediawiki php-fpm php-cli php-sqlite3 mariadb-server-core \
 	apache2-doc python-django-doc debian-reference-zh-cn debian-policy bind9-doc
 # What the benchmarks need besides.

@@ -31,6 +31,7 @@ var floors = []struct {
 
 	{"config", 1, map[string]string{"rewrite": "a site's hosts are its host map"}},
 	{"cert", 1, nil},
+	{"nft", 1, nil}, // takes targets and gives counters: who is healthy, and what the file says, its caller knows
 	{"link", 1, map[string]string{
 		"conn":    "a raw stream begins with who its client is",
 		"hop":     "an upgraded connection crosses as a tunnel stream",
