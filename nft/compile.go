@@ -20,7 +20,15 @@ import (
 type ruleset struct {
 	counters []string
 	declared map[string]bool // the counters
+	sets     []*prefixSet
 	chains   []*chain
+}
+
+// prefixSet is a set of prefixes of one family. Its name has a digest of what is
+// in it: a set never changes, so that no packet meets half of one.
+type prefixSet struct {
+	name, family string
+	prefixes     []netip.Prefix
 }
 
 // chain is a list of rules; one with a hook is where packets come in.
@@ -98,7 +106,7 @@ func (s *ruleset) forward(f *Forward) {
 	var rules []*rule
 	refused := s.counter(f.chain(), "refused")
 	for _, family := range []string{"ip", "ip6"} {
-		rules = append(rules, f.admit(family, refused)...)
+		rules = append(rules, s.admit(f, family, refused)...)
 		rules = append(rules, f.balance(family)...)
 	}
 	rules = append(rules, on("", "").count(refused).goTo(refuse))
@@ -111,7 +119,7 @@ func (s *ruleset) forward(f *Forward) {
 }
 
 // admit refuses the clients of a family that f does not allow.
-func (f *Forward) admit(family, refused string) []*rule {
+func (s *ruleset) admit(f *Forward, family, refused string) []*rule {
 	if len(f.Allow) == 0 {
 		return nil
 	}
@@ -127,7 +135,14 @@ func (f *Forward) admit(family, refused string) []*rule {
 	case allowed[0].Bits() == 0:
 		return nil
 	}
-	return []*rule{on(family, "").within("saddr", true, allowed).count(refused).goTo(refuse)}
+	if len(allowed) == 1 {
+		return []*rule{on(family, "").within("saddr", true, allowed).count(refused).goTo(refuse)}
+	}
+	h := fnv.New64a()
+	fmt.Fprint(h, allowed)
+	set := &prefixSet{fmt.Sprintf("%s/allow-%s-%016x", f.chain(), family, h.Sum64()), family, allowed}
+	s.sets = append(s.sets, set)
+	return []*rule{on(family, "").outside(set.name).count(refused).goTo(refuse)}
 }
 
 // balance picks a target for the clients of a family.
@@ -477,6 +492,14 @@ func (s *ruleset) String() string {
 	fmt.Fprintf(&b, "table inet %s {\n", tableName)
 	for _, name := range s.counters {
 		fmt.Fprintf(&b, "\tcounter %s {\n\t}\n\n", name)
+	}
+	for _, set := range s.sets {
+		var texts []string
+		for _, p := range set.prefixes {
+			texts = append(texts, prefixText(p))
+		}
+		fmt.Fprintf(&b, "\tset %s {\n\t\ttype %s_addr\n\t\tflags interval\n\t\telements = { %s }\n\t}\n\n",
+			set.name, families[set.family].name, strings.Join(texts, ", "))
 	}
 	for i, c := range s.chains {
 		if i > 0 {

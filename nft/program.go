@@ -13,17 +13,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// program brings the table to the ruleset, in one transaction and a second for
-// what the first must leave a moment longer.
+// program brings the table to the ruleset, in one transaction, with one before
+// for what must be there a moment earlier and one after for what must stay a
+// moment longer.
 //
 // A packet may meet any moment of a change, so nothing that it goes through may
 // miss half of the rules. The chains with hooks stay, as two of the same hook,
 // one of them on its way out, can both be empty for one packet. The rules of all
-// chains change at once for whoever comes in. Elements of maps change for those
-// too who are inside: each map is the rule's own, and what falls through it is
-// caught (balance). And a connection that got its target just before the change
-// must be masqueraded just after it: the old rules for that go in the second
-// transaction.
+// chains change at once for whoever comes in; elements of sets and maps do not
+// (measured on Linux 6.18: one connection in 700 refused by a set that was made
+// with the rule that asks it). So the sets of who is allowed are made before and
+// taken away after. The maps are the rules' own, and what falls through one is
+// caught by the next rule (balance). And a connection that got its target just
+// before the change must be masqueraded just after it: the old rules for that
+// go last.
 //
 // Counters keep their values.
 func (s *ruleset) program() error {
@@ -44,6 +47,12 @@ func (s *ruleset) program() error {
 			return err
 		}
 	}
+	sets := map[string]*nftables.Set{}
+	if len(had) > 0 {
+		if sets, err = ourSets(conn); err != nil {
+			return err
+		}
+	}
 	if had[masquerading] != nil {
 		if outdated, err = ruleHandles(masquerading); err != nil {
 			return err
@@ -51,6 +60,13 @@ func (s *ruleset) program() error {
 	}
 
 	conn.AddTable(table)
+	if err := s.addSets(conn, table, sets); err != nil {
+		return err
+	}
+	if err := conn.Flush(); err != nil {
+		return err
+	}
+
 	for _, name := range slices.Sorted(maps.Keys(had)) {
 		if name != masquerading {
 			conn.FlushChain(had[name])
@@ -68,6 +84,12 @@ func (s *ruleset) program() error {
 	s.drop(conn, had, counters)
 	if err := conn.Flush(); err != nil {
 		return err
+	}
+
+	for _, name := range slices.Sorted(maps.Keys(sets)) {
+		if !slices.ContainsFunc(s.sets, func(set *prefixSet) bool { return set.name == name }) {
+			conn.DelSet(sets[name])
+		}
 	}
 	for _, handle := range outdated {
 		if err := conn.DelRule(&nftables.Rule{Table: table, Chain: had[masquerading], Handle: handle}); err != nil {
@@ -130,6 +152,20 @@ func addSet(conn *nftables.Conn, set *nftables.Set, values []nftables.SetElement
 	return nil
 }
 
+// addSets adds those that are not there yet.
+func (s *ruleset) addSets(conn *nftables.Conn, table *nftables.Table, had map[string]*nftables.Set) error {
+	for _, set := range s.sets {
+		if had[set.name] != nil {
+			continue
+		}
+		made := &nftables.Set{Table: table, Name: set.name, KeyType: families[set.family].keyType, Interval: true}
+		if err := addSet(conn, made, prefixElements(set.prefixes)); err != nil {
+			return fmt.Errorf("set %s: %w", set.name, err)
+		}
+	}
+	return nil
+}
+
 // addCounters adds those that are not there yet.
 func (s *ruleset) addCounters(conn *nftables.Conn, table *nftables.Table, had []*nftables.CounterObj) {
 	known := map[string]bool{}
@@ -175,6 +211,22 @@ func ourChains(conn *nftables.Conn) (map[string]*nftables.Chain, error) {
 	for _, c := range all {
 		if c.Table.Name == tableName {
 			ours[c.Name] = c
+		}
+	}
+	return ours, nil
+}
+
+// ourSets gives the sets and maps of our table that have a name, by it.
+func ourSets(conn *nftables.Conn) (map[string]*nftables.Set, error) {
+	all, err := conn.GetSets(ourTable())
+	if err != nil {
+		return nil, err
+	}
+	ours := map[string]*nftables.Set{}
+	for _, set := range all {
+		if !set.Anonymous {
+			set.Table = ourTable()
+			ours[set.Name] = set
 		}
 	}
 	return ours, nil

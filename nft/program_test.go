@@ -148,6 +148,7 @@ func TestAdopt(t *testing.T) {
 	host.sh(t, `nft 'table inet causeway {
 		counter forward/web/refused { packets 7 bytes 70; }
 		counter old { }
+		map ports { type inet_service : verdict; }
 		chain ancient { counter name old accept; }
 		chain forward/web { jump ancient; }
 		chain prerouting { type nat hook prerouting priority dstnat; tcp dport 443 goto forward/web; }

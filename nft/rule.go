@@ -113,8 +113,8 @@ func (r *rule) is(field string, addr netip.Addr) *rule {
 	return r.say("%s %s", text, addr).cmp(load, expr.CmpOpEq, addr.AsSlice())
 }
 
-// within asks for an address in one of the prefixes, which are disjoint and
-// sorted; not, for one in none of them.
+// within asks for an address in a prefix, or for one of several addresses; not,
+// for any other.
 func (r *rule) within(field string, not bool, prefixes []netip.Prefix) *rule {
 	load, text := r.address(field)
 	op, equal := "", expr.CmpOpEq
@@ -132,23 +132,32 @@ func (r *rule) within(field string, not bool, prefixes []netip.Prefix) *rule {
 		return r.do(&expr.Cmp{Op: equal, Register: 1, Data: first})
 	}
 	var texts []string
-	single := !slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return !p.IsSingleIP() })
 	for _, p := range prefixes {
 		texts = append(texts, prefixText(p))
 		r.values = append(r.values, nftables.SetElement{Key: p.Addr().AsSlice()})
-		if single {
-			continue
-		}
-		if end := lastOf(p).Next(); end.IsValid() {
-			r.values = append(r.values, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
-		}
 	}
-	if !single {
-		r.values = beginInterval(r.values)
-	}
-	r.set = &nftables.Set{Anonymous: true, Constant: true, Interval: !single, KeyType: families[r.family].keyType}
+	r.set = &nftables.Set{Anonymous: true, Constant: true, KeyType: families[r.family].keyType}
 	r.lookup = &expr.Lookup{SourceRegister: 1, Invert: not}
 	return r.say("%s %s{ %s }", text, op, strings.Join(texts, ", ")).do(load, r.lookup)
+}
+
+// outside asks for a source address that is in none of the prefixes of a named
+// set.
+func (r *rule) outside(set string) *rule {
+	load, text := r.address("saddr")
+	return r.say("%s != @%s", text, set).do(load, &expr.Lookup{SourceRegister: 1, SetName: set, Invert: true})
+}
+
+// prefixElements gives the elements of an interval set of prefixes.
+func prefixElements(prefixes []netip.Prefix) []nftables.SetElement {
+	var values []nftables.SetElement
+	for _, p := range prefixes {
+		values = append(values, nftables.SetElement{Key: p.Addr().AsSlice()})
+		if end := lastOf(p).Next(); end.IsValid() {
+			values = append(values, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
+		}
+	}
+	return beginInterval(values)
 }
 
 // beginInterval closes what lies before the first interval, as nft(8) does.
