@@ -11,7 +11,7 @@ PACKAGES := nginx-light curl chromium python3-doc openssl iproute2 nftables ipta
 	wordpress wordpress-theme-twentytwentythree mediawiki php-fpm php-cli php-sqlite3 mariadb-server-core \
 	apache2-doc python-django-doc debian-reference-zh-cn debian-policy bind9-doc
 # What the benchmarks need besides.
-BENCH_PACKAGES := nginx-light nghttp2-client openssl
+BENCH_PACKAGES := nginx-light nghttp2-client openssl iproute2 nftables iperf3 haproxy
 BENCH_WAN_PACKAGES := nginx-light haproxy chromium wordpress iproute2
 FUZZTIME ?= 5s
 
@@ -59,6 +59,7 @@ e2e: deps build
 bench: build
 	@$(MAKE) --no-print-directory deps PACKAGES="$(BENCH_PACKAGES)"
 	go test -run '^$$' -bench . -benchmem ./rewrite
+	go test -run '^$$' -bench . ./nft
 	CAUSEWAY=$(CURDIR)/bin/causeway go test -run '^$$' -bench . -skip WAN -benchtime 1x -timeout 30m ./e2e
 
 # Beside the usual recipe, over a line of 200 ms and 50 Mbit/s that loses 0, 1,

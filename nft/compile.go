@@ -268,7 +268,8 @@ func (s *ruleset) refusal() {
 }
 
 // listen finds the forward of a new connection: first those that listen on its
-// very address.
+// very address. It is a list, as a map misses in the moment of a change; only
+// first packets pay for it, the last of 500 forwards 30 µs (BenchmarkConnect).
 func (s *ruleset) listen(fs []Forward) {
 	var exact, local []*rule
 	for i := range fs {

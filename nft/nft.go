@@ -31,6 +31,9 @@
 //     connection to a healthy target, which answers TCP with a reset, so that
 //     the client connects again at once, and UDP as if nothing had been. Whoever
 //     only drains a target does not call Cut.
+//   - In the moment of a change a new connection may meet a map that is not there
+//     yet, and goes to the last target of its forward: one of some thousands,
+//     also with Hash.
 //   - Listeners without an address take what is sent to any address of the host,
 //     never what is only routed through it, and from the host itself what it
 //     sends to one of its addresses but loopback: a target cannot answer
