@@ -11,7 +11,7 @@ PACKAGES := nginx-light curl chromium python3-doc openssl iproute2 nftables ipta
 	wordpress wordpress-theme-twentytwentythree mediawiki php-fpm php-cli php-sqlite3 mariadb-server-core \
 	apache2-doc python-django-doc debian-reference-zh-cn debian-policy bind9-doc
 # What the benchmarks need besides.
-BENCH_PACKAGES := nginx-light nghttp2-client openssl iproute2 nftables iperf3 haproxy
+BENCH_PACKAGES := nginx-light nghttp2-client openssl iproute2 nftables iperf3 haproxy libnginx-mod-stream
 BENCH_WAN_PACKAGES := nginx-light haproxy chromium wordpress iproute2
 FUZZTIME ?= 5s
 
