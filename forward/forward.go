@@ -26,6 +26,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -58,6 +59,7 @@ type Server struct {
 	listeners map[string]*listener
 	services  map[string]*service // by the name of the forward
 	tallies   map[string]*tally   // of every forward there ever was
+	pools     map[*pool]bool      // those of services, and others with dials under way
 	stopped   bool
 }
 
@@ -65,7 +67,7 @@ type Server struct {
 func New(options Options) *Server {
 	s := &Server{
 		options: options, names: options.Resolver,
-		listeners: make(map[string]*listener), services: make(map[string]*service), tallies: make(map[string]*tally),
+		listeners: make(map[string]*listener), services: make(map[string]*service), tallies: make(map[string]*tally), pools: make(map[*pool]bool),
 	}
 	if s.names == nil {
 		s.names = resolve.New()
@@ -143,9 +145,11 @@ func (c *Change) Apply() {
 			old.pool.stop()
 		}
 	}
+	maps.DeleteFunc(s.pools, func(p *pool, _ bool) bool { return p.base.Err() != nil && p.dialing.Load() == 0 })
 	for name, made := range c.services {
 		if s.services[name] != made {
 			made.pool.run(&s.tasks)
+			s.pools[made.pool] = true
 		}
 		s.tallies[name] = made.tally
 	}
@@ -185,6 +189,11 @@ func (s *Server) Stop(ctx context.Context) {
 	case <-ctx.Done():
 	}
 	s.cut()
+	s.mu.Lock()
+	for p := range s.pools {
+		p.kill()
+	}
+	s.mu.Unlock()
 	<-ended
 	if s.options.Resolver == nil {
 		s.names.Close()

@@ -242,12 +242,12 @@ func TestChecks(t *testing.T) {
 // another target tried.
 func TestDialOfTheDying(t *testing.T) {
 	p, at := poolOf(t, `{name: app, listen: ":1", targets: ["192.0.2.1:1"], health: {fall: 1}}`)
-	alive := at[0].alive()
+	alive := p.alive(at[0])
 	p.heard(at[0], 1, errors.New("dead"))
 	if alive.Err() == nil {
 		t.Error("the dial goes on")
 	}
-	if at[0].alive().Err() != nil {
+	if p.alive(at[0]).Err() != nil {
 		t.Error("it can't be dialled when no other is left")
 	}
 }

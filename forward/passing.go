@@ -158,22 +158,23 @@ func clientKey(addr netip.Addr) netip.Addr {
 // connect dials targets, one after the other, until one answers or dial_timeout
 // is over.
 func (p *passing) connect() (*net.TCPConn, *endpoint, outcome.End, error) {
-	pool, limits := p.service.pool, &p.service.file.Limits
-	budget, cancel := context.WithTimeout(p.listener.server.base, limits.DialTimeout)
-	defer cancel()
-	if err := pool.wait(budget); err != nil {
+	pool := p.service.pool
+	end := time.Now().Add(p.service.file.Limits.DialTimeout)
+	if err := pool.wait(p.listener.server.base, end); err != nil {
 		return nil, nil, outcome.EndDialFailed, err
 	}
+	pool.dialing.Add(1)
+	defer pool.dialing.Add(-1)
 	var tried []*endpoint
 	var failures []error
-	for budget.Err() == nil {
+	for time.Now().Before(end) && p.listener.server.base.Err() == nil {
 		at, left := pool.choose(clientKey(p.record.Client.Addr()), tried)
 		if at == nil {
 			break
 		}
 		p.record.Tries++
 		p.record.Target, p.record.Address = at.name, p.addressOf(at)
-		socket, err := p.dial(budget, at, left)
+		socket, err := p.dial(end, at, left)
 		if err == nil {
 			p.record.Dial = time.Since(p.record.Start)
 			return socket, at, "", nil
@@ -190,6 +191,8 @@ func (p *passing) connect() (*net.TCPConn, *endpoint, outcome.End, error) {
 	}
 	err := errors.Join(failures...)
 	switch {
+	case err == nil && p.listener.server.base.Err() != nil:
+		return nil, nil, outcome.EndStopped, nil
 	case err == nil:
 		return nil, nil, outcome.EndDialFailed, fmt.Errorf("forward %s: no target has an address", p.service.file.Name)
 	case noPorts(failures[len(failures)-1]):
@@ -226,17 +229,13 @@ var dialer = func() *net.Dialer {
 
 // dial connects to an address within half of the time that is left, or all of it
 // when no other is left to try; not at all when its checks fail meanwhile.
-func (p *passing) dial(budget context.Context, at *endpoint, left int) (*net.TCPConn, error) {
-	share := time.Minute
-	if end, ok := budget.Deadline(); ok {
-		share = time.Until(end)
-	}
+func (p *passing) dial(end time.Time, at *endpoint, left int) (*net.TCPConn, error) {
+	share := time.Until(end)
 	if left > 0 {
 		share /= 2
 	}
-	ctx, cancel := context.WithTimeout(at.alive(), share)
+	ctx, cancel := context.WithTimeout(p.service.pool.alive(at), share)
 	defer cancel()
-	defer context.AfterFunc(p.listener.server.base, cancel)()
 	at.tally.dials.Add(1)
 	socket, err := dialer.DialTCP(ctx, "tcp", netip.AddrPort{}, p.record.Address)
 	if err == nil && p.comesRound(socket) {

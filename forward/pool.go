@@ -43,8 +43,11 @@ type pool struct {
 	tasks sync.WaitGroup
 	ready chan struct{} // closed when every name was looked up once
 
-	mu  sync.Mutex // guards the rest, and what endpoint says
-	all []*endpoint
+	dialing atomic.Int64 // connections that look for a target
+
+	mu   sync.Mutex // guards the rest, and what endpoint says
+	all  []*endpoint
+	room []candidate // for choose
 }
 
 // endpoint is one address of a target.
@@ -163,8 +166,9 @@ func (p *pool) run(tasks *sync.WaitGroup) {
 // stop ends what run began. Connections may still be dialled.
 func (p *pool) stop() { p.end() }
 
-// wait waits until every name was looked up once.
-func (p *pool) wait(ctx context.Context) error {
+// wait waits, where no target has an address yet, until every name was looked up
+// once.
+func (p *pool) wait(ctx context.Context, end time.Time) error {
 	select {
 	case <-p.ready:
 		return nil
@@ -176,6 +180,8 @@ func (p *pool) wait(ctx context.Context) error {
 	if some {
 		return nil
 	}
+	ctx, cancel := context.WithDeadline(ctx, end)
+	defer cancel()
 	select {
 	case <-p.ready:
 		return nil
@@ -246,8 +252,22 @@ func (p *pool) replace(target config.Target, addrs []netip.Addr) {
 	}
 }
 
-// alive ends when the checks of the address say that it is down.
-func (at *endpoint) alive() context.Context { return at.life }
+// alive ends when the checks of the address say that it is down, or the node is
+// cut.
+func (p *pool) alive(at *endpoint) context.Context {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return at.life
+}
+
+// kill ends the dials under way.
+func (p *pool) kill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, at := range p.all {
+		at.die()
+	}
+}
 
 // choose takes the address for a connection of client, but none of tried, and
 // says how many more there are. Those that are well come first; when none is,
@@ -257,7 +277,7 @@ func (p *pool) choose(client netip.Addr, tried []*endpoint) (chosen *endpoint, l
 	defer p.mu.Unlock()
 	now := time.Now()
 	for _, lenient := range []bool{false, true} {
-		var candidates []candidate
+		candidates := p.room[:0]
 		left = -1
 		for _, at := range p.all {
 			if at.share == 0 || at.loop || slices.Contains(tried, at) {
@@ -268,6 +288,7 @@ func (p *pool) choose(client netip.Addr, tried []*endpoint) (chosen *endpoint, l
 				candidates = append(candidates, candidate{at, at.weight(now, p.file.SlowStart)})
 			}
 		}
+		p.room = candidates[:0]
 		if len(candidates) > 0 {
 			chosen = choosers[p.file.Balance](candidates, client)
 			chosen.open.Add(1)
