@@ -234,7 +234,14 @@ func (f *Forward) checkKernel(r *report, at string) {
 		}
 		return
 	}
-	r.value(at+".entry", "write entry: passthrough", "this version does not program the kernel yet")
+	for i, s := range f.spans {
+		if one := at + ".listen[" + strconv.Itoa(i) + "]"; s.host != "" && !isAddress(s.host) {
+			if len(f.spans) == 1 {
+				one = at + ".listen"
+			}
+			r.value(one, "write an address, or the port alone", "the kernel takes addresses, and %s is a name", s.host)
+		}
+	}
 	for _, key := range []struct{ name, why string }{
 		{"sni", "the kernel sees no names"},
 		{"proxy", "the kernel can't put a PROXY header into a connection; with masquerade: false targets see the client"},

@@ -222,6 +222,24 @@ func (f *Forward) Ports() []string {
 	return all
 }
 
+// Span is a range of ports at an address.
+type Span struct {
+	Host      string // "" is every address
+	Low, High int
+}
+
+// Spans are the ranges of listen, in the order of the file.
+func (f *Forward) Spans() []Span {
+	var all []Span
+	for _, s := range f.spans {
+		all = append(all, Span{s.host, s.low, s.high})
+	}
+	return all
+}
+
+// AllowList are the prefixes of allow.
+func (f *Forward) AllowList() []netip.Prefix { return f.allow }
+
 // FirstPort is the first port of listen.
 func (f *Forward) FirstPort() int { return f.spans[0].low }
 

@@ -25,12 +25,15 @@ var (
 	forwardDialErrors  = forwardDesc("dial_errors_total", "Connections to a target that were tried and did not come about.", "target")
 	forwardChecks      = forwardDesc("checks_total", "Checks of a target.", "target")
 	forwardFailed      = forwardDesc("checks_failed_total", "Checks of a target that failed.", "target")
+	kernelConnections  = forwardDesc("kernel_connections_total", "New connections that the kernel passed on; of UDP, flows.")
+	kernelRefused      = forwardDesc("kernel_refused_total", "Packets of new connections that the kernel refused: allow does not name the client, or there is no target.")
+	kernelBytes        = forwardDesc("kernel_bytes_total", "Bytes of IP packets that the kernel passed on, in from clients and out to them.", "direction")
 	forwardEjections   = forwardDesc("ejections_total", "Times that failed connections left an address of a target out.", "target")
 )
 
 // Describe sends the descriptions.
 func (c *forwardCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{forwardOpen, forwardTargetOpen, forwardTargetState, forwardDials, forwardDialErrors, forwardChecks, forwardFailed, forwardEjections} {
+	for _, desc := range []*prometheus.Desc{forwardOpen, forwardTargetOpen, forwardTargetState, forwardDials, forwardDialErrors, forwardChecks, forwardFailed, forwardEjections, kernelConnections, kernelRefused, kernelBytes} {
 		ch <- desc
 	}
 }
@@ -51,6 +54,15 @@ func (c *forwardCollector) Collect(ch chan<- prometheus.Metric) {
 				}
 				gauge(forwardTargetState, is, f.Forward, at.Target, at.Address, string(word))
 			}
+		}
+		if k := f.Kernel; k != nil {
+			counter := func(desc *prometheus.Desc, value uint64, labels ...string) {
+				ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(value), labels...)
+			}
+			counter(kernelConnections, k.Connections, f.Forward)
+			counter(kernelRefused, k.Refused, f.Forward)
+			counter(kernelBytes, k.BytesIn, f.Forward, "in")
+			counter(kernelBytes, k.BytesOut, f.Forward, "out")
 		}
 		for _, of := range f.Totals {
 			for _, counter := range []struct {

@@ -14,6 +14,9 @@
 //  6. conn.Join sends the PROXY header and moves the bytes both ways,
 //  7. the record of the connection is emitted, once.
 //
+// A forward with entry kernel has no connections here: the kernel passes them on
+// as it is told (kernel.go).
+//
 // Beside that each forward follows the names of its targets (pool.go) and checks
 // their addresses (health.go).
 //
@@ -34,6 +37,7 @@ import (
 
 	"causeway/config"
 	"causeway/conn"
+	"causeway/nft"
 	"causeway/outcome"
 	"causeway/resolve"
 )
@@ -61,6 +65,7 @@ type Server struct {
 	tallies   map[string]*tally   // of every forward there ever was
 	pools     map[*pool]bool      // those of services, and others with dials under way
 	stopped   bool
+	kernel    context.CancelFunc // ends the goroutine that programs it; nil before there is one
 }
 
 // New makes a Server without forwards. Stop ends it.
@@ -89,6 +94,9 @@ type Change struct {
 func (s *Server) Prepare(forwards []*config.Forward) (*Change, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := mayProgram(forwards); err != nil {
+		return nil, err
+	}
 	c := &Change{server: s, services: make(map[string]*service), sockets: make(map[string]net.Listener)}
 	for _, f := range forwards {
 		made, err := s.service(f)
@@ -162,6 +170,11 @@ func (c *Change) Apply() {
 			delete(s.listeners, address)
 		}
 	}
+	if s.kernel == nil && slices.ContainsFunc(slices.Collect(maps.Values(c.services)), func(made *service) bool { return made.file.Entry == config.ForwardKernel }) {
+		ctx, stop := context.WithCancel(context.Background())
+		s.kernel = stop
+		s.tasks.Go(func() { (&kernel{server: s}).run(ctx) })
+	}
 	for address, socket := range c.sockets {
 		l := &listener{server: s, address: address, socket: socket}
 		l.table.Store(c.tables[address])
@@ -177,6 +190,9 @@ func (s *Server) Stop(ctx context.Context) {
 	s.stopped = true
 	for _, l := range s.listeners {
 		l.socket.Close()
+	}
+	if s.kernel != nil {
+		s.kernel()
 	}
 	for _, made := range s.services {
 		made.pool.stop()
@@ -206,6 +222,7 @@ type State struct {
 	Open    int64 // connections
 	Targets []TargetState
 	Totals  []TargetTotals
+	Kernel  *nft.Counter // what the kernel counted; nil for a forward that is not its own
 }
 
 // TargetTotals are what a target of the file came to since the node began, all
@@ -240,14 +257,22 @@ var TargetWords = []TargetWord{StateUp, StateWarming, StateDown, StateEjected, S
 
 // State is that of every forward, by name.
 func (s *Server) State() []State {
+	var counted map[string]nft.Counter
+	if len(s.kernelServices()) > 0 {
+		counted, _ = nft.Counters() // none when somebody took them away, as will be logged
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []State
 	for name, made := range s.services {
-		all = append(all, State{
+		state := State{
 			Forward: name, Open: made.tally.open.Load(),
 			Targets: made.pool.state(), Totals: made.tally.totals(made.file),
-		})
+		}
+		if counter, ok := counted[name]; ok {
+			state.Kernel = &counter
+		}
+		all = append(all, state)
 	}
 	slices.SortFunc(all, func(a, b State) int { return cmp.Compare(a.Forward, b.Forward) })
 	return all

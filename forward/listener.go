@@ -41,6 +41,9 @@ func tablesOf(forwards []*config.Forward, services map[string]*service) map[stri
 	tables := make(map[string]*table)
 	for _, f := range forwards {
 		s := services[f.Name]
+		if f.Entry == config.ForwardKernel {
+			continue // which listens by itself
+		}
 		for _, address := range f.Ports() {
 			t := tables[address]
 			if t == nil {

@@ -237,7 +237,8 @@ func (p *passing) dial(end time.Time, at *endpoint, left int) (*net.TCPConn, err
 	ctx, cancel := context.WithTimeout(p.service.pool.alive(at), share)
 	defer cancel()
 	at.tally.dials.Add(1)
-	socket, err := dialer.DialTCP(ctx, "tcp", netip.AddrPort{}, p.record.Address)
+	made, err := dialer.DialContext(ctx, "tcp", p.record.Address.String()) // DialTCP of Go 1.26 would bind first, and so take a port of all targets
+	socket, _ := made.(*net.TCPConn)
 	if err == nil && p.comesRound(socket) {
 		p.service.pool.comesRound(at)
 		socket.Close()
