@@ -46,17 +46,20 @@ const (
 type Finding struct {
 	Level Level  `json:"level"`
 	Host  string `json:"host"` // the public base: https://example.cn; "" for all of them, and for the machine
-	Kind  string `json:"kind"` // that of docs/errors.md for a failed request, else status, hsts, clear_site_data, redirect or not_asked, or of the machine congestion_control, slow_start_after_idle or socket_buffers
+	Kind  string `json:"kind"` // that of docs/errors.md for a failed request, else status, hsts, clear_site_data, redirect or not_asked, or of the machine congestion_control, slow_start_after_idle, socket_buffers or kernel
 	Msg   string `json:"msg"`  // what was found
 	Mend  string `json:"mend"` // what to do about it; "" when nothing need be done
 }
+
+// KindKernel is what this machine lacks for forwards of the kernel.
+const KindKernel = "kernel"
 
 // String is the one-line form: `https://example.cn: warning: what; mend`. An
 // error has its kind too, under which docs/errors.md knows it.
 func (f Finding) String() string {
 	subject, level := f.Host, string(f.Level)
 	switch {
-	case f.Kind == kindCongestion || f.Kind == kindSlowStart || f.Kind == kindBuffers:
+	case f.Kind == kindCongestion || f.Kind == kindSlowStart || f.Kind == kindBuffers || f.Kind == KindKernel:
 		subject = "this machine"
 	case subject == "":
 		subject = "origins"

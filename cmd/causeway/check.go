@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/signal"
 	"syscall"
@@ -15,6 +16,8 @@ import (
 
 	"causeway/audit"
 	"causeway/config"
+	"causeway/forward"
+	"causeway/nft"
 )
 
 // checkup is what check was asked for.
@@ -43,8 +46,9 @@ bind more than their own host: Strict-Transport-Security over other hosts,
 Clear-Site-Data with the cookies of the whole domain, redirects to hosts that
 are not in the file. In a file with nodes name the one that this machine is:
 relays reach the origins, so that an edge asks none, and says so. There are
-warnings too where this machine's kernel makes the links of the node slow:
-without BBR, or with small socket buffers.`,
+warnings too where this machine's kernel makes the links of the node slow,
+without BBR, or with small socket buffers, and where it lacks what forwards with
+entry: kernel need.`,
 		Example: "  causeway check causeway.yaml\n  causeway check --node shanghai-1 causeway.yaml\n  causeway check --live --node virginia-1",
 		Args:    argsBetween(0, 1, "one file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -125,6 +129,11 @@ func (c *checkup) askOrigins(out io.Writer, cfg *config.Config, node *config.Nod
 		options.Progress = func(asked, of int) { fmt.Fprintf(os.Stderr, "\r%d of %s asked", asked, count(of, "origin")) }
 	}
 	machine := audit.Machine(os.DirFS("/"), node, os.Geteuid() == 0)
+	if list, err := forward.Kernel(ctx, cfg.ForwardsOf(node), func(context.Context, string) ([]netip.Addr, error) { return nil, nil }); err == nil && len(list) > 0 {
+		for _, lack := range nft.Lacks(list) {
+			machine = append(machine, audit.Finding{Level: audit.Warning, Kind: audit.KindKernel, Msg: lack})
+		}
+	}
 	report, err := audit.Origins(ctx, cfg, node, options)
 	fmt.Fprint(os.Stderr, clearLine)
 	if failed := c.sayReport(out, machine, report); failed != nil {
