@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -468,7 +470,11 @@ func TestLogsPage(t *testing.T) {
 		fmt.Fprint(w, "https://example.com/ and so on")
 	}))
 	defer origin.Close()
-	c := newCrossing(t, spec{layout: edgeAndRelay, more: "links: [{from: edge-1, to: relay-1, price: {per_mbps_month: 120, per_gb: 1, currency: CNY}}]", sites: fmt.Sprintf(`
+	forwarded, behind := freeAddress(t), freeAddress(t)
+	c := newCrossing(t, spec{layout: edgeAndRelay, more: fmt.Sprintf(`links: [{from: edge-1, to: relay-1, price: {per_mbps_month: 120, per_gb: 1, currency: CNY}}]
+forwards:
+  - {name: plain, listen: %q, targets: [%q]}
+  - {name: behind, listen: %q, targets: [%[2]q], proxy: {accept: [127.0.0.0/8]}}`, forwarded, origin.Listener.Addr(), behind), sites: fmt.Sprintf(`
   - name: site
     hosts: {example.cn: %q, www.example.cn: {to: https://www.example.com, connect: [%q]}}
     tls: {cert: CERT, key: KEY}
@@ -487,6 +493,18 @@ func TestLogsPage(t *testing.T) {
 			return slices.ContainsFunc(c.edge.stdoutLines(), func(line string) bool { return strings.Contains(line, `"msg":"connection"`) })
 		})
 	}
+	for address, before := range map[string]string{forwarded: "", behind: "PROXY TCP4 192.0.2.1 192.0.2.2 1000 80\r\n"} {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "%sGET / HTTP/1.0\r\nHost: a\r\n\r\n", before)
+		if answer, err := io.ReadAll(conn); err != nil || !strings.Contains(string(answer), " 200 ") {
+			t.Errorf("forwarded: %q %v", answer, err)
+		}
+		conn.Close()
+	}
+	eventually(t, "the edge tells of the forwarded connections", func() bool { return strings.Count(c.edge.stdoutText(), `"forward":`) == 2 })
 	members, metrics := map[string]bool{}, map[string]string{}
 	for _, n := range c.nodes() {
 		n.record(t, "/there")
@@ -515,11 +533,14 @@ func TestLogsPage(t *testing.T) {
 		}
 	}
 	for name := range page {
-		if _, found := metrics[name]; !found {
+		if _, found := metrics[name]; !found && !strings.HasPrefix(name, kernelMetrics) {
 			t.Errorf("the page has %s, which is no metric", name)
 		}
 	}
 }
+
+// kernelMetrics begins the names of those that TestKernelForward looks for.
+const kernelMetrics = "causeway_forward_kernel_"
 
 // A text with a charset that is a lie is recorded where it passed.
 func TestUnmappedIsRecorded(t *testing.T) {

@@ -1,0 +1,133 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestKernelForward: the kernel forwards to targets that are well, while the
+// node runs, after it was killed, and after it came back; a dead target costs
+// nobody a connection once it is found out; `down` takes all away.
+func TestKernelForward(t *testing.T) {
+	require(t, "nft")
+	n := newNetworks(t)
+	gateway, visitor := place(n.gateway), place(n.visitor)
+	gateway.set(t, "net/ipv4/ip_forward", "1")
+	targets := map[string]*nginx{}
+	for i, name := range []string{"a", "b", "c"} {
+		targets[name] = startNginxIn(t, n.origin, fmt.Sprintf("%s:%d", n.private, 81+i),
+			fmt.Sprintf(`keepalive_timeout 0; server { listen %d; location / { return 200 "%s $remote_addr"; } }`, 81+i, name))
+	}
+	forwards := fmt.Sprintf(`  - {name: app, entry: kernel, listen: ":8443", targets: ["%[1]s:81", "%[1]s:82", "%[1]s:83"]}`, n.private)
+	f := startForwards(t, gateway, forwards)
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return visitor.dial(ctx, network, n.public+":8443")
+		}}}
+	visit := func(times int) (seen map[string]int, failed int) {
+		seen = map[string]int{}
+		for range times {
+			res, err := client.Get("http://app/")
+			if err != nil {
+				failed++
+				continue
+			}
+			body, _ := io.ReadAll(res.Body)
+			res.Body.Close()
+			name, from, _ := strings.Cut(string(body), " ")
+			if seen[name]++; from != "10.81.2.1" {
+				t.Errorf("%s saw %s: it is not masqueraded", name, from)
+			}
+		}
+		return seen, failed
+	}
+	rules := func() string { return mustRun(t, "ip", "netns", "exec", n.gateway, "nft", "list", "ruleset").stdout }
+	eventually(t, "the kernel was told", func() bool { return strings.Contains(rules(), "table inet causeway") })
+	if seen, failed := visit(60); failed > 0 || len(seen) != 3 {
+		t.Errorf("%v, %d failed", seen, failed)
+	}
+	shown := mustRun(t, "ip", "netns", "exec", n.gateway, binary, "show", "nft", f.file).stdout
+	file := writeFile(t, t.TempDir(), "shown.nft", shown)
+	mustRun(t, "ip", "netns", "exec", n.gateway, "nft", "--check", "--file", file)
+	if n := f.labelled(`causeway_forward_kernel_connections_total{forward="app"}`); n != 60 {
+		t.Errorf("%v connections are counted", n)
+	}
+
+	metrics := map[string]string{}
+	_, text := f.ask("/metrics")
+	addMetrics(metrics, text)
+	page := tableOf(t, "docs/logs-and-metrics.md", "metric")
+	for name, row := range page {
+		if strings.HasPrefix(name, kernelMetrics) && !sameWords(row[1], metrics[name]) {
+			t.Errorf("the page has %q for the metric %s with the labels %q", row, name, metrics[name])
+		}
+	}
+	for name := range metrics {
+		if page[name] == nil {
+			t.Errorf("the page lacks the metric %s", name)
+		}
+	}
+
+	targets["b"].kill()
+	down := fmt.Sprintf(`causeway_forward_target_state{address="%s",forward="app",state="down",target="%[1]s:82"}`, n.private)
+	eventually(t, "it is found out", func() bool { return f.labelled(down) == 1 && strings.Contains(f.stderrText(), "2 of 3 are well") })
+	if seen, failed := visit(60); failed > 0 || seen["b"] > 0 || len(seen) != 2 {
+		t.Errorf("after a target died: %v, %d failed", seen, failed)
+	}
+
+	f.kill()
+	if seen, failed := visit(30); failed > 0 || len(seen) != 2 {
+		t.Errorf("after the node was killed: %v, %d failed", seen, failed)
+	}
+	f = startForwards(t, gateway, forwards)
+	eventually(t, "it is found out again", func() bool { return strings.Contains(f.stderrText(), "2 of 3 are well") })
+	if seen, failed := visit(30); failed > 0 || seen["b"] > 0 {
+		t.Errorf("after it came back: %v, %d failed", seen, failed)
+	}
+
+	// A forward that a new file has no more goes, another stays.
+	f.write(t, forwards+"\n"+strings.NewReplacer("app", "other", "8443", "8444").Replace(forwards))
+	f.signal(t, syscall.SIGHUP)
+	eventually(t, "both are there", func() bool { return strings.Contains(rules(), "8444") })
+	f.write(t, forwards)
+	f.signal(t, syscall.SIGHUP)
+	eventually(t, "one is gone", func() bool { return !strings.Contains(rules(), "8444") && strings.Contains(rules(), "8443") })
+	if _, failed := visit(10); failed > 0 {
+		t.Errorf("after reloads: %d failed", failed)
+	}
+
+	mustRun(t, "ip", "netns", "exec", n.gateway, "nft", "delete", "table", "inet", "causeway")
+	eventually(t, "it is put back", func() bool { return strings.Contains(rules(), "table inet causeway") })
+
+	f.signal(t, syscall.SIGTERM)
+	eventually(t, "the node stops", f.ended)
+	if _, failed := visit(10); failed > 0 {
+		t.Errorf("after the node stopped: %d failed", failed)
+	}
+	mustRun(t, "ip", "netns", "exec", n.gateway, binary, "down")
+	if text := rules(); strings.Contains(text, "causeway") {
+		t.Errorf("down leaves:\n%s", text)
+	}
+	if _, failed := visit(1); failed != 1 {
+		t.Error("after down a connection comes through")
+	}
+	mustRun(t, "ip", "netns", "exec", n.gateway, binary, "down") // nothing is there: fine
+}
+
+// A node that may not program the kernel says so, and what to do, and does not
+// start.
+func TestKernelForwardWithoutTheRight(t *testing.T) {
+	n := newNetworks(t)
+	dir := t.TempDir()
+	file := writeFile(t, dir, "causeway.yaml", fmt.Sprintf("listen: {admin: %q}\nforwards:\n  - {name: app, entry: kernel, listen: \":8443\", targets: [\"10.81.2.2:80\"]}\n", freeAddress(t)))
+	r := runProgram(t, "ip", "netns", "exec", n.gateway, "setpriv", "--inh-caps=-net_admin", "--bounding-set=-net_admin", binary, "run", "--config", file)
+	if r.code == 0 || !strings.Contains(r.stderr, "CAP_NET_ADMIN") {
+		t.Errorf("exit %d: %s", r.code, r.stderr)
+	}
+}
