@@ -445,9 +445,12 @@ func TestLimits(t *testing.T) {
 	if rec := s.ended(n + 1); rec.End != outcome.EndDenied {
 		t.Errorf("an empty list: %+v", rec)
 	}
-	if left := s.tallies["each"].clients; len(left) != 0 {
-		t.Errorf("clients are still counted: %v", left)
-	}
+	until(t, "no client is counted any more", func() bool {
+		each := s.tallies["each"]
+		each.mu.Lock()
+		defer each.mu.Unlock()
+		return len(each.clients) == 0
+	})
 }
 
 // Connections survive changes of the file, new ones see it.
