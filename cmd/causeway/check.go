@@ -114,7 +114,14 @@ func (c *checkup) sayFine(out io.Writer, cfg *config.Config, node *config.Node) 
 	if node == nil {
 		looked = " (certificates and keys: name a node with --node)"
 	}
-	fmt.Fprintf(out, "%s: fine: %s, %s%s\n", c.file, count(len(cfg.Sites), "site"), count(len(cfg.Nodes), "node"), looked)
+	what := count(len(cfg.Sites), "site")
+	if len(cfg.Forwards) > 0 {
+		what += ", " + count(len(cfg.Forwards), "forward")
+	}
+	if len(cfg.Sites) == 0 {
+		what = count(len(cfg.Forwards), "forward")
+	}
+	fmt.Fprintf(out, "%s: fine: %s, %s%s\n", c.file, what, count(len(cfg.Nodes), "node"), looked)
 }
 
 // askOrigins asks the origins, until Ctrl-C, and prints what was found. Its
