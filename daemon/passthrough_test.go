@@ -24,6 +24,7 @@ import (
 type passing struct {
 	edge, relay *node
 	address     string // https of the edge
+	linkAddress string // of the relay
 	roots       *x509.CertPool
 	seen        chan *http.Request // what the origin was asked
 	files       [2]string          // of the edge, of the relay
@@ -78,7 +79,7 @@ func newPassing(t *testing.T, shop, more string) *passing {
 			t.Fatal(err)
 		}
 	}
-	linkAddress := freeAddress(t)
+	p.linkAddress = freeAddress(t)
 	p.text = fmt.Sprintf(`
 sites:
   - {name: shop, entry: passthrough, hosts: {example.cn: %q, "*.example.cn": "http://*.example.com"}, tls: {cert: shop.pem, key: shop.key}%s}
@@ -86,7 +87,7 @@ sites:
 nodes:
   - {name: edge-1, role: edge, region: cn, listen: {https: %q}}
   - {name: relay-1, role: relay, region: us, listen: {link: %q}, address: %q}
-`, origin.URL, shop, more, p.address, linkAddress, linkAddress)
+`, origin.URL, shop, more, p.address, p.linkAddress, p.linkAddress)
 	for i, dir := range []string{here, there} {
 		p.files[i] = filepath.Join(dir, "causeway.yaml")
 		write(t, p.files[i], p.text)
@@ -312,5 +313,16 @@ func TestPassThroughReload(t *testing.T) {
 	}
 	if res, err := p.client(t).Get("https://example.cn/"); err != nil || res.StatusCode != 200 {
 		t.Errorf("a new connection: %v %v", res, err)
+	}
+	elsewhere := freeAddress(t) // where the relay listens from now on
+	for i, n := range []*node{p.relay, p.edge} {
+		write(t, p.files[1-i], strings.ReplaceAll(p.text, p.linkAddress, elsewhere))
+		if err := n.Reload(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, "the link is up again", func() bool { return p.edge.Ready() == nil })
+	if res, err := p.client(t).Get("https://example.cn/"); err != nil || res.StatusCode != 200 {
+		t.Errorf("over another address of the relay: %v %v", res, err)
 	}
 }
