@@ -165,9 +165,11 @@ func (s *Streams) Handler(next http.Handler) http.Handler {
 // the deadlines that a server of TLS needs, until either ends.
 func (s *Streams) carry(far io.ReadWriteCloser) {
 	here, there := net.Pipe()
+	gone := make(chan struct{})
 	var ways sync.WaitGroup
-	ways.Go(func() { s.offer(here) })
+	ways.Go(func() { s.offer(here, gone) })
 	ways.Go(func() {
+		defer close(gone)
 		_, _ = io.Copy(there, far)
 		there.Close() // the client sends no more
 	})
@@ -177,8 +179,9 @@ func (s *Streams) carry(far io.ReadWriteCloser) {
 	ways.Wait()
 }
 
-// offer reads who the client is and gives the stream to whoever accepts.
-func (s *Streams) offer(here net.Conn) {
+// offer reads who the client is and gives the stream to whoever accepts, unless
+// it has gone before there was a place.
+func (s *Streams) offer(here net.Conn, gone <-chan struct{}) {
 	_, c, err := conn.ReadProxyHeader(here, conn.Limits{Bytes: proxyHeaderBytes})
 	if err != nil {
 		here.Close()
@@ -186,6 +189,8 @@ func (s *Streams) offer(here net.Conn) {
 	}
 	select {
 	case s.conns <- c:
+	case <-gone:
+		c.Close()
 	case <-s.closed:
 		c.Close()
 	}
