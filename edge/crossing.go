@@ -13,6 +13,7 @@ import (
 // openBody opens the body of an answer that crossed in a coding of its own
 // (hop.SetCoding), and makes the header what it was on the other side.
 func (x *exchange) openBody(res *http.Response) error {
+	x.opened = nil // of an answer that was lost
 	coding, length := hop.TakeCoding(res.Header)
 	if coding == "" {
 		return nil

@@ -10,7 +10,8 @@
 //  4. cross hands the request to the crossing, an http.RoundTripper: the link
 //     to the relays, or the relay itself in one process; a route that stays is
 //     fetched by this node,
-//  5. answer passes the response on as it comes,
+//  5. answer passes the response on as it comes; one that was lost with its
+//     connection before the client got anything of it is asked for once more,
 //  6. the record is emitted once.
 //
 // It refuses to be a proxy: only hosts of the file are served, whatever form
@@ -161,6 +162,7 @@ type exchange struct {
 	r      *http.Request
 	rec    outcome.Record
 	site   *config.Site
+	out    *http.Request   // as it crosses
 	body   *limitedBody    // nil for a request without one
 	opened *rewrite.Opened // the answer's body, when it crosses in a coding of its own
 	packed *rewrite.Closed // the request's body, likewise
@@ -176,12 +178,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, secure bool) {
 	x.open(secure)
 	aborted := false
 	if x.admit(secure) {
-		if res, err := x.cross(); err != nil {
-			x.refuse(err)
-			aborted = x.rec.Kind == outcome.ClientGone // else net/http would say 200
-		} else {
-			aborted = x.answer(res) != nil
+		err := x.exchange(r.Context())
+		if x.lost(err) {
+			err = x.exchange(link.Again(r.Context()))
 		}
+		aborted = x.settle(err)
 	}
 	if x.body != nil {
 		x.rec.BytesIn = x.body.n.Load()
@@ -295,18 +296,59 @@ func (x *exchange) refuse(err error) bool {
 	return false
 }
 
+// exchange sends the request and passes its answer on. After an error that is no
+// *hop.CopyError, or one that says Unsent, the client has been sent nothing.
+func (x *exchange) exchange(ctx context.Context) error {
+	res, err := x.cross(ctx)
+	if err != nil {
+		return err
+	}
+	return x.answer(res)
+}
+
+// lost reports whether the answer was lost with its connection and the request
+// may be sent again.
+func (x *exchange) lost(err error) bool {
+	return errors.Is(err, link.ErrLost) && unsent(err) && link.Repeatable(x.out) && x.r.Context().Err() == nil
+}
+
+// unsent reports whether err, of exchange, left the client with nothing.
+func unsent(err error) bool {
+	failed := (*hop.CopyError)(nil)
+	return !errors.As(err, &failed) || failed.Unsent
+}
+
+// settle answers for what exchange could not, and notes it; aborted means that
+// the client must see that its answer is cut.
+func (x *exchange) settle(err error) (aborted bool) {
+	switch {
+	case err == nil:
+		return false
+	case unsent(err):
+		x.refuse(named(err))
+		return x.rec.Kind == outcome.ClientGone // else net/http would say 200
+	}
+	x.rec.Abort(named(err))
+	return true
+}
+
 // cross sends the request to the other side and gives the answer.
-func (x *exchange) cross() (*http.Response, error) {
+func (x *exchange) cross(ctx context.Context) (*http.Response, error) {
 	early := hop.NewEarly(x.w, x.r, x.clock)
 	defer early.Stop()
-	out := x.outgoing(link.WithLean(hop.WithEarly(x.r.Context(), early.Send), x.lean))
+	ctx = link.WithLean(hop.WithEarly(ctx, early.Send), x.lean)
+	if x.out == nil {
+		x.out = x.outgoing(ctx)
+	} else {
+		x.out = x.out.WithContext(ctx)
+	}
 	way := x.Over
 	if route := x.site.Route(x.r.Method, x.r.URL.Path); route != nil && route.Stay != "" {
 		if way = x.Stay; way == nil {
 			return nil, outcome.Errorf(outcome.Stays, "fetch %s: route %s of site %s stays in %s, and this edge is elsewhere", x.r.URL.Path, route.Path, x.site.Name, route.Stay)
 		}
 	}
-	res, err := way.RoundTrip(out)
+	res, err := way.RoundTrip(x.out)
 	if err != nil {
 		return nil, err
 	}
@@ -361,23 +403,16 @@ func (x *exchange) answer(res *http.Response) error {
 	if text, ok := res.Body.(interface{ Unmapped() string }); ok { // the relay in this process
 		x.rec.Unmapped = text.Unmapped()
 	}
-	if err == nil {
-		return nil
-	}
-	if failed := (*hop.CopyError)(nil); errors.As(err, &failed) && failed.Unsent {
-		if x.refuse(named(err)); x.rec.Kind != outcome.ClientGone {
-			return nil
-		}
-		return err
-	}
-	x.rec.Abort(named(err))
 	return err
 }
 
 // named gives a failure while the answer was under way its kind.
 func named(err error) error {
 	var failed *hop.CopyError
-	if errors.As(err, &failed) && failed.FromClient && outcome.KindOf(err) != outcome.BadRequest {
+	if !errors.As(err, &failed) {
+		return err
+	}
+	if failed.FromClient && outcome.KindOf(err) != outcome.BadRequest {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return &outcome.Error{Kind: outcome.ClientSlow, Err: err}
 		}

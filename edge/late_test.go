@@ -27,17 +27,23 @@ func (h hasty) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: 200, ContentLength: 0, Header: http.Header{}, Body: http.NoBody}, nil
 }
 
-// A crossing that reads a body when its request is over gets nothing, and does
-// not touch the connection, which over HTTP/2 net/http would panic at.
-func TestBodyIsReadTooLate(t *testing.T) {
+// newHandler is the plain listener's, for a server of the test's own.
+func newHandler(t *testing.T, over http.RoundTripper) (http.Handler, *records) {
+	t.Helper()
 	cfg, err := config.Parse("causeway.yaml", []byte(strings.Replace(scriptFile, `listen: {http: "127.0.0.1:0"}`, `listen: {http: "127.0.0.1:0", https: "127.0.0.1:1"}`, 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	recs := &records{}
+	return edge.New(edge.Crossing{Config: cfg, Over: over}, edge.Options{Sink: recs, Log: slog.New(slog.DiscardHandler)}).HTTP(cfg.Limits).Handler, recs
+}
+
+// A crossing that reads a body when its request is over gets nothing, and does
+// not touch the connection, which over HTTP/2 net/http would panic at.
+func TestBodyIsReadTooLate(t *testing.T) {
 	over := make(chan struct{})
 	h := hasty{over, make(chan error)}
-	handler := edge.New(edge.Crossing{Config: cfg, Over: h}, edge.Options{Sink: recs, Log: slog.New(slog.DiscardHandler)}).HTTP(cfg.Limits).Handler
+	handler, recs := newHandler(t, h)
 	server := httptest.NewUnstartedServer(handler)
 	server.EnableHTTP2 = true
 	server.StartTLS()

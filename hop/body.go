@@ -125,7 +125,7 @@ func (p *passing) took(n int, err error) (ended bool, _ error) {
 		p.write()
 	case err != nil:
 		p.over = true
-		if !p.begun && p.from == p.to {
+		if !p.begun {
 			clear(p.w.Header())
 			return true, &CopyError{Unsent: true, Err: err}
 		}

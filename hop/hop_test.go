@@ -153,16 +153,16 @@ func (b broken) Read(p []byte) (int, error) {
 
 // A body that breaks off never looks whole, whatever its framing.
 func TestAnswerNeverHidesACut(t *testing.T) {
-	for _, length := range []int64{-1, 100} {
+	for _, length := range []int64{-1, 1 << 20} {
 		server := through(t, func(*http.Request) *http.Response {
 			header := http.Header{}
 			if length > 0 {
 				header.Set("Content-Length", fmt.Sprint(length))
 			}
-			return response(200, header, length, broken{strings.NewReader("half")})
+			return response(200, header, length, broken{strings.NewReader(strings.Repeat("half", 1<<16))})
 		})
 		if _, body, err := get(t, server.URL); err == nil {
-			t.Errorf("length %d: %q came as whole", length, body)
+			t.Errorf("length %d: %d bytes came as whole", length, len(body))
 		}
 	}
 }
@@ -268,5 +268,17 @@ func TestAnswerHoldsTheHeader(t *testing.T) {
 	var failed *hop.CopyError
 	if !errors.As(err, &failed) || !failed.Unsent || w.Flushed || len(w.Header()) != 0 {
 		t.Errorf("%v, header %v", err, w.Header())
+	}
+}
+
+// A short body that breaks off before its header went out leaves the writer as
+// new, also when a part of it had come.
+func TestShortBodyBreaks(t *testing.T) {
+	w := httptest.NewRecorder()
+	res := response(200, http.Header{"X-Some": {"1"}}, 100, broken{strings.NewReader("half")})
+	err := hop.Answer(w, httptest.NewRequest(http.MethodGet, "/", nil), res, hop.Options{})
+	var failed *hop.CopyError
+	if !errors.As(err, &failed) || !failed.Unsent || w.Body.Len() > 0 || len(w.Header()) != 0 {
+		t.Errorf("%v, body %q, header %v", err, w.Body, w.Header())
 	}
 }

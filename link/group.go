@@ -122,9 +122,13 @@ func (g *Group) Connections() map[string]int {
 //   - when the link failed under it, or its connection is silent, and it may be
 //     repeated: idempotent (RFC 9110 §9.2.2), and without a body,
 //
-// the last two as far as the budget goes. Anything else is sent once.
+// the last two as far as the budget goes, and so does a request whose answer was
+// lost (lost.go). Anything else is sent once.
 func (g *Group) RoundTrip(req *http.Request) (*http.Response, error) {
 	g.budget.request()
+	if isAgain(req.Context()) && !g.budget.take() {
+		return nil, outcome.Errorf(outcome.LinkCut, "%w, and too many requests are sent again", ErrLost)
+	}
 	var space [mostTries]*member
 	failed := space[:0]
 	for {
@@ -154,7 +158,7 @@ func (g *Group) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // over sends req over m, and over others too where hedging asks for it.
 func (g *Group) over(req *http.Request, m *member, w *warm) (*http.Response, error) {
-	if !repeatable(req) {
+	if !Repeatable(req) {
 		res, err := m.Transport.send(req, w, nil)
 		m.Transport.note(err)
 		return res, err
@@ -189,15 +193,16 @@ func (g *Group) again(req *http.Request, failed []*member, err error) bool {
 	}
 	switch outcome.KindOf(err) {
 	case outcome.LinkCut:
-		return (repeatable(req) || bodiless(req) && errors.Is(err, errNotTaken)) && (errors.Is(err, errMoved) || g.budget.take()) // a move has paid
+		return (Repeatable(req) || bodiless(req) && errors.Is(err, errNotTaken)) && (errors.Is(err, errMoved) || g.budget.take()) // a move has paid
 	case outcome.OriginName, outcome.OriginDial, outcome.OriginTLS:
 		return bodiless(req) && g.best(req.Host, failed, true) != nil && g.budget.take()
 	}
 	return false
 }
 
-// repeatable reports whether req may be sent twice.
-func repeatable(req *http.Request) bool {
+// Repeatable reports whether req may be sent twice: its method is idempotent (RFC
+// 9110 §9.2.2) and it has no body.
+func Repeatable(req *http.Request) bool {
 	switch req.Method {
 	case "GET", "HEAD", "OPTIONS", "TRACE":
 		return bodiless(req)

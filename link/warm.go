@@ -125,7 +125,7 @@ func (c *carried) Read(p []byte) (int, error) {
 	if c.count(n); err != nil {
 		c.end()
 	}
-	return n, err
+	return n, c.w.lost(err)
 }
 
 func (c *carried) Close() error {
