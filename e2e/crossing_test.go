@@ -116,8 +116,8 @@ func TestBodiesCross(t *testing.T) {
 			}
 		}
 	}
-	if a := do(t, two.client(t, 1), newRequest(t, "GET", "https://example.cn/cut.html", nil)); a.err == nil {
-		t.Errorf("a body that was cut looks whole: %d bytes", len(a.body))
+	if a := do(t, two.client(t, 1), newRequest(t, "GET", "https://example.cn/cut.html", nil)); a.err == nil && a.StatusCode != 502 {
+		t.Errorf("a body that was cut looks whole: %s, %d bytes", a.Status, len(a.body))
 	}
 }
 
