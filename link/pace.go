@@ -109,7 +109,7 @@ func (p *pacer) look(now time.Time, info SocketInfo) {
 		p.noQueue()
 		p.climb(now, info)
 	case rate >= leastPace || p.pace > 0: // else it is another connection's
-		p.carried(now, max(rate, float64(info.DeliveryRate)))
+		p.carried(now, max(rate, float64(info.DeliveryRate), float64(info.Bandwidth)))
 		p.found = rate
 		p.queue(now, info)
 	}

@@ -256,3 +256,19 @@ func TestPauseBeginsAnew(t *testing.T) {
 		}
 	}
 }
+
+// A queue that is found when a connection paused for most of the time since the
+// look before does not hold a long body to what came through in all that time.
+func TestPaceAfterAPause(t *testing.T) {
+	const knows = 6_000_000 // bytes a second: 48 Mbit/s
+	at := time.Unix(1e9, 0)
+	info := SocketInfo{Known: true, RTT: 200 * time.Millisecond, MinRTT: 200 * time.Millisecond, Bandwidth: knows, Delivered: 8e6, NotSent: 1}
+	p := &pacer{}
+	p.look(at, info)
+	p.look(at.Add(200*time.Millisecond), info) // still, and nothing came through
+	info.RTT, info.Delivered = 300*time.Millisecond, 8e6+1_500_000
+	p.look(at.Add(1200*time.Millisecond), info)
+	if p.pace < knows/2 {
+		t.Errorf("held to %.1f Mbit/s on a line of 48", p.pace*8/1e6)
+	}
+}
