@@ -65,9 +65,11 @@ var floors = []struct {
 
 	{"admin", 3, nil},
 	{"audit", 3, map[string]string{
-		"config":  "the hosts to ask for, and what the file says of them",
+		"config":  "the hosts and targets to ask for, and what the file says of them",
+		"forward": "checks targets as in service",
 		"outcome": "the kind of a failure",
 		"relay":   "asks the origins as in service",
+		"resolve": "the addresses of targets",
 		"rewrite": "a public base",
 	}},
 	{"daemon", 4, map[string]string{
@@ -89,7 +91,7 @@ var floors = []struct {
 	}},
 	{"cmd/causeway", 6, map[string]string{
 		"admin":   "reload and links ask the admin address",
-		"audit":   "check --live asks the origins",
+		"audit":   "check --live asks the origins and targets",
 		"cert":    "link-ca and publish make certificates",
 		"config":  "check, schema",
 		"daemon":  "run, publish",

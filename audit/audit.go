@@ -11,8 +11,9 @@
 //     the header that visitors would get is looked at (answer.go),
 //  4. the findings come in the order of the file.
 //
-// Machine looks at the kernel that it runs on, for what slows links down
-// (machine.go).
+// Targets checks the targets of forwards as the node that does them checks them
+// (targets.go). Machine looks at the kernel that it runs on, for what slows
+// links down (machine.go).
 //
 // It refuses to do more than GET, to follow redirects, to send or keep cookies,
 // and to read bodies.
@@ -40,15 +41,19 @@ const (
 	kindCongestion    = "congestion_control"
 	kindSlowStart     = "slow_start_after_idle"
 	kindBuffers       = "socket_buffers"
+	kindTarget        = "target"
 )
 
-// Finding is one thing to know about one public host, or about this machine.
+// Finding is one thing to know about one public host, about one target of a
+// forward, or about this machine.
 type Finding struct {
-	Level Level  `json:"level"`
-	Host  string `json:"host"` // the public base: https://example.cn; "" for all of them, and for the machine
-	Kind  string `json:"kind"` // that of docs/errors.md for a failed request, else status, hsts, clear_site_data, redirect or not_asked, or of the machine congestion_control, slow_start_after_idle, socket_buffers or kernel
-	Msg   string `json:"msg"`  // what was found
-	Mend  string `json:"mend"` // what to do about it; "" when nothing need be done
+	Level   Level  `json:"level"`
+	Host    string `json:"host"`              // the public base: https://example.cn; "" for all of them, for forwards, and for the machine
+	Forward string `json:"forward,omitempty"` // its name
+	Target  string `json:"target,omitempty"`  // of the forward, as in the file
+	Kind    string `json:"kind"`              // that of docs/errors.md for a failed request, else status, hsts, clear_site_data, redirect, target or not_asked, or of the machine congestion_control, slow_start_after_idle, socket_buffers or kernel
+	Msg     string `json:"msg"`               // what was found
+	Mend    string `json:"mend"`              // what to do about it; "" when nothing need be done
 }
 
 // KindKernel is what this machine lacks for forwards of the kernel.
@@ -61,6 +66,8 @@ func (f Finding) String() string {
 	switch {
 	case f.Kind == kindCongestion || f.Kind == kindSlowStart || f.Kind == kindBuffers || f.Kind == KindKernel:
 		subject = "this machine"
+	case f.Forward != "":
+		subject = "forward " + f.Forward + ": target " + f.Target
 	case subject == "":
 		subject = "origins"
 	}
@@ -76,7 +83,7 @@ func (f Finding) String() string {
 
 // Report is what came of a check.
 type Report struct {
-	Asked    int       // how many public hosts were asked for
+	Asked    int       // how many public hosts, or targets, were asked for
 	Findings []Finding // in the order of the file; never nil
 }
 

@@ -32,6 +32,9 @@ type Options struct {
 // error says that ctx ended it early, or that no relay could be made; the
 // report has what was found until then.
 func Origins(ctx context.Context, cfg *config.Config, node *config.Node, options Options) (Report, error) {
+	if len(cfg.Sites) == 0 { // forwards alone
+		return Report{Findings: []Finding{}}, nil
+	}
 	if !node.IsRelay() {
 		return Report{Findings: []Finding{onRelays(cfg, node)}}, nil
 	}
@@ -93,6 +96,11 @@ func publicHosts(cfg *config.Config) (all []*visit) {
 // askAll asks for all hosts, atOnce at a time, and says how many it got to
 // before ctx ended.
 func askAll(ctx context.Context, relay http.RoundTripper, visits []*visit, progress func(asked, of int)) int {
+	return atATime(len(visits), progress, func(i int) bool { return visits[i].ask(ctx, relay) })
+}
+
+// atATime asks for each of several, atOnce at a time, and says how many it got to.
+func atATime(several int, progress func(asked, of int), ask func(i int) bool) int {
 	if progress == nil {
 		progress = func(int, int) {}
 	}
@@ -100,16 +108,16 @@ func askAll(ctx context.Context, relay http.RoundTripper, visits []*visit, progr
 	var running sync.WaitGroup
 	var mu sync.Mutex // guards asked
 	asked := 0
-	progress(asked, len(visits))
-	for range min(atOnce, len(visits)) {
+	progress(asked, several)
+	for range min(atOnce, several) {
 		running.Go(func() {
-			for i := next.Add(1) - 1; i < int64(len(visits)); i = next.Add(1) - 1 {
-				if !visits[i].ask(ctx, relay) {
+			for i := next.Add(1) - 1; i < int64(several); i = next.Add(1) - 1 {
+				if !ask(int(i)) {
 					continue
 				}
 				mu.Lock()
 				asked++
-				progress(asked, len(visits))
+				progress(asked, several)
 				mu.Unlock()
 			}
 		})

@@ -90,19 +90,55 @@ func (p *pool) checks(ctx context.Context, at *endpoint) {
 	}
 }
 
-// run checks an address once.
-func (c *check) run(ctx context.Context, at *endpoint) error {
-	h := &c.file.Health
-	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
-	defer cancel()
+// Asked is what one address of a target came to when it was asked.
+type Asked struct {
+	Address netip.AddrPort
+	Err     error // nil: it is well
+}
+
+// Ask checks each address of a target of f once, all at the same time, as a node
+// that does f checks them; with `check: off` it makes a connection to each. The
+// error is that of the name, or of the authorities of the checks.
+func Ask(ctx context.Context, f *config.Forward, target config.Target, lookUp func(context.Context, string) ([]netip.Addr, error)) ([]Asked, error) {
+	c, err := newCheck(f)
+	if err != nil {
+		return nil, fmt.Errorf("forward %s: %w", f.Name, err)
+	}
+	host, port := target.Split()
+	addrs := make([]netip.Addr, 1)
+	if addrs[0], err = netip.ParseAddr(host); err != nil {
+		if addrs, err = lookUp(ctx, host); err != nil {
+			return nil, fmt.Errorf("look %s up: %w", host, err)
+		}
+	}
+	all := make([]Asked, min(len(addrs), mostAddresses))
+	var asking sync.WaitGroup
+	for i := range all {
+		at := &endpoint{name: target.To, addr: addrs[i].Unmap(), port: port}
+		all[i].Address = c.address(at)
+		asking.Go(func() { all[i].Err = c.run(ctx, at) })
+	}
+	asking.Wait()
+	return all, nil
+}
+
+// address is where an address is checked.
+func (c *check) address(at *endpoint) netip.AddrPort {
 	port := at.port
 	if port == 0 {
-		port = h.Port
+		port = c.file.Health.Port
 	}
 	if port == 0 {
 		port = c.file.FirstPort()
 	}
-	address := netip.AddrPortFrom(at.addr, uint16(port))
+	return netip.AddrPortFrom(at.addr, uint16(port))
+}
+
+// run checks an address once.
+func (c *check) run(ctx context.Context, at *endpoint) error {
+	ctx, cancel := context.WithTimeout(ctx, c.file.Health.Timeout)
+	defer cancel()
+	address := c.address(at)
 	socket, err := dialer.DialTCP(ctx, "tcp", netip.AddrPort{}, address)
 	if err != nil {
 		return fmt.Errorf("check %s: %w", address, err)

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -45,8 +46,10 @@ answers 5xx is an error, and the exit status is 1. Warnings are for answers that
 bind more than their own host: Strict-Transport-Security over other hosts,
 Clear-Site-Data with the cookies of the whole domain, redirects to hosts that
 are not in the file. In a file with nodes name the one that this machine is:
-relays reach the origins, so that an edge asks none, and says so. There are
-warnings too where this machine's kernel makes the links of the node slow,
+relays reach the origins, so that an edge asks none, and says so. An edge checks
+the targets of its forwards, each address once, as it does in service. A target
+that fails is an error when no other target of its forward is well, and a warning
+when another is. There are warnings too where this machine's kernel makes the links of the node slow,
 without BBR, or with small socket buffers, and where it lacks what forwards with
 entry: kernel need.`,
 		Example: "  causeway check causeway.yaml\n  causeway check --node shanghai-1 causeway.yaml\n  causeway check --live --node virginia-1",
@@ -68,12 +71,12 @@ entry: kernel need.`,
 	flags := verb.Flags()
 	flags.StringVar(&c.node, "node", "", "check the files that this node's part needs")
 	flags.BoolVar(&c.asJSON, "json", false, "print what was found as a JSON array")
-	flags.BoolVar(&c.live, "live", false, "ask the origins, and look at this machine's kernel, too")
+	flags.BoolVar(&c.live, "live", false, "ask the origins and the targets of forwards, and look at this machine's kernel, too")
 	flags.DurationVar(&c.timeout, "timeout", 30*time.Second, "how long --live may take")
 	return verb
 }
 
-// run checks the file and, when that is fine and it is asked for, the origins.
+// run checks the file and, when that is fine and it is asked for, the world.
 func (c *checkup) run(out io.Writer) error {
 	cfg, node, err := c.readFile()
 	if err != nil && c.asJSON {
@@ -87,7 +90,7 @@ func (c *checkup) run(out io.Writer) error {
 	}
 	switch {
 	case c.live:
-		return c.askOrigins(out, cfg, node)
+		return c.askWorld(out, cfg, node)
 	case c.asJSON:
 		return sayJSON(out, config.Errors{})
 	}
@@ -124,32 +127,57 @@ func (c *checkup) sayFine(out io.Writer, cfg *config.Config, node *config.Node) 
 	fmt.Fprintf(out, "%s: fine: %s, %s%s\n", c.file, what, count(len(cfg.Nodes), "node"), looked)
 }
 
-// askOrigins asks the origins, until Ctrl-C, and prints what was found. Its
-// error says how many failed.
-func (c *checkup) askOrigins(out io.Writer, cfg *config.Config, node *config.Node) error {
+// askWorld asks the targets of forwards and the origins, until Ctrl-C, and prints
+// what was found. Its error says how many failed.
+func (c *checkup) askWorld(out io.Writer, cfg *config.Config, node *config.Node) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	options := audit.Options{Timeout: c.timeout}
-	clearLine := ""
-	if isTerminal(os.Stderr) {
-		clearLine = "\r\x1b[K"
-		options.Progress = func(asked, of int) { fmt.Fprintf(os.Stderr, "\r%d of %s asked", asked, count(of, "origin")) }
+	end := time.Now().Add(c.timeout)
+	targets, err := audit.Targets(ctx, cfg, node, c.options("target", end))
+	origins := audit.Report{}
+	if err == nil {
+		origins, err = audit.Origins(ctx, cfg, node, c.options("origin", end))
 	}
+	if isTerminal(os.Stderr) {
+		fmt.Fprint(os.Stderr, "\r\x1b[K")
+	}
+	if failed := c.sayReports(out, machineFindings(ctx, cfg, node), targets, origins); failed != nil {
+		return failed
+	}
+	var failed []string
+	for _, of := range []struct {
+		report audit.Report
+		noun   string
+	}{{targets, "target"}, {origins, "origin"}} {
+		if n := of.report.Count(audit.Error); n > 0 {
+			failed = append(failed, count(n, of.noun))
+		}
+	}
+	if err == nil && len(failed) > 0 {
+		return fmt.Errorf("%s: %s failed", c.file, strings.Join(failed, ", "))
+	}
+	return err
+}
+
+// options are those of asking for so many things, until end.
+func (c *checkup) options(noun string, end time.Time) audit.Options {
+	options := audit.Options{Timeout: time.Until(end).Round(time.Millisecond)}
+	if isTerminal(os.Stderr) {
+		options.Progress = func(asked, of int) { fmt.Fprintf(os.Stderr, "\r\x1b[K%d of %s asked", asked, count(of, noun)) }
+	}
+	return options
+}
+
+// machineFindings are what is to be known of this machine.
+func machineFindings(ctx context.Context, cfg *config.Config, node *config.Node) []audit.Finding {
 	machine := audit.Machine(os.DirFS("/"), node, os.Geteuid() == 0)
-	if list, err := forward.Kernel(ctx, cfg.ForwardsOf(node), func(context.Context, string) ([]netip.Addr, error) { return nil, nil }); err == nil && len(list) > 0 {
+	unresolved := func(context.Context, string) ([]netip.Addr, error) { return nil, nil }
+	if list, err := forward.Kernel(ctx, cfg.ForwardsOf(node), unresolved); err == nil && len(list) > 0 {
 		for _, lack := range nft.Lacks(list) {
 			machine = append(machine, audit.Finding{Level: audit.Warning, Kind: audit.KindKernel, Msg: lack})
 		}
 	}
-	report, err := audit.Origins(ctx, cfg, node, options)
-	fmt.Fprint(os.Stderr, clearLine)
-	if failed := c.sayReport(out, machine, report); failed != nil {
-		return failed
-	}
-	if n := report.Count(audit.Error); err == nil && n > 0 {
-		return fmt.Errorf("%s: %s failed", c.file, count(n, "origin"))
-	}
-	return err
+	return machine
 }
 
 // isTerminal reports whether a person may be looking. It takes /dev/null for a
@@ -159,15 +187,24 @@ func isTerminal(file *os.File) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// sayReport prints what was found on this machine, and what the origins came to.
-func (c *checkup) sayReport(out io.Writer, machine []audit.Finding, report audit.Report) error {
-	findings := append(append([]audit.Finding{}, machine...), report.Findings...)
+// sayReports prints what was found on this machine, and what targets and origins
+// came to.
+func (c *checkup) sayReports(out io.Writer, machine []audit.Finding, targets, origins audit.Report) error {
+	findings := append(append(append([]audit.Finding{}, machine...), targets.Findings...), origins.Findings...)
 	if c.asJSON {
 		return sayJSON(out, findings)
 	}
 	for _, finding := range findings {
 		fmt.Fprintln(out, finding)
 	}
+	if err := saySum(out, "targets", targets); err != nil {
+		return err
+	}
+	return saySum(out, "origins", origins)
+}
+
+// saySum says how many were asked, and what came of it; nothing when none was.
+func saySum(out io.Writer, nouns string, report audit.Report) error {
 	if report.Asked == 0 {
 		return nil
 	}
@@ -175,7 +212,7 @@ func (c *checkup) sayReport(out io.Writer, machine []audit.Finding, report audit
 	if failed, warned := report.Count(audit.Error), report.Count(audit.Warning); failed+warned > 0 {
 		outcome = count(failed, "error") + ", " + count(warned, "warning")
 	}
-	_, err := fmt.Fprintf(out, "origins: %d asked: %s\n", report.Asked, outcome)
+	_, err := fmt.Fprintf(out, "%s: %d asked: %s\n", nouns, report.Asked, outcome)
 	return err
 }
 

@@ -115,7 +115,8 @@ func busy(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // origin NAME FIELD… sets the variable to the base URL of a site that names
-// itself, and says the fields, `Name: value`, in its header.
+// itself, and says the fields, `Name: value`, in its header; NAMEADDRESS is set
+// to where it listens.
 func origin(ts *testscript.TestScript, _ bool, args []string) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
@@ -127,6 +128,7 @@ func origin(ts *testscript.TestScript, _ bool, args []string) {
 	}))
 	ts.Defer(server.Close)
 	ts.Setenv(args[0], server.URL)
+	ts.Setenv(args[0]+"ADDRESS", server.Listener.Addr().String())
 }
 
 // visits has a channel for each silent origin, closed when it is asked.
