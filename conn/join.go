@@ -38,6 +38,9 @@ type Joint struct {
 	Idle time.Duration
 	// HalfClosed is Idle once one way has ended; 0: Idle.
 	HalfClosed time.Duration
+	// Moved is told of bytes when they have moved, by both ways at the same time;
+	// nil: nobody asks. All that it was told are Joined.Sent and Joined.Received.
+	Moved func(sent, received int64)
 }
 
 // Why says how a joined connection ended. Its text is a metric label and a word
@@ -257,8 +260,7 @@ func (w *way) send(before, p []byte) error {
 	if err != nil {
 		return writing(err)
 	}
-	w.moved += int64(moved)
-	w.j.touch()
+	w.note(moved)
 	return nil
 }
 
@@ -337,8 +339,7 @@ func (w *way) sendBuffer(p []byte) error {
 		return nil
 	}
 	n, err := w.to.io.Write(p)
-	w.moved += int64(n)
-	w.j.touch()
+	w.note(n)
 	return writing(err)
 }
 
@@ -358,8 +359,21 @@ func (w *way) linger() {
 	}
 }
 
-// touch notes that bytes moved.
-func (j *joint) touch() { j.active.Store(int64(time.Since(j.began))) }
+// note counts bytes that moved.
+func (w *way) note(n int) {
+	if n <= 0 {
+		return
+	}
+	w.moved += int64(n)
+	w.j.active.Store(int64(time.Since(w.j.began)))
+	switch moved := w.j.how.Moved; {
+	case moved == nil:
+	case w == &w.j.there:
+		moved(int64(n), 0)
+	default:
+		moved(0, int64(n))
+	}
+}
 
 // watch sets the time without a byte after which the joint ends; 0 leaves it as
 // it is.

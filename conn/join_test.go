@@ -12,6 +12,8 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -134,6 +136,46 @@ func join(t testing.TB, a, b net.Conn, how Joint) <-chan Joined {
 	done := make(chan Joined, 1)
 	go func() { done <- Join(t.Context(), a, b, how) }()
 	return done
+}
+
+// TestMoved sees that bytes are counted while both ends are open, each once.
+func TestMoved(t *testing.T) {
+	for kind, pair := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			var sent, received atomic.Int64
+			a, client := pair(t)
+			b, target := pair(t)
+			done := join(t, a, b, Joint{Before: []byte("who"), Moved: func(there, back int64) { sent.Add(there); received.Add(back) }})
+			counted := func(whom string, is *atomic.Int64, want int64) {
+				t.Helper()
+				for end := time.Now().Add(10 * time.Second); is.Load() != want; time.Sleep(time.Millisecond) {
+					if time.Now().After(end) {
+						t.Fatalf("%d bytes are counted from the %s, %d have moved", is.Load(), whom, want)
+					}
+				}
+			}
+			if _, err := io.ReadFull(target, make([]byte, 3)); err != nil {
+				t.Fatal(err)
+			}
+			total := int64(0)
+			for _, size := range []int{5, 100_000, 7} {
+				total += int64(size)
+				var moving sync.WaitGroup
+				for _, way := range []struct{ from, to half }{{client, target}, {target, client}} {
+					moving.Go(func() { way.from.Write(make([]byte, size)) })
+					moving.Go(func() { io.ReadFull(way.to, make([]byte, size)) })
+				}
+				moving.Wait()
+				counted("client", &sent, total)
+				counted("target", &received, total)
+			}
+			client.Close()
+			target.Close()
+			if joined := <-done; joined.Sent != total || joined.Received != total {
+				t.Errorf("%+v, %d were counted", joined, total)
+			}
+		})
+	}
 }
 
 // TestHalfClose is the conformance of every two kinds: what was sent arrives

@@ -87,9 +87,8 @@ func (w *way) drainPipe(fd uintptr) bool {
 			return true
 		}
 		w.n -= n
-		w.moved += int64(n)
 		w.spliced += int64(n)
-		w.j.touch()
+		w.note(n)
 	}
 	return true
 }

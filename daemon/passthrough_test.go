@@ -25,6 +25,7 @@ type passing struct {
 	edge, relay *node
 	address     string // https of the edge
 	linkAddress string // of the relay
+	admin       string // of the edge
 	roots       *x509.CertPool
 	seen        chan *http.Request // what the origin was asked
 	files       [2]string          // of the edge, of the relay
@@ -34,7 +35,7 @@ type passing struct {
 // newPassing starts it. more is what sites there are besides shop.
 func newPassing(t *testing.T, shop, more string) *passing {
 	t.Helper()
-	p := &passing{address: freeAddress(t), roots: x509.NewCertPool(), seen: make(chan *http.Request, 100)}
+	p := &passing{address: freeAddress(t), admin: freeAddress(t), roots: x509.NewCertPool(), seen: make(chan *http.Request, 100)}
 	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.seen <- r
 		if r.URL.Path == "/long" {
@@ -85,9 +86,9 @@ sites:
   - {name: shop, entry: passthrough, hosts: {example.cn: %q, "*.example.cn": "http://*.example.com"}, tls: {cert: shop.pem, key: shop.key}%s}
 %spki: pki
 nodes:
-  - {name: edge-1, role: edge, region: cn, listen: {https: %q}}
+  - {name: edge-1, role: edge, region: cn, listen: {https: %q, admin: %q}}
   - {name: relay-1, role: relay, region: us, listen: {link: %q}, address: %q}
-`, origin.URL, shop, more, p.address, p.linkAddress, p.linkAddress)
+`, origin.URL, shop, more, p.address, p.admin, p.linkAddress, p.linkAddress)
 	for i, dir := range []string{here, there} {
 		p.files[i] = filepath.Join(dir, "causeway.yaml")
 		write(t, p.files[i], p.text)
@@ -112,11 +113,25 @@ func (p *passing) client(t *testing.T, protocols ...string) *http.Client {
 	return &http.Client{Transport: transport, Timeout: 10 * time.Second}
 }
 
+// counted is causeway_passed_bytes_total of the edge, out to visitors of shop.
+func (p *passing) counted() (n float64) {
+	res, err := http.Get("http://" + p.admin + "/metrics")
+	if err != nil {
+		return 0
+	}
+	defer res.Body.Close()
+	all, _ := io.ReadAll(res.Body)
+	_, text, _ := strings.Cut(string(all), "\n"+`causeway_passed_bytes_total{direction="out",site="shop"} `)
+	_, _ = fmt.Sscan(text, &n)
+	return n
+}
+
 // A site that passes through is served whole by its relay: the client sees its
 // certificate, the page is rewritten, the origin and both logs hear of the client.
 func TestPassThrough(t *testing.T) {
 	p := newPassing(t, "", "")
 	for _, protocol := range []string{"h2", "http/1.1"} {
+		before := p.counted()
 		client := p.client(t, protocol)
 		for range 2 { // the second on the connection of the first
 			res, err := client.Post("https://example.cn/in?q=1", "text/plain", strings.NewReader("see https://example.cn/there"))
@@ -143,6 +158,7 @@ func TestPassThrough(t *testing.T) {
 			t.Errorf("%s: %d bytes, %v", protocol, n, err)
 		}
 		<-p.seen
+		until(t, "the bytes of a connection that is open are counted", func() bool { return p.counted() > before })
 		client.CloseIdleConnections()
 	}
 	until(t, "the edge has told of both connections", func() bool { return strings.Count(p.edge.access.String(), `"msg":"connection"`) == 2 })

@@ -199,6 +199,11 @@ func TestForwardReload(t *testing.T) {
 		}
 	}
 	still("at first")
+	for _, direction := range []string{"in", "out"} {
+		eventually(t, "bytes are counted while they move", func() bool {
+			return f.labelled(fmt.Sprintf(`causeway_forward_bytes_total{direction=%q,forward="app"}`, direction)) == float64(len("at first\n"))
+		})
+	}
 	f.write(t, fmt.Sprintf(`  - {name: app, listen: [%q, %q], targets: [%q], balance: hash}`, at, other, echo))
 	if !f.reload(t) {
 		t.Fatal(f.stderrText())

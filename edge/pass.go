@@ -180,7 +180,11 @@ func (p *passage) pass() {
 	}
 	p.rec.Dial = time.Since(p.rec.Start)
 	limits := p.Config.Limits
-	joined := conn.Join(ctx, p.client, stream, conn.Joint{Before: before, Idle: limits.StreamTimeout, HalfClosed: limits.IdleTimeout})
+	joint := conn.Joint{Before: before, Idle: limits.StreamTimeout, HalfClosed: limits.IdleTimeout}
+	if meter, ok := p.server.options.Sink.(outcome.Meter); ok {
+		joint.Moved = meter.Moving(&p.rec)
+	}
+	joined := conn.Join(ctx, p.client, stream, joint)
 	p.rec.In, p.rec.Out, p.rec.End, p.rec.Err = joined.Sent, joined.Received, endOf(joined.Why), joined.Err
 }
 

@@ -45,7 +45,7 @@ import (
 // Options say what a Server is made of.
 type Options struct {
 	Node     string                 // of the records
-	Sink     outcome.ConnectionSink // where the records go
+	Sink     outcome.ConnectionSink // where the records go; an outcome.Meter is told of bytes as they move
 	Log      *slog.Logger
 	Failed   func(error)       // is told of a listener that broke
 	Resolver *resolve.Resolver // nil: one of its own
@@ -55,6 +55,7 @@ type Options struct {
 type Server struct {
 	options Options
 	names   *resolve.Resolver
+	meter   outcome.Meter   // nil when the sink is none
 	base    context.Context // ends when what is left is cut
 	cut     context.CancelFunc
 	tasks   sync.WaitGroup // listeners, connections, pools; Stop waits for them
@@ -74,6 +75,7 @@ func New(options Options) *Server {
 		options: options, names: options.Resolver,
 		listeners: make(map[string]*listener), services: make(map[string]*service), tallies: make(map[string]*tally), pools: make(map[*pool]bool),
 	}
+	s.meter, _ = options.Sink.(outcome.Meter)
 	if s.names == nil {
 		s.names = resolve.New()
 	}

@@ -276,7 +276,11 @@ func (p *passing) join(target *net.TCPConn, at *endpoint) {
 	}
 	limits := &p.service.file.Limits
 	p.hello, p.header = conn.Hello{}, nil // may be forgotten
-	came := conn.Join(p.listener.server.base, p.socket, target, conn.Joint{Before: before, Idle: limits.IdleTimeout, HalfClosed: limits.HalfCloseTimeout})
+	joint := conn.Joint{Before: before, Idle: limits.IdleTimeout, HalfClosed: limits.HalfCloseTimeout}
+	if meter := p.listener.server.meter; meter != nil {
+		joint.Moved = meter.Moving(&p.record)
+	}
+	came := conn.Join(p.listener.server.base, p.socket, target, joint)
 	if came.Received > 0 || came.Why == conn.WhyDone {
 		pool.answered(at)
 	} else if came.Why == conn.WhyResetB || came.Why == conn.WhyFailedB {

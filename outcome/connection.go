@@ -81,6 +81,34 @@ func (e End) level() slog.Level {
 // keep rec.
 type ConnectionSink interface{ EmitConnection(rec *Connection) }
 
+// Meter is a sink that counts the bytes of connections while they move. Of rec
+// Moving looks at whose connection it is alone; what it gives may be called by
+// several at the same time.
+type Meter interface {
+	Moving(rec *Connection) func(in, out int64)
+}
+
+// Moving tells every sink that is a Meter; nil when none is.
+func (s Sinks) Moving(rec *Connection) func(in, out int64) {
+	var all []func(in, out int64)
+	for _, sink := range s {
+		if meter, ok := sink.(Meter); ok {
+			all = append(all, meter.Moving(rec))
+		}
+	}
+	switch len(all) {
+	case 0:
+		return nil
+	case 1:
+		return all[0]
+	}
+	return func(in, out int64) {
+		for _, moving := range all {
+			moving(in, out)
+		}
+	}
+}
+
 // EmitConnection hands rec to every sink that takes connections.
 func (s Sinks) EmitConnection(rec *Connection) {
 	for _, sink := range s {
@@ -155,21 +183,30 @@ func appendAddress(b []byte, name string, addr netip.AddrPort) []byte {
 	return append(b, '"')
 }
 
-// EmitConnection counts rec.
+// Moving counts bytes of rec's connection as they move.
+func (m *Metrics) Moving(rec *Connection) func(in, out int64) {
+	bytes, whose := m.forwarded, rec.Forward
+	if rec.Passed {
+		bytes, whose = m.passedBytes, rec.Site
+	}
+	fromClients, toClients := bytes.WithLabelValues(whose, "in"), bytes.WithLabelValues(whose, "out")
+	return func(in, out int64) {
+		if in > 0 {
+			fromClients.Add(float64(in))
+		}
+		if out > 0 {
+			toClients.Add(float64(out))
+		}
+	}
+}
+
+// EmitConnection counts rec; its bytes Moving has counted.
 func (m *Metrics) EmitConnection(rec *Connection) {
 	if rec.Passed {
 		m.passed.WithLabelValues(rec.Site, string(rec.End)).Inc()
-		m.passedBytes.WithLabelValues(rec.Site, "in").Add(float64(rec.In))
-		m.passedBytes.WithLabelValues(rec.Site, "out").Add(float64(rec.Out))
 		return
 	}
 	m.connections.WithLabelValues(rec.Forward, string(rec.End)).Inc()
-	if rec.In > 0 {
-		m.forwarded.WithLabelValues(rec.Forward, "in").Add(float64(rec.In))
-	}
-	if rec.Out > 0 {
-		m.forwarded.WithLabelValues(rec.Forward, "out").Add(float64(rec.Out))
-	}
 	if rec.Dial > 0 {
 		m.dialled.WithLabelValues(rec.Forward).Observe((rec.Dial - rec.Hello).Seconds())
 	}
@@ -180,4 +217,6 @@ var (
 	_ ConnectionSink = (*AccessLog)(nil)
 	_ ConnectionSink = (*Metrics)(nil)
 	_ ConnectionSink = Sinks(nil)
+	_ Meter          = (*Metrics)(nil)
+	_ Meter          = Sinks(nil)
 )

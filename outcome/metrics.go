@@ -72,13 +72,13 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "causeway_passed_connections_total", Help: "Connections of sites that pass through that ended, by how."},
 			[]string{"site", "end"}),
 		passedBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "causeway_passed_bytes_total", Help: "Bytes of connections of sites that pass through, in from clients and out to them."},
+			Name: "causeway_passed_bytes_total", Help: "Bytes of connections of sites that pass through, as they move, in from clients and out to them."},
 			[]string{"site", "direction"}),
 		connections: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "causeway_forward_connections_total", Help: "Forwarded connections that ended, and connections that were refused, by how."},
 			[]string{"forward", "end"}),
 		forwarded: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "causeway_forward_bytes_total", Help: "Bytes of forwarded connections that ended, in from clients and out to them."},
+			Name: "causeway_forward_bytes_total", Help: "Bytes of forwarded connections, as they move, in from clients and out to them."},
 			[]string{"forward", "direction"}),
 		dialled: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "causeway_forward_dial_seconds", Help: "Seconds that connecting to a target took, all tries together.", Buckets: buckets},
