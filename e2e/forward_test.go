@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -128,6 +129,84 @@ func TestForwardDeadTarget(t *testing.T) {
 		if r.End != "done" || r.Forward != "app" || r.Client != "127.0.0.1" || r.Client_port == 0 {
 			t.Errorf("record %+v", r)
 		}
+	}
+}
+
+// A target whose packets are lost answers neither with an end nor with a reset.
+// Dials in flight to it are tried elsewhere, when its checks find it out or half
+// of the time to dial is over, and then nobody is sent there.
+func TestForwardBlackHole(t *testing.T) {
+	require(t, "nft")
+	n := newNetworks(t)
+	gateway, visitor := place(n.gateway), place(n.visitor)
+	startNginxIn(t, n.origin, n.private+":81", `keepalive_timeout 0; server { listen 81; listen 82; location / { return 200 $server_port; } }`)
+	hole := func(verb string) {
+		t.Helper()
+		rules := "delete table inet hole"
+		if verb == "dig" {
+			rules = "table inet hole { chain in { type filter hook input priority 0; tcp dport 82 drop; }; }"
+		}
+		mustRun(t, "ip", "netns", "exec", n.origin, "nft", rules)
+	}
+	for _, c := range []struct{ name, checks string }{
+		{"found out by its checks", "health: {every: 100ms, timeout: 300ms}, limits: {dial_timeout: 1m}"},
+		{"found out by connections", "health: {check: off}, limits: {dial_timeout: 1s}"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := startForwards(t, gateway, fmt.Sprintf(`  - {name: app, listen: "%s:8443", targets: ["%s:81", "%[2]s:82"], %s}`, n.public, n.private, c.checks))
+			client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true,
+				DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+					return visitor.dial(ctx, network, n.public+":8443")
+				}}}
+			visit := func(at int) map[string]int {
+				t.Helper()
+				var mu sync.Mutex // guards seen
+				seen := map[string]int{}
+				var visitors sync.WaitGroup
+				for range at {
+					visitors.Go(func() {
+						said := "nothing"
+						if res, err := client.Get("http://app/"); err == nil {
+							body, _ := io.ReadAll(res.Body)
+							res.Body.Close()
+							said = string(body)
+						}
+						mu.Lock()
+						defer mu.Unlock()
+						seen[said]++
+					})
+				}
+				visitors.Wait()
+				return seen
+			}
+			if seen := visit(10); seen["81"] != 5 || seen["82"] != 5 {
+				t.Fatalf("by turns: %v", seen)
+			}
+			hole("dig")
+			if seen := visit(20); seen["81"] != 20 {
+				t.Errorf("while it is found out: %v", seen)
+			}
+			state := func(word string) bool {
+				return f.labelled(fmt.Sprintf(`causeway_forward_target_state{address="%s",forward="app",state=%q,target="%[1]s:82"}`, n.private, word)) == 1
+			}
+			eventually(t, "it is left out", func() bool { return state("down") || state("ejected") })
+			if seen := visit(20); seen["81"] != 20 {
+				t.Errorf("afterwards: %v", seen)
+			}
+			var records []connectionRecord
+			eventually(t, "all have a record", func() bool { records = f.connections(t); return len(records) == 50 })
+			retried := 0
+			for i, r := range records {
+				if r.End != "done" || r.Tries > 2 || i >= 30 && r.Tries != 1 {
+					t.Errorf("record %d: %+v", i, r)
+				}
+				retried += r.Tries - 1
+			}
+			if retried == 0 {
+				t.Error("no connection was tried again")
+			}
+			hole("fill")
+		})
 	}
 }
 

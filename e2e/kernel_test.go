@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TestKernelForward: the kernel forwards to targets that are well, while the
@@ -118,6 +119,153 @@ func TestKernelForward(t *testing.T) {
 		t.Error("after down a connection comes through")
 	}
 	mustRun(t, "ip", "netns", "exec", n.gateway, binary, "down") // nothing is there: fine
+}
+
+// namer answers everybody, over TCP and UDP, with a name and the address that it
+// sees.
+type namer struct {
+	tcp net.Listener
+	udp net.PacketConn
+}
+
+func startNamer(t *testing.T, at place, address, name string) *namer {
+	t.Helper()
+	n := &namer{tcp: at.listen(t, address), udp: at.packets(t, address)}
+	say := func(to net.Addr) []byte {
+		host, _, _ := net.SplitHostPort(to.String())
+		return []byte(name + " " + host)
+	}
+	go func() {
+		for {
+			c, err := n.tcp.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write(say(c.RemoteAddr()))
+			c.Close()
+		}
+	}()
+	go func() {
+		for {
+			_, from, err := n.udp.ReadFrom(make([]byte, 16))
+			if err != nil {
+				return
+			}
+			_, _ = n.udp.WriteTo(say(from), from)
+		}
+	}()
+	return n
+}
+
+// answerOf sends a packet on a UDP connection, and gives the answer.
+func answerOf(t *testing.T, c net.Conn) string {
+	t.Helper()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	buffer := make([]byte, 64)
+	if _, err := c.Write([]byte("?")); err != nil {
+		return err.Error()
+	}
+	n, err := c.Read(buffer)
+	if err != nil {
+		return err.Error()
+	}
+	return string(buffer[:n])
+}
+
+// TestKernelForwardEveryKind: TCP and UDP, IPv4 and IPv6, through ranges of
+// ports; when a target dies, new connections and what was with it go to the
+// other, and what is with that stays there.
+func TestKernelForwardEveryKind(t *testing.T) {
+	n := newNetworks(t)
+	gateway, visitor, origin := place(n.gateway), place(n.visitor), place(n.origin)
+	gateway.set(t, "net/ipv4/ip_forward", "1")
+	gateway.set(t, "net/ipv6/conf/all/forwarding", "1")
+	const port = "20001"
+	families := []struct{ name, public, first, second, seenAs string }{
+		{"four", n.public, n.private, "10.81.2.3", "10.81.2.1"},
+		{"six", n.public6, n.private6, "fd81:2::3", "fd81:2::1"},
+	}
+	mustRun(t, "ip", "-n", n.origin, "address", "add", "10.81.2.3/24", "dev", "left")
+	mustRun(t, "ip", "-n", n.origin, "address", "add", "fd81:2::3/64", "dev", "left", "nodad")
+	var forwards []string
+	dying := map[string]*namer{}
+	for _, family := range families {
+		forwards = append(forwards, fmt.Sprintf(`  - {name: %s, entry: kernel, protocols: [tcp, udp], listen: %q, targets: [%q, %q], health: {port: %s}}`,
+			family.name, net.JoinHostPort(family.public, "20000-20003"), family.first, family.second, port))
+		startNamer(t, origin, net.JoinHostPort(family.first, port), "a")
+		dying[family.name] = startNamer(t, origin, net.JoinHostPort(family.second, port), "b")
+	}
+	f := startForwards(t, gateway, strings.Join(forwards, "\n"))
+	eventually(t, "the kernel was told", func() bool {
+		return strings.Contains(mustRun(t, "ip", "netns", "exec", n.gateway, "nft", "list", "ruleset").stdout, "table inet causeway")
+	})
+	if !strings.Contains(mustRun(t, "ip", "netns", "exec", n.gateway, binary, "check", "--live", f.file).stdout, "targets: 4 asked: fine") {
+		t.Error("check --live does not reach the targets")
+	}
+	for _, family := range families {
+		t.Run(family.name, func(t *testing.T) {
+			at := net.JoinHostPort(family.public, port)
+			connect := func(network string) net.Conn {
+				c, err := visitor.dial(t.Context(), network, at)
+				if err != nil {
+					t.Fatalf("%s: %v", network, err)
+				}
+				t.Cleanup(func() { c.Close() })
+				return c
+			}
+			flows := map[string]net.Conn{} // UDP, by the target that they are with
+			visit := func(times int) map[string]int {
+				seen := map[string]int{}
+				for range times {
+					answer, _ := io.ReadAll(connect("tcp"))
+					seen["tcp "+string(answer)]++
+					c := connect("udp")
+					answer = []byte(answerOf(t, c))
+					seen["udp "+string(answer)]++
+					name, _, _ := strings.Cut(string(answer), " ")
+					flows[name] = c
+				}
+				return seen
+			}
+			want := map[string]bool{}
+			for _, answer := range []string{"tcp a ", "tcp b ", "udp a ", "udp b "} {
+				want[answer+family.seenAs] = true
+			}
+			seen := visit(20)
+			for answer := range seen {
+				if !want[answer] {
+					t.Errorf("an answer %q", answer)
+				}
+			}
+			if len(seen) != len(want) {
+				t.Errorf("seen: %v", seen)
+			}
+			if n := f.labelled(fmt.Sprintf(`causeway_forward_kernel_connections_total{forward=%q}`, family.name)); n != 40 {
+				t.Errorf("%v connections are counted", n)
+			}
+			for name, c := range flows {
+				if answer := answerOf(t, c); answer != name+" "+family.seenAs {
+					t.Errorf("a flow with %s is answered %q", name, answer)
+				}
+			}
+			before := flows
+			flows = map[string]net.Conn{}
+			dying[family.name].tcp.Close()
+			eventually(t, "it is found out", func() bool {
+				return strings.Contains(f.stderrText(), "forward="+family.name) && f.labelled(fmt.Sprintf(`causeway_forward_target_state{address=%q,forward=%q,state="down",target=%[1]q}`, family.second, family.name)) == 1
+			})
+			eventually(t, "the flow of the dead target is with the other", func() bool { return answerOf(t, before["b"]) == "a "+family.seenAs })
+			if seen := visit(20); seen["tcp a "+family.seenAs] != 20 || seen["udp a "+family.seenAs] != 20 {
+				t.Errorf("after a target died: %v", seen)
+			}
+			if answer := answerOf(t, before["a"]); answer != "a "+family.seenAs {
+				t.Errorf("a flow of the other is answered %q", answer)
+			}
+		})
+	}
+	f.signal(t, syscall.SIGTERM)
+	f.wait(t)
+	mustRun(t, "ip", "netns", "exec", n.gateway, binary, "down")
 }
 
 // A node that may not program the kernel says so, and what to do, and does not

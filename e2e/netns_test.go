@@ -13,6 +13,7 @@ import (
 type networks struct {
 	visitor, gateway, origin string // names of the namespaces
 	public, private          string // addresses: of the gateway for the visitor, of the origin for the gateway
+	public6, private6        string // the same in IPv6
 }
 
 // newNetworks makes them; they go with the test.
@@ -26,19 +27,21 @@ func newNetworks(t *testing.T) networks {
 	}
 	require(t, "ip")
 	name := func(of string) string { return fmt.Sprintf("causeway-%d-%s", os.Getpid(), of) }
-	n := networks{visitor: name("visitor"), gateway: name("gateway"), origin: name("origin"), public: "10.81.1.1", private: "10.81.2.2"}
+	n := networks{visitor: name("visitor"), gateway: name("gateway"), origin: name("origin"), public: "10.81.1.1", private: "10.81.2.2", public6: "fd81:1::1", private6: "fd81:2::2"}
 	for _, netns := range []string{n.visitor, n.gateway, n.origin} {
 		mustRun(t, "ip", "netns", "add", netns)
 		t.Cleanup(func() { mustRun(t, "ip", "netns", "del", netns) })
 		mustRun(t, "ip", "-n", netns, "link", "set", "lo", "up")
 	}
-	for _, wire := range []struct{ from, to, fromAddress, toAddress string }{
-		{n.visitor, n.gateway, "10.81.1.2/24", n.public + "/24"},
-		{n.gateway, n.origin, "10.81.2.1/24", n.private + "/24"},
+	for _, wire := range []struct{ from, to, fromAddress, toAddress, from6, to6 string }{
+		{n.visitor, n.gateway, "10.81.1.2/24", n.public + "/24", "fd81:1::2/64", n.public6 + "/64"},
+		{n.gateway, n.origin, "10.81.2.1/24", n.private + "/24", "fd81:2::1/64", n.private6 + "/64"},
 	} {
 		mustRun(t, "ip", "-n", wire.from, "link", "add", "right", "type", "veth", "peer", "name", "left", "netns", wire.to)
 		mustRun(t, "ip", "-n", wire.from, "address", "add", wire.fromAddress, "dev", "right")
 		mustRun(t, "ip", "-n", wire.to, "address", "add", wire.toAddress, "dev", "left")
+		mustRun(t, "ip", "-n", wire.from, "address", "add", wire.from6, "dev", "right", "nodad")
+		mustRun(t, "ip", "-n", wire.to, "address", "add", wire.to6, "dev", "left", "nodad")
 		mustRun(t, "ip", "-n", wire.from, "link", "set", "right", "up")
 		mustRun(t, "ip", "-n", wire.to, "link", "set", "left", "up")
 	}
