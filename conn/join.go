@@ -20,9 +20,10 @@ import (
 //  2. way.first sends what goes before, and what was peeked at, in one write,
 //     and gives the buffer back,
 //  3. way.rest moves the rest. From a socket it waits without a buffer and
-//     without a pipe: to another socket by splice(2) (splice_linux.go), to anything
-//     else through a buffer that is taken when there is something to read.
-//     What is no socket is read into a small buffer while it is idle,
+//     without a pipe: to another socket, once a small buffer did not hold what
+//     came at once, by splice(2) (splice_linux.go), to anything else through a
+//     buffer that is taken when there is something to read. What is no socket is
+//     read into a small buffer while it is idle,
 //  4. at its end a way passes the half-close on, and watches for a reset of the
 //     connection it has read to its end, which nobody else would see,
 //  5. joint.end closes both, once both ways have ended, or one has failed, or
@@ -41,6 +42,9 @@ type Joint struct {
 	// Moved is told of bytes when they have moved, by both ways at the same time;
 	// nil: nobody asks. All that it was told are Joined.Sent and Joined.Received.
 	Moved func(sent, received int64)
+	// Go runs one of the two ways, beside the caller, which waits for it; nil: in a
+	// goroutine of its own.
+	Go func(func())
 }
 
 // Why says how a joined connection ended. Its text is a metric label and a word
@@ -89,10 +93,15 @@ func Join(ctx context.Context, a, b net.Conn, how Joint) Joined {
 	defer stop()
 
 	done := make(chan struct{})
-	go func() {
+	run := func() {
 		defer close(done)
 		j.back.run()
-	}()
+	}
+	if how.Go != nil {
+		how.Go(run)
+	} else {
+		go run()
+	}
 	j.there.run()
 	<-done
 	return j.result()
@@ -154,6 +163,7 @@ type way struct {
 	n    int   // bytes in the pipe, or read
 	err  error // of the last system call
 	buf  []byte
+	size int // of buf
 }
 
 func (w *way) run() {
@@ -245,7 +255,7 @@ func (w *way) send(before, p []byte) error {
 		both := obtain(min(len(before)+moved, MaxBytes))
 		defer release(both)
 		if len(both) < len(before)+moved { // 64 KiB of hello, and more
-			if _, err := w.to.io.Write(before); err != nil {
+			if _, err := w.write(before); err != nil {
 				return writing(err)
 			}
 		} else {
@@ -256,8 +266,7 @@ func (w *way) send(before, p []byte) error {
 	} else if moved == 0 {
 		p = before
 	}
-	_, err := w.to.io.Write(p)
-	if err != nil {
+	if _, err := w.write(p); err != nil {
 		return writing(err)
 	}
 	w.note(moved)
@@ -270,36 +279,45 @@ func (w *way) rest() error {
 		return w.copyStream()
 	}
 	if w.to.raw != nil {
+		if ended, err := w.copySocket(smallBuffer); ended || err != nil {
+			return err
+		}
 		if handled, err := w.splice(); handled {
 			return err
 		}
 	}
-	return w.copySocket()
+	_, err := w.copySocket(copyBuffer)
+	return err
 }
 
 // copySocket moves through a buffer that is taken when there is something to
-// read.
-func (w *way) copySocket() error {
+// read. With a small one it goes on until that is filled: less is copied in less
+// time than it takes to splice it, and more tells of more to come.
+func (w *way) copySocket(size int) (ended bool, err error) {
 	fill := w.fillBuffer
+	w.size = size
 	for {
 		if err := w.from.raw.Read(fill); err != nil {
-			return err
+			return false, err
 		}
 		if w.err != nil || w.n == 0 {
 			release(w.buf)
-			return w.err
+			return w.err == nil, w.err
 		}
 		err := w.sendBuffer(w.buf[:w.n])
 		release(w.buf)
 		if err != nil {
-			return err
+			return false, err
+		}
+		if size == smallBuffer && w.n == size {
+			return false, nil
 		}
 	}
 }
 
 // fillBuffer reads what is there; false is the wait for more.
 func (w *way) fillBuffer(fd uintptr) bool {
-	w.buf = obtain(copyBuffer)
+	w.buf = obtain(w.size)
 	w.n, w.err = readSocket(fd, w.buf)
 	if w.err == syscall.EAGAIN {
 		release(w.buf)
@@ -338,9 +356,32 @@ func (w *way) sendBuffer(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
-	n, err := w.to.io.Write(p)
+	n, err := w.write(p)
 	w.note(n)
 	return writing(err)
+}
+
+// write writes all of p, and waits where there is no room.
+func (w *way) write(p []byte) (n int, err error) {
+	if w.to.raw == nil {
+		return w.to.io.Write(p)
+	}
+	failed := w.to.raw.Write(func(fd uintptr) bool {
+		for n < len(p) && err == nil {
+			var more int
+			more, err = writeSocket(fd, p[n:])
+			n += more
+		}
+		if err == syscall.EAGAIN {
+			err = nil
+			return false
+		}
+		return true
+	})
+	if err == nil {
+		err = failed
+	}
+	return n, err
 }
 
 // linger waits, once this way has ended, for the other to end, or for a reset
@@ -498,15 +539,5 @@ func abort(c net.Conn) {
 		c.(net.Conn).Close()
 	default:
 		c.Close()
-	}
-}
-
-// readSocket reads what is there.
-func readSocket(fd uintptr, p []byte) (int, error) {
-	for {
-		n, err := syscall.Read(int(fd), p)
-		if err != syscall.EINTR {
-			return max(n, 0), err
-		}
 	}
 }

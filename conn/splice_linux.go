@@ -3,6 +3,7 @@ package conn
 import (
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,6 +23,7 @@ import (
 // splice from that socket: nothing was moved then that is not counted.
 func (w *way) splice() (handled bool, err error) {
 	fill, drain := w.fillPipe, w.drainPipe
+	w.size = copyBuffer
 	for {
 		if err := w.from.raw.Read(fill); err != nil {
 			return true, err
@@ -211,6 +213,35 @@ func newPipe() *pipe {
 func (p *pipe) close() {
 	unix.Close(p.read)
 	unix.Close(p.write)
+}
+
+// readSocket reads what is there, into p, which has room. As it never waits, Go's
+// scheduler is not told of the call: telling it costs more than reading a few
+// bytes, the more so when it gives the processor away meanwhile.
+func readSocket(fd uintptr, p []byte) (int, error) {
+	for {
+		n, _, err := syscall.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+		if err == 0 {
+			return int(n), nil
+		}
+		if err != unix.EINTR {
+			return 0, err
+		}
+	}
+}
+
+// writeSocket writes what there is room for, of p, which has some. It is as
+// readSocket.
+func writeSocket(fd uintptr, p []byte) (int, error) {
+	for {
+		n, _, err := syscall.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+		if err == 0 {
+			return int(n), nil
+		}
+		if err != unix.EINTR {
+			return 0, err
+		}
+	}
 }
 
 // socketError takes the error that a socket has, nil when it has none.

@@ -12,6 +12,24 @@ type pipe struct{}
 
 func (w *way) splice() (handled bool, err error) { return false, nil }
 
+func readSocket(fd uintptr, p []byte) (int, error) {
+	for {
+		n, err := syscall.Read(int(fd), p)
+		if err != syscall.EINTR {
+			return max(n, 0), err
+		}
+	}
+}
+
+func writeSocket(fd uintptr, p []byte) (int, error) {
+	for {
+		n, err := syscall.Write(int(fd), p)
+		if err != syscall.EINTR {
+			return max(n, 0), err
+		}
+	}
+}
+
 func socketError(uintptr) error { return nil }
 
 func acknowledged(syscall.RawConn) (bytes uint64, waiting bool) { return 0, false }

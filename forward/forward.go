@@ -59,6 +59,7 @@ type Server struct {
 	base    context.Context // ends when what is left is cut
 	cut     context.CancelFunc
 	tasks   sync.WaitGroup // listeners, connections, pools; Stop waits for them
+	crew    *crew          // runs connections
 
 	mu        sync.Mutex // guards the rest: one change at a time
 	listeners map[string]*listener
@@ -80,6 +81,7 @@ func New(options Options) *Server {
 		s.names = resolve.New()
 	}
 	s.base, s.cut = context.WithCancel(context.Background())
+	s.crew = newCrew(&s.tasks)
 	return s
 }
 
@@ -200,6 +202,7 @@ func (s *Server) Stop(ctx context.Context) {
 		made.pool.stop()
 	}
 	s.mu.Unlock()
+	s.crew.dismiss()
 	ended := make(chan struct{})
 	go func() { s.tasks.Wait(); close(ended) }()
 	select {

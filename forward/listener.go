@@ -161,5 +161,5 @@ func (l *listener) take(socket net.Conn) {
 		p.refuse(outcome.EndLimit, nil)
 		return
 	}
-	l.server.tasks.Go(p.run)
+	l.server.crew.run(p.run)
 }

@@ -276,7 +276,7 @@ func (p *passing) join(target *net.TCPConn, at *endpoint) {
 	}
 	limits := &p.service.file.Limits
 	p.hello, p.header = conn.Hello{}, nil // may be forgotten
-	joint := conn.Joint{Before: before, Idle: limits.IdleTimeout, HalfClosed: limits.HalfCloseTimeout}
+	joint := conn.Joint{Before: before, Idle: limits.IdleTimeout, HalfClosed: limits.HalfCloseTimeout, Go: p.listener.server.crew.run}
 	if meter := p.listener.server.meter; meter != nil {
 		joint.Moved = meter.Moving(&p.record)
 	}
