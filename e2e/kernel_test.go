@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -261,6 +263,28 @@ func TestKernelForwardEveryKind(t *testing.T) {
 			if answer := answerOf(t, before["a"]); answer != "a "+family.seenAs {
 				t.Errorf("a flow of the other is answered %q", answer)
 			}
+		})
+	}
+
+	// Targets that route their answers through the gateway see the client itself:
+	// it stands in nginx's log.
+	mustRun(t, "ip", "-n", n.origin, "route", "add", "10.81.1.0/24", "via", "10.81.2.1")
+	mustRun(t, "ip", "-n", n.origin, "-6", "route", "add", "fd81:1::/64", "via", "fd81:2::1")
+	web := startNginxIn(t, n.origin, n.private+":80", `log_format client '$remote_addr $request';
+		server { listen 80; listen [::]:80; access_log DIR/client.log client; location / { return 200 "hello"; } }`)
+	f.write(t, fmt.Sprintf(`  - {name: seen, entry: kernel, listen: ":8080", targets: ["%s:80"], masquerade: false}
+  - {name: seen6, entry: kernel, listen: "[%s]:8081", targets: ["[%s]:80"], masquerade: false}`, n.private, n.public6, n.private6))
+	if !f.reload(t) {
+		t.Fatal(f.stderrText())
+	}
+	for at, client := range map[string]string{n.public + ":8080": "10.81.1.2", "[" + n.public6 + "]:8081": "fd81:1::2"} {
+		command := inside(n.visitor, "curl", "-q", "-sS", "--max-time", "5", "--retry", "5", "--retry-all-errors", "http://"+at+"/by-"+client)
+		if r := runProgram(t, command[0], command[1:]...); r.stdout != "hello" {
+			t.Errorf("%s: %+v", at, r)
+		}
+		eventually(t, "the request is in nginx's log", func() bool {
+			log, _ := os.ReadFile(filepath.Join(web.dir, "client.log"))
+			return strings.Contains(string(log), client+" GET /by-"+client+" ")
 		})
 	}
 	f.signal(t, syscall.SIGTERM)

@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -81,6 +84,66 @@ func TestPassThroughOpenSSL(t *testing.T) {
 		if said := ask(name...); !strings.Contains(said, "unrecognized name") && !strings.Contains(said, "alert number 112") {
 			t.Errorf("%q:\n%s", name, said)
 		}
+	}
+}
+
+// TestPassThroughFlood: of twice as many connections as limits.connections the
+// half is served and the rest waits, until there is room; when all are gone
+// nothing is left of them, on the edge or on the relay.
+func TestPassThroughFlood(t *testing.T) {
+	const most, coming = 200, 400
+	ca := newAuthority(t)
+	origin := newOrigin(t, ca, text("text/plain", "here"))
+	c := newCrossing(t, spec{layout: edgeAndRelay, ca: ca, sites: siteOf(origin) + "    entry: passthrough\n", more: fmt.Sprintf("limits: {connections: %d}", most)})
+	held := func(n *node) int {
+		files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", n.pid()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		goroutines, err := strconv.Atoi(n.metric(t, "go_goroutines"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(files) + goroutines
+	}
+	before := map[*node]int{}
+	for _, n := range c.nodes() {
+		before[n] = held(n)
+	}
+	served := make(chan net.Conn, coming)
+	var visitors sync.WaitGroup
+	for range coming {
+		visitors.Go(func() {
+			dialer := tls.Dialer{Config: &tls.Config{ServerName: "example.cn", RootCAs: ca.pool(t), NextProtos: []string{"http/1.1"}}}
+			conn, err := dialer.DialContext(t.Context(), "tcp", c.https)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: example.cn\r\n\r\n")
+			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil || res.StatusCode != http.StatusOK {
+				t.Error(res, err)
+			}
+			served <- conn
+		})
+	}
+	var open []net.Conn
+	for range most {
+		open = append(open, <-served)
+	}
+	if n := len(served); n > 0 {
+		t.Errorf("%d more than %d were served", n, most)
+	}
+	for _, conn := range open { // each makes room for one that waits
+		conn.Close()
+	}
+	for range coming - most {
+		(<-served).Close()
+	}
+	visitors.Wait()
+	for _, n := range c.nodes() {
+		eventually(t, "nothing is left", func() bool { return held(n) < before[n]+most/2 })
 	}
 }
 

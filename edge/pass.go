@@ -19,8 +19,8 @@ import (
 //
 //  1. Split stands before the TLS server of a listener. As long as no site passes
 //     through it hands every connection on as it is,
-//  2. look reads the hello, within limits.header_timeout, and leaves it to be read
-//     again: who asks for a site that is terminated, or speaks no TLS, goes on to
+//  2. look reads the hello, within helloLimits, and leaves it to be read again:
+//     who asks for a site that is terminated, or speaks no TLS, goes on to
 //     the TLS server,
 //  3. pass opens a raw stream over the link, whose first bytes say who the client
 //     is, and joins the two until both have ended,
@@ -106,7 +106,7 @@ func (l *splitter) handOn(c net.Conn) {
 func (l *splitter) look(c net.Conn) {
 	x := l.server.now.Load()
 	start := time.Now()
-	hello, peeked, err := conn.PeekHello(c, conn.Limits{Time: x.Config.Limits.HeaderTimeout})
+	hello, peeked, err := conn.PeekHello(c, helloLimits(&x.Config.Limits))
 	site, passes := x.Config.Passed(hello.ServerName)
 	switch {
 	case conn.ReasonOf(err) == conn.ReasonNotTLS:
@@ -138,6 +138,14 @@ func (l *splitter) look(c net.Conn) {
 	if sink, ok := l.server.options.Sink.(outcome.ConnectionSink); ok {
 		sink.EmitConnection(&p.rec)
 	}
+}
+
+// helloTime is long for a hello of one or two segments: three retransmissions.
+const helloTime = 5 * time.Second
+
+// helloLimits are 64 KiB, and helloTime or limits.header_timeout, the shorter.
+func helloLimits(limits *config.Limits) conn.Limits {
+	return conn.Limits{Time: min(limits.HeaderTimeout, helloTime)}
 }
 
 // passage is one connection that passes through.
