@@ -1,7 +1,167 @@
 // Package cache keeps answers as RFC 9111 lets a shared cache, and gives them
 // again: an http.RoundTripper before another one.
 //
+// The path of a request through it:
+//
+//  1. RoundTrip takes the policy; a request that it, or what it asks, makes pass by
+//     goes on as it is (request.go), and invalidates what it changes (purge.go),
+//  2. its key is what the policy has count of it (key.go); what is kept under that
+//     and has the same selecting fields (vary.go) is weighed: fresh, stale and
+//     still good, or neither (lookup.go, fresh.go),
+//  3. what is good is given: conditions (condition.go), ranges (ranges.go) and the
+//     client's codings (forms.go) are held against it (serve.go),
+//  4. what is not is fetched, for all who ask for it at that time at once
+//     (fetch.go), with the validators of what there is (validate.go),
+//  5. the answer is judged (storable.go); one that may be kept is written to the
+//     store as it comes, and everybody reads it there, at a pace of their own
+//     (seat.go); any other goes to the one whose request fetched it,
+//  6. what became of it is said in Cache-Status and in the Trace (status.go).
+//
 // It refuses to give anybody what was made for somebody else: an answer is kept
-// only when the RFC, or a rule that the owner wrote, says so. It knows nothing of
-// nodes, links or files of configuration.
+// only when the RFC, or a rule that the owner wrote, says so. It lets no failure of
+// the store become one of a request. It knows nothing of nodes, links or files of
+// configuration.
 package cache
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options are what a Cache is made of.
+type Options struct {
+	Store       Store
+	Codings     Codings // nil gives every body in the form in which it came
+	MostBytes   int64   // the largest body that is kept; 0 is 64 MiB
+	MostFetches int     // of those that nobody waits for, at a time; 0 is 64
+	MostForms   int     // that are made at a time; 0 is 1
+	Log         *slog.Logger
+}
+
+// Cache is what outlives a reload: what is kept, and what is fetched.
+type Cache struct {
+	options Options
+	base    context.Context // of what is made in the background
+	cut     context.CancelFunc
+	work    sync.WaitGroup // fetches and forms; begun under flights, while not closed
+	lone    atomic.Int64   // fetches that nobody waits for
+
+	flights sync.Mutex // guards the rest
+	closed  bool
+	joined  map[flightKey]*flight // those that can be joined
+	all     map[*flight]struct{}  // under way
+	making  map[making]bool
+	marks   marks
+}
+
+// New makes a Cache.
+func New(options Options) *Cache {
+	if options.MostBytes == 0 {
+		options.MostBytes = 64 << 20
+	}
+	if options.MostFetches == 0 {
+		options.MostFetches = 64
+	}
+	if options.MostForms == 0 {
+		options.MostForms = 1
+	}
+	if options.Log == nil {
+		options.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &Cache{
+		options: options,
+		joined:  map[flightKey]*flight{}, all: map[*flight]struct{}{}, making: map[making]bool{},
+		marks: marks{},
+	}
+	c.base, c.cut = context.WithCancel(context.Background())
+	return c
+}
+
+// Close ends all fetches, and the making of forms, and waits for them. Requests
+// pass by from then on.
+func (c *Cache) Close() {
+	c.flights.Lock()
+	c.closed = true
+	for f := range c.all {
+		f.cancel()
+	}
+	c.flights.Unlock()
+	c.cut()
+	c.work.Wait()
+}
+
+// Transport is a Cache with the way to the origin and the rules of one time. It
+// is immutable.
+type Transport struct {
+	Cache *Cache
+	Next  http.RoundTripper
+	// Policy is what the owner wants for a request; nil, or a nil Policy, obeys
+	// the origin. It is asked once for each request, with its context.
+	Policy func(*http.Request) *Policy
+}
+
+// RoundTrip answers from the cache, or asks Next. The values of the answer's
+// header may be shared: they are replaced, not changed.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	a := &ask{t: t, c: t.Cache, req: req, trace: traceOf(req.Context())}
+	*a.trace = Trace{}
+	if reason := a.read(); reason != "" {
+		return a.pass(reason)
+	}
+	return a.answer()
+}
+
+// pass sends the request on as it is.
+func (a *ask) pass(reason Reason) (*http.Response, error) {
+	a.trace.Result, a.trace.Reason = Bypass, string(reason)
+	res, err := a.t.Next.RoundTrip(a.req)
+	if err != nil {
+		return nil, err
+	}
+	if !safe(a.req.Method) {
+		a.invalidate(res)
+	}
+	if reason != whyOff {
+		a.status.forward(reason)
+		a.status.set(res.Header)
+	}
+	return res, nil
+}
+
+// mark is what is remembered of a key for a while.
+type mark struct {
+	uncacheable time.Time // until then an answer is expected to be for one request alone
+	failed      time.Time // when the origin last failed
+}
+
+// marks are bounded: a key that is forgotten costs a wait.
+type marks map[Key]mark
+
+const (
+	// mostMarks are some megabytes.
+	mostMarks = 1 << 16
+	// aloneFor is as Varnish's hit-for-miss (default_ttl, 120 s).
+	aloneFor = 2 * time.Minute
+	// troubleFor is how long an origin that failed is asked in the background only,
+	// where something stale may be given; every retryAfter at most.
+	troubleFor = 10 * time.Minute
+	retryAfter = 5 * time.Second
+)
+
+func (m marks) set(key Key, as mark) {
+	if as == (mark{}) {
+		delete(m, key)
+		return
+	}
+	for other := range m {
+		if len(m) < mostMarks {
+			break
+		}
+		delete(m, other) // any one
+	}
+	m[key] = as
+}

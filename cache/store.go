@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -31,6 +32,17 @@ type Meta struct {
 	Until     time.Time // fresh until, by the policy and the answer
 	Stale     bool      // a soft purge: not fresh, whatever Until says
 	Note      string    // which rules of the policy were used in place of the answer's own, for Cache-Status
+
+	read atomic.Pointer[facts] // of Header, made when they are first asked for; not kept
+}
+
+// with is a copy of m with another header.
+func (m *Meta) with(h http.Header) *Meta {
+	return &Meta{
+		Key: m.Key, ID: m.ID, Site: m.Site, URL: m.URL,
+		Status: m.Status, Header: h, Vary: m.Vary, Coding: m.Coding, Span: m.Span, Tags: m.Tags,
+		Requested: m.Requested, Received: m.Received, Until: m.Until, Stale: m.Stale, Note: m.Note,
+	}
 }
 
 // Selector is a request field that an answer varies by, with the value, as

@@ -1,0 +1,160 @@
+package cache
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// originFunc answers as an origin.
+type originFunc func(*http.Request) (*http.Response, error)
+
+func (f originFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// rig is a cache before an origin.
+type rig struct {
+	*Transport
+	t     *testing.T
+	store *mapStore
+}
+
+func newRig(t *testing.T, policy Policy, origin originFunc) *rig {
+	store := newMapStore()
+	c := New(Options{Store: store, Codings: gzipOnly{}, MostBytes: 1 << 20})
+	t.Cleanup(func() {
+		c.Close()
+		if n := store.open(); n != 0 {
+			t.Errorf("%d drafts were left open", n)
+		}
+	})
+	return &rig{&Transport{Cache: c, Next: origin, Policy: func(*http.Request) *Policy { return &policy }}, t, store}
+}
+
+// request makes one for https://example.cn, with header lines.
+func request(method, target string, lines ...string) *http.Request {
+	req := httptest.NewRequest(method, "https://example.cn"+target, nil)
+	req.RequestURI, req.Body = "", nil
+	for _, line := range lines {
+		name, value, _ := strings.Cut(line, ": ")
+		req.Header.Add(name, value)
+	}
+	return req
+}
+
+// get gives the answer to a GET, its body, and what became of it.
+func (r *rig) get(target string, lines ...string) (*http.Response, string, Trace) {
+	r.t.Helper()
+	return r.do(request("GET", target, lines...))
+}
+
+func (r *rig) do(req *http.Request) (*http.Response, string, Trace) {
+	r.t.Helper()
+	var trace Trace
+	res, err := r.RoundTrip(req.WithContext(WithTrace(req.Context(), &trace)))
+	if err != nil {
+		r.t.Fatalf("%s %s: %v", req.Method, req.URL, err)
+	}
+	body, err := io.ReadAll(res.Body)
+	res.Body.Close()
+	if err != nil {
+		r.t.Fatalf("%s %s: read the body: %v", req.Method, req.URL, err)
+	}
+	return res, string(body), trace
+}
+
+// text is an answer with a body and header lines.
+func text(status int, body string, lines ...string) *http.Response {
+	h := http.Header{}
+	for _, line := range lines {
+		name, value, _ := strings.Cut(line, ": ")
+		h.Add(name, value)
+	}
+	return &http.Response{StatusCode: status, Header: h, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)), ProtoMajor: 1, ProtoMinor: 1}
+}
+
+// TestHit shows that what is kept is given again without asking.
+func TestHit(t *testing.T) {
+	asked := 0
+	r := newRig(t, Policy{}, func(*http.Request) (*http.Response, error) {
+		asked++
+		return text(200, "hello", "Cache-Control: max-age=60", "Causeway-Relay: virginia-1"), nil
+	})
+	res, body, trace := r.get("/a")
+	if body != "hello" || trace.Result != Miss || res.Header.Get("Causeway-Relay") == "" {
+		t.Fatalf("first: %q %+v %v", body, trace, res.Header)
+	}
+	r.idle()
+	res, body, trace = r.get("/a")
+	if body != "hello" || trace.Result != Hit || asked != 1 || res.Header.Get("Causeway-Relay") != "" {
+		t.Fatalf("second: %q %+v %v, asked %d times", body, trace, res.Header, asked)
+	}
+	if status := res.Header.Get("Cache-Status"); !strings.HasPrefix(status, "causeway; hit; ttl=") {
+		t.Errorf("Cache-Status %q", status)
+	}
+}
+
+// idle waits for the fetches that are under way.
+func (r *rig) idle() { r.Cache.work.Wait() }
+
+// gzipOnly are codings that only mark what they do.
+type gzipOnly struct{}
+
+type marker struct {
+	dst    io.Writer
+	coding string
+	begun  bool
+}
+
+func (m *marker) Write(p []byte) (int, error) {
+	if !m.begun {
+		m.begun = true
+		_, _ = io.WriteString(m.dst, m.coding+"<")
+	}
+	return m.dst.Write(p)
+}
+func (m *marker) Flush() error { return nil }
+func (m *marker) Free()        {}
+func (m *marker) Close() error {
+	_, err := m.Write(nil)
+	_, _ = io.WriteString(m.dst, ">")
+	return err
+}
+
+func (gzipOnly) Encode(coding string, dst io.Writer) Encoder {
+	return &marker{dst: dst, coding: coding}
+}
+
+func (gzipOnly) Decode(coding string, src io.ReadCloser) io.ReadCloser {
+	return &unmarker{src: src, coding: coding}
+}
+
+// unmarker opens what marker closed.
+type unmarker struct {
+	src    io.ReadCloser
+	coding string
+	rest   *strings.Reader
+}
+
+func (u *unmarker) Read(p []byte) (int, error) {
+	if u.rest == nil {
+		all, err := io.ReadAll(u.src)
+		if err != nil {
+			return 0, err
+		}
+		body, ok1 := strings.CutPrefix(string(all), u.coding+"<")
+		body, ok2 := strings.CutSuffix(body, ">")
+		if !ok1 || !ok2 {
+			return 0, context.Canceled
+		}
+		u.rest = strings.NewReader(body)
+	}
+	return u.rest.Read(p)
+}
+func (u *unmarker) Close() error { return u.src.Close() }

@@ -1,0 +1,350 @@
+package cache
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// An answer is kept in the coding in which it came, and given in one that the
+// client takes (RFC 9110 §8.4, §12.5.3):
+//
+//  1. codingOf says which that is; one that is not ours stays as it is,
+//  2. pick takes the best form that is kept of those that the client takes,
+//  3. where there is none, recoded opens the body, and closes it again, as it is
+//     read,
+//  4. and form makes the one that was wanted once, in the background.
+
+// Codings opens and closes bodies in "br", "zstd" and "gzip".
+type Codings interface {
+	Encode(coding string, dst io.Writer) Encoder
+	Decode(coding string, body io.ReadCloser) io.ReadCloser
+}
+
+// Encoder closes a body in a coding. Flush makes all that was written readable;
+// Free is called once, at the end, and nothing after it.
+type Encoder interface {
+	io.WriteCloser
+	Flush() error
+	Free()
+}
+
+// codingOf is the content coding of an answer, "" for none; not known is one that
+// nobody here opens.
+func codingOf(h http.Header) (coding string, known bool) {
+	lines := h["Content-Encoding"]
+	if len(lines) == 0 {
+		return "", true
+	}
+	coding = strings.ToLower(strings.Trim(lines[0], " \t"))
+	if len(lines) > 1 {
+		coding = strings.ToLower(strings.Join(lines, ","))
+	}
+	switch coding {
+	case "", "identity":
+		return "", true
+	case "x-gzip": // RFC 9110 §8.4.1.3
+		return "gzip", true
+	case "br", "zstd", "gzip":
+		return coding, true
+	}
+	return coding, false
+}
+
+// codings is how much a client likes each coding, in thousandths; 0 is not at all.
+type codings struct{ br, zstd, gzip, identity int }
+
+// readCodings reads an Accept-Encoding field (RFC 9110 §12.5.3).
+func readCodings(lines []string) codings {
+	const unsaid = -1
+	c := codings{unsaid, unsaid, unsaid, unsaid}
+	rest := unsaid // what * says
+	for _, line := range lines {
+		for part := range strings.SplitSeq(line, ",") {
+			coding, parameters, _ := strings.Cut(part, ";")
+			q := weight(parameters)
+			switch coding = strings.Trim(coding, " \t"); {
+			case is(coding, "br"):
+				c.br = q
+			case is(coding, "zstd"):
+				c.zstd = q
+			case is(coding, "gzip"), is(coding, "x-gzip"):
+				c.gzip = q
+			case is(coding, "identity"):
+				c.identity = q
+			case coding == "*":
+				rest = q
+			}
+		}
+	}
+	if c.identity == unsaid && rest != 0 {
+		c.identity = 1 // taken, but anything named is liked better
+	}
+	for _, q := range []*int{&c.br, &c.zstd, &c.gzip, &c.identity} {
+		if *q == unsaid {
+			*q = max(rest, 0)
+		}
+	}
+	return c
+}
+
+// weight is a q (RFC 9110 §12.4.2) in thousandths; a malformed one is 0.
+func weight(parameters string) int {
+	if strings.Trim(parameters, " \t") == "" {
+		return 1000
+	}
+	name, value, _ := strings.Cut(parameters, "=")
+	if !is(strings.Trim(name, " \t"), "q") {
+		return 0
+	}
+	q, err := strconv.ParseFloat(strings.Trim(value, " \t"), 64)
+	if err != nil || !(q >= 0 && q <= 1) {
+		return 0
+	}
+	return int(q*1000 + 0.5)
+}
+
+func (c *codings) quality(coding string) int {
+	switch coding {
+	case "br":
+		return c.br
+	case "zstd":
+		return c.zstd
+	case "gzip":
+		return c.gzip
+	case "":
+		return c.identity
+	}
+	return 0
+}
+
+// best is the coding that the client likes best; of two alike, the one that makes
+// the body smaller.
+func (c *codings) best() string {
+	best := ""
+	for _, coding := range []string{"gzip", "zstd", "br"} {
+		if q := c.quality(coding); q > 0 && q >= c.quality(best) {
+			best = coding
+		}
+	}
+	return best
+}
+
+// leastCoded is the length of a body from which a coding is worth it: most of a
+// packet.
+const leastCoded = 1 << 10
+
+// mostCoded is the longest body that is put into another form in the background:
+// a second or so of a core.
+const mostCoded = 32 << 20
+
+// chosen is the form that a client is given.
+type chosen struct {
+	form   *Form  // that is kept; nil for one that is made as it is read
+	coding string // of what is given
+	wanted string // to be made in the background; the same as coding when nothing is
+}
+
+// pick chooses a form of an answer whose forms are kept, or of the one form that
+// comes.
+func (a *ask) pick(m *Meta, forms []Form) chosen {
+	f, takes := m.facts(), a.takes()
+	var best *Form
+	for i := range forms {
+		form := &forms[i]
+		q := takes.quality(form.Coding)
+		if q > 0 && (best == nil || q > takes.quality(best.Coding) || q == takes.quality(best.Coding) && smaller(form, best)) {
+			best = form
+		}
+	}
+	came := &forms[0]
+	if f.opaque || a.c.options.Codings == nil || m.Span != nil {
+		return chosen{came, came.Coding, came.Coding} // as it is, whatever the client takes
+	}
+	wanted := takes.best()
+	if came.Coding == "" && !f.squeezed || came.Body != nil && came.Body.Size() < leastCoded && came.Coding == "" {
+		wanted = ""
+	}
+	switch {
+	case best == nil && takes.quality(wanted) == 0:
+		return chosen{came, came.Coding, came.Coding} // it takes nothing at all
+	case best == nil:
+		return chosen{nil, wanted, wanted}
+	case best.Coding == "" && wanted != "":
+		return chosen{best, "", wanted}
+	}
+	return chosen{best, best.Coding, best.Coding}
+}
+
+// smaller reports whether a form is the better of two that are liked alike.
+func smaller(a, b *Form) bool {
+	if a.Body == nil || b.Body == nil {
+		return a.Coding != ""
+	}
+	return a.Body.Size() < b.Body.Size()
+}
+
+// compressible reports whether a coding makes a body of this type smaller.
+func compressible(h http.Header) bool {
+	if coding, _ := codingOf(h); coding != "" {
+		return true // it did
+	}
+	kind := mediaType(h)
+	switch {
+	case kind == "text/event-stream":
+		return false
+	case strings.HasPrefix(kind, "text/"), strings.HasSuffix(kind, "+json"), strings.HasSuffix(kind, "+xml"), strings.HasSuffix(kind, "script"):
+		return true
+	}
+	switch kind {
+	case "application/json", "application/xml", "application/wasm", "application/manifest+json", "application/vnd.ms-fontobject",
+		"application/x-font-ttf", "font/ttf", "font/otf", "font/collection", "image/bmp", "image/x-icon", "image/vnd.microsoft.icon":
+		return true
+	}
+	return false
+}
+
+// recoded is src, in the coding from, as it is read in the coding to. live says
+// that src pauses, and what came is to be passed on meanwhile.
+func (c *Cache) recoded(from, to string, src io.ReadCloser, live bool) io.ReadCloser {
+	if from != "" {
+		src = c.options.Codings.Decode(from, src)
+	}
+	if to == "" {
+		return src
+	}
+	return &encoding{src: src, coding: to, codings: c.options.Codings, live: live}
+}
+
+// encoding closes a body in a coding as it is read. One goroutine uses it.
+type encoding struct {
+	src     io.ReadCloser
+	coding  string
+	codings Codings
+	live    bool
+	encoder Encoder // nil before the first read and after the last
+	chunk   []byte
+	out     bytes.Buffer
+	err     error // comes when out has been read
+}
+
+func (e *encoding) Read(p []byte) (int, error) {
+	for e.err == nil && e.out.Len() == 0 {
+		e.step()
+	}
+	if e.out.Len() == 0 {
+		return 0, e.err
+	}
+	return e.out.Read(p)
+}
+
+// step reads once and closes what came.
+func (e *encoding) step() {
+	if e.encoder == nil {
+		e.encoder, e.chunk = e.codings.Encode(e.coding, &e.out), make([]byte, 16<<10)
+	}
+	n, err := e.src.Read(e.chunk)
+	_, failed := e.encoder.Write(e.chunk[:n])
+	switch {
+	case err == io.EOF && failed == nil:
+		failed = e.encoder.Close()
+	case e.live && n > 0 && failed == nil:
+		failed = e.encoder.Flush()
+	}
+	if e.err = err; failed != nil && (err == nil || err == io.EOF) {
+		e.err = failed
+	}
+	if e.err != nil {
+		e.free()
+	}
+}
+
+func (e *encoding) free() {
+	if e.encoder != nil {
+		e.encoder.Free()
+		e.encoder = nil
+	}
+}
+
+func (e *encoding) Close() error {
+	if e.err == nil {
+		e.err = http.ErrBodyReadAfterClose
+	}
+	e.free()
+	return e.src.Close()
+}
+
+// making names a form that is made.
+type making struct {
+	key        Key
+	id, coding string
+}
+
+// form makes a form of an object in the background, once, unless too many are
+// made already.
+func (c *Cache) form(o *Object, coding string) {
+	came := o.Forms[0]
+	if came.Body.Size() > mostCoded {
+		return
+	}
+	of := making{o.Meta.Key, o.Meta.ID, coding}
+	c.flights.Lock()
+	defer c.flights.Unlock()
+	if c.closed || c.making[of] || len(c.making) >= c.options.MostForms {
+		return
+	}
+	c.making[of] = true
+	c.work.Go(func() {
+		if err := c.makeForm(o, coding); err != nil {
+			c.options.Log.Debug("form not made", "url", o.Meta.URL, "coding", coding, "err", err)
+		}
+		c.flights.Lock()
+		defer c.flights.Unlock()
+		delete(c.making, of)
+	})
+}
+
+// errWhole is why a form is not made that would be larger than is kept.
+var errWhole = errors.New("larger than is kept")
+
+func (c *Cache) makeForm(o *Object, coding string) error {
+	came := o.Forms[0]
+	r, err := came.Body.Open()
+	if err != nil {
+		return err
+	}
+	body := c.recoded(came.Coding, coding, &bodyOf{reader: r, to: came.Body.Size()}, false)
+	defer body.Close()
+	draft, err := c.options.Store.Begin(-1)
+	if err != nil {
+		return err
+	}
+	buffer := chunks.Get().(*[]byte)
+	defer chunks.Put(buffer)
+	for n := int64(0); ; {
+		k, err := body.Read(*buffer)
+		if n += int64(k); n > c.options.MostBytes {
+			draft.Discard()
+			return errWhole
+		}
+		if _, failed := draft.Write((*buffer)[:k]); failed != nil {
+			err = failed
+		}
+		if err == io.EOF && c.base.Err() == nil {
+			break
+		}
+		if err == nil {
+			err = c.base.Err()
+		}
+		if err != nil {
+			draft.Discard()
+			return err
+		}
+	}
+	c.options.Store.Form(o, coding, draft)
+	draft.Discard()
+	return nil
+}

@@ -1,0 +1,243 @@
+package cache
+
+import (
+	"net/http"
+	"time"
+)
+
+// A request that is looked up:
+//
+//  1. lookup takes of what is kept what the request selects, and weighs it: whether
+//     it may be given as it is (RFC 9111 §4), and why not,
+//  2. answer gives it; else it fetches, and looks again when the answer of a fetch
+//     that it waited for is not for it.
+
+// finding is what was found for a request.
+type finding struct {
+	now    time.Time
+	object *Object   // the whole; nil when there is none that it selects
+	parts  []*Object // fresh ones of it, for a range
+
+	serve   bool   // it may be given as it is
+	refresh bool   // and another is fetched meanwhile
+	onError bool   // it may be given when there is no other
+	reason  Reason // why it may not, or is stale; "" for fresh
+	ttl     time.Duration
+	note    string
+
+	own   bool     // what is kept stays in the form in which it came: the client's codings count
+	names []string // fields that answers under the key vary by
+	solo  bool     // the answer is fetched for this request alone
+}
+
+// lookup finds what is kept for the request.
+func (a *ask) lookup() finding {
+	f := finding{reason: whyAbsent}
+	objects := a.c.options.Store.Find(a.key)
+	f.now = time.Now()
+	for _, o := range objects {
+		m := o.Meta
+		switch {
+		case m.implicit() && personal(a.req.Header):
+			continue
+		case !a.selects(m):
+			f.reason = whyVaryMiss
+			f.learn(m)
+		case m.Span != nil:
+			f.learn(m)
+			if a.ranged != nil && a.fresh(m, f.now) {
+				f.parts = append(f.parts, o)
+			}
+		case f.object == nil || m.Received.After(f.object.Meta.Received):
+			f.object = o
+		}
+	}
+	if f.object != nil {
+		a.weigh(&f)
+		f.own = f.object.Meta.facts().opaque && f.object.Meta.Coding != "" || f.object.Meta.asks()
+	} else if len(f.parts) > 0 {
+		f.reason = whyPartial
+	}
+	return f
+}
+
+// learn notes what the answers under a key vary by.
+func (f *finding) learn(m *Meta) {
+	if f.names != nil {
+		return
+	}
+	for _, s := range m.Vary {
+		if s.Name == "Accept-Encoding" {
+			f.own = true
+		} else {
+			f.names = append(f.names, s.Name)
+		}
+	}
+}
+
+// asks reports whether an answer is for one Accept-Encoding.
+func (m *Meta) asks() bool {
+	for _, s := range m.Vary {
+		if s.Name == "Accept-Encoding" {
+			return true
+		}
+	}
+	return false
+}
+
+// weigh says whether the object that was found may be given (RFC 9111 §4, §4.2.4,
+// §5.2.1).
+func (a *ask) weigh(f *finding) {
+	m, of := f.object.Meta, f.object.Meta.facts()
+	age, left := m.age(f.now), m.Until.Sub(f.now)
+	if f.now.Before(m.Received) {
+		left = min(left, 0) // it is from before the clock was put right
+	}
+	f.ttl, f.note = left, m.Note
+	overridden := a.policy.overrides(m.Status)
+	while, ifError, note := a.policy.windows(of, m.Status)
+	if a.control.staleIfError > ifError {
+		ifError = a.control.staleIfError // RFC 5861 §4
+	}
+	must := of.mustValidate()
+	if must == "no-cache" && overridden {
+		must = ""
+	}
+	f.onError = must == "" && !a.control.noCache && -left <= ifError && ifError > 0
+	tooOld := a.control.maxAge != none && age > a.control.maxAge && (a.control.maxStale == none || age-a.control.maxAge > a.control.maxStale)
+	switch {
+	case of.noCache && !overridden:
+		f.reason = whyNoCache
+	case a.control.noCache || tooOld:
+		f.reason = whyRequestControl
+	case left <= 0:
+		f.reason = whyExpired
+		f.serve = must == "" && -left < while
+		f.refresh = f.serve
+		if f.serve && note != "" {
+			f.note = joined(f.note, note)
+		}
+		if !f.serve && must == "" && of.sMaxAge == none && a.control.maxStale != none && -left <= a.control.maxStale {
+			f.serve = true // §5.2.1.2
+		}
+	case m.Stale:
+		f.reason, f.serve, f.refresh = whyPurged, must == "", true
+	case left < a.control.minFresh:
+		f.reason = whyRequestControl
+	default:
+		f.reason, f.serve = "", true
+	}
+}
+
+// fresh reports whether a part may be given as it is.
+func (a *ask) fresh(m *Meta, now time.Time) bool {
+	f := finding{now: now, object: &Object{Meta: m}}
+	a.weigh(&f)
+	return f.reason == ""
+}
+
+func joined(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + ", " + b
+}
+
+// mostLooks is how often a request looks again after it waited for an answer that
+// was not for it: then it fetches alone.
+const mostLooks = 4
+
+// answer answers the request.
+func (a *ask) answer() (*http.Response, error) {
+	var after landed
+	for look := 0; ; look++ {
+		found := a.lookup()
+		if found.serve {
+			if res := a.fromStore(&found); res != nil {
+				return res, nil
+			}
+			found = finding{now: found.now, reason: whyAbsent} // it can't be read
+		}
+		if res := a.fromParts(&found); res != nil {
+			return res, nil
+		}
+		if a.control.onlyIfCached {
+			return a.unavailable(&found), nil
+		}
+		if found.onError && a.troubled(&found) {
+			if res := a.fromStore(&found); res != nil {
+				return res, nil
+			}
+		}
+		a.status.forward(found.reason)
+		a.trace.Reason = string(found.reason)
+		if a.head {
+			return a.passHead(&found)
+		}
+		found.solo = after.solo || look >= mostLooks || found.reason == whyNoCache || a.control.noStore
+		if after.names != nil {
+			found.names = after.names
+		}
+		found.own = found.own || after.own
+		res, again, err := a.fetch(&found, after.failed)
+		if again == nil {
+			return res, err
+		}
+		after = *again
+	}
+}
+
+// landed is what a request that waited for an answer learnt of it, when it was
+// not for it.
+type landed struct {
+	solo   bool     // the next will not be either
+	failed bool     // it is fetched again, once
+	own    bool     // it stays in the form in which it came
+	names  []string // the fields that it varies by
+}
+
+// troubled reports whether the origin failed a while ago, so that it is not
+// waited for when there is something else to give.
+func (a *ask) troubled(f *finding) bool {
+	a.c.flights.Lock()
+	failed := a.c.marks[a.key].failed
+	a.c.flights.Unlock()
+	if failed.IsZero() || f.now.Sub(failed) > troubleFor {
+		return false
+	}
+	f.refresh = f.now.Sub(failed) > retryAfter
+	f.reason = whyError
+	return true
+}
+
+// fromStore gives the object that was found; nil when it can't be read.
+func (a *ask) fromStore(f *finding) *http.Response {
+	m := f.object.Meta
+	age := m.age(f.now)
+	a.status.hit, a.status.timed, a.status.ttl, a.status.note = true, true, f.ttl, f.note
+	res, err := a.give(&source{meta: m, forms: f.object.Forms, object: f.object, aged: true, age: age})
+	if err != nil {
+		a.c.options.Store.Remove(f.object)
+		a.status = status{}
+		return nil
+	}
+	a.trace.Result, a.trace.Reason, a.trace.Age = Hit, string(f.reason), age
+	if f.reason != "" {
+		a.trace.Result = Stale
+	}
+	if f.refresh {
+		a.refresh(f)
+	}
+	return res
+}
+
+// unavailable is the answer to only-if-cached when there is nothing (RFC 9111
+// §5.2.1.7).
+func (a *ask) unavailable(f *finding) *http.Response {
+	a.trace.Result, a.trace.Reason = Failed, string(whyOnlyIfCached)
+	a.status.forward(f.reason)
+	a.status.fwd, a.status.detail = "", whyOnlyIfCached
+	h := http.Header{"Content-Length": {"0"}, "Date": {f.now.UTC().Format(http.TimeFormat)}}
+	a.status.set(h)
+	return response(a.req, http.StatusGatewayTimeout, h, http.NoBody, 0)
+}

@@ -1,0 +1,209 @@
+package cache
+
+import (
+	"net/http"
+	"strings"
+)
+
+// A request, as it is read:
+//
+//  1. read takes the policy, and says why the request passes by, if it does,
+//  2. what it says of caches, and its key,
+//  3. sent is the request as it goes on to be answered for everybody.
+//
+// Nothing that is not in the key, and by which a client could have another page
+// made for everybody, goes on with a request that is looked up.
+
+// ask is one request.
+type ask struct {
+	t      *Transport
+	c      *Cache
+	req    *http.Request
+	trace  *Trace
+	policy *Policy
+
+	control directives
+	head    bool
+	url     string // as the policy sees it; made when it is needed
+	key     Key
+	ranged  *ranged // nil for all of it
+	coded   bool    // accept was read
+	accept  codings
+	status  status // for Cache-Status
+}
+
+// read notes what the request asks for, and why it passes by: "" when it is
+// looked up.
+func (a *ask) read() Reason {
+	req := a.req
+	if a.t.Policy != nil {
+		a.policy = a.t.Policy(req)
+	}
+	if a.policy == nil {
+		a.policy = &Policy{}
+	}
+	if a.policy.Off {
+		return whyOff
+	}
+	switch req.Method {
+	case http.MethodGet, "":
+	case http.MethodHead:
+		a.head = true
+	default:
+		return whyMethod
+	}
+	if reason := passes(req); reason != "" {
+		return reason
+	}
+	if len(a.policy.BypassCookies) > 0 && a.bypassed() {
+		return whyBypassCookie
+	}
+	a.control = requestControl(req.Header)
+	var room [512]byte
+	at := appendURL(room[:0], req, a.policy)
+	a.key = keyOf(req, a.policy, at)
+	if ranges := req.Header["Range"]; len(ranges) > 0 && !a.head { // of GET alone (RFC 9110 §14.2)
+		a.ranged = readRange(ranges)
+	}
+	return ""
+}
+
+// passes says why a GET or HEAD is not looked up, whatever the policy.
+func passes(req *http.Request) Reason {
+	if req.Body != nil && req.Body != http.NoBody || req.ContentLength != 0 || len(req.TransferEncoding) > 0 {
+		return whyBody // a fat GET: the body is not in the key
+	}
+	for name := range req.Header {
+		switch name {
+		case "Upgrade":
+			return whyUpgrade
+		case "If-Match", "If-Unmodified-Since":
+			return whyPrecondition // the origin's alone to evaluate (RFC 9111 §4.3.2)
+		}
+		if overrides(name) {
+			return whyOverride
+		}
+	}
+	return ""
+}
+
+// bypassed reports whether the request has a cookie of Policy.BypassCookies.
+func (a *ask) bypassed() bool {
+	for pair := range cookies(a.req.Header) {
+		name, _, _ := strings.Cut(pair, "=")
+		if named(a.policy.BypassCookies, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// at is the URL as the policy sees it.
+func (a *ask) at() string {
+	if a.url == "" {
+		a.url = URL(a.req, a.policy)
+	}
+	return a.url
+}
+
+// takes is what the client's Accept-Encoding says.
+func (a *ask) takes() *codings {
+	if !a.coded {
+		a.accept, a.coded = readCodings(a.req.Header["Accept-Encoding"]), true
+	}
+	return &a.accept
+}
+
+// overridden are the fields that ask for another method than the request's.
+var overridden = map[string]bool{
+	"X-Http-Method-Override": true,
+	"X-Http-Method":          true,
+	"X-Method-Override":      true,
+}
+
+func overrides(name string) bool { return overridden[dashed(name)] }
+
+// poisonous are the fields by which origins commonly make another answer, and
+// that no key has: another host, another path, another scheme. Those that the
+// edge makes itself, Forwarded and X-Forwarded-For, -Host and -Proto, are true.
+var poisonous = map[string]bool{
+	"X-Forwarded-By":       true,
+	"X-Forwarded-Path":     true,
+	"X-Forwarded-Port":     true,
+	"X-Forwarded-Prefix":   true,
+	"X-Forwarded-Scheme":   true,
+	"X-Forwarded-Server":   true,
+	"X-Forwarded-Ssl":      true,
+	"X-Forwarded-Uri":      true,
+	"X-Forwarded-Url":      true,
+	"X-Forward-Host":       true,
+	"X-Host":               true,
+	"X-Http-Host-Override": true,
+	"X-Original-Host":      true,
+	"X-Original-Uri":       true,
+	"X-Original-Url":       true, // IIS, Symfony
+	"X-Rewrite-Uri":        true,
+	"X-Rewrite-Url":        true,
+	"X-Override-Url":       true,
+	"X-Request-Uri":        true,
+	"X-Proxy-Url":          true,
+	"X-Wap-Profile":        true,
+	"X-Scheme":             true,
+	"X-Url-Scheme":         true,
+	"Front-End-Https":      true,
+	"Proxy":                true, // httpoxy
+	"Base-Url":             true,
+	"Http-Host":            true,
+	"Destination":          true, // of WebDAV: of no use to a GET
+}
+
+// unkeyed reports whether a field is dropped from requests that are looked up.
+func unkeyed(name string) bool { return poisonous[dashed(name)] }
+
+// dashed is a field name as origins behind CGI see it: _ is -.
+func dashed(name string) string {
+	if strings.IndexByte(name, '_') < 0 {
+		return name
+	}
+	return http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
+}
+
+// safe are the methods that change nothing (RFC 9110 §9.2.1, and the IANA
+// registry of methods).
+func safe(method string) bool {
+	switch method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, "PROPFIND", "REPORT", "SEARCH", "QUERY", "PRI":
+		return true
+	}
+	return false
+}
+
+// sent is the request as it goes on, less its context: for everybody, so without
+// conditions of its own. own says that the answer is only for who asks for the
+// same codings, and the codings are the client's.
+func (a *ask) sent(own bool) *http.Request {
+	out := *a.req
+	out.Header = make(http.Header, len(a.req.Header)+3)
+	for name, values := range a.req.Header {
+		switch name {
+		case "If-None-Match", "If-Modified-Since", "If-Range", "Range", "Accept-Encoding":
+		default:
+			if !unkeyed(name) {
+				out.Header[name] = values
+			}
+		}
+	}
+	if !own {
+		out.Header["Accept-Encoding"] = []string{AcceptEncoding}
+	} else if accept := a.req.Header["Accept-Encoding"]; len(accept) > 0 {
+		out.Header["Accept-Encoding"] = accept
+	}
+	if !a.policy.Query.all() {
+		u := *a.req.URL
+		var has bool
+		u.RawQuery, has = a.policy.Query.of(a.req.URL)
+		u.ForceQuery = has && u.RawQuery == ""
+		out.URL = &u
+	}
+	return &out
+}

@@ -1,0 +1,225 @@
+package cache
+
+import (
+	"strconv"
+	"strings"
+	"time"
+)
+
+// CDN-Cache-Control (RFC 9213) is a Dictionary of RFC 9651: it is read by that
+// grammar or not at all. Of the members only the value counts, not its
+// parameters.
+
+// readTargeted reads the lines of the field; not ok is one that is malformed,
+// and to be ignored (RFC 9213 §2.1).
+func readTargeted(lines []string) (d directives, ok bool) {
+	d = noDirectives()
+	p := structured{s: strings.Join(lines, ",")}
+	members := map[string]bareItem{} // the last of a name counts (RFC 9651 §4.2.2)
+	p.skip(" ")
+	for p.s != "" {
+		name, ok := p.key()
+		if !ok {
+			return d, false
+		}
+		value := bareItem{kind: 'b', text: "1"}
+		if p.take('=') {
+			if value, ok = p.value(); !ok {
+				return d, false
+			}
+		}
+		if !p.parameters() {
+			return d, false
+		}
+		members[name] = value
+		p.skip(" \t")
+		if p.s == "" {
+			break
+		}
+		if !p.take(',') {
+			return d, false
+		}
+		if p.skip(" \t"); p.s == "" {
+			return d, false // a trailing comma
+		}
+	}
+	for name, value := range members {
+		d.member(name, value)
+	}
+	return d, true
+}
+
+// member notes one member. A directive that takes no number is set by anything
+// but false, as it only ever forbids; a lifetime that is no Integer is none.
+func (d *directives) member(name string, value bareItem) {
+	if value.kind == 'b' && value.text == "0" {
+		return
+	}
+	d.any = true
+	switch {
+	case value.kind == 'i', value.kind == 's':
+		d.set(name, value.text, true)
+	case name == "public":
+		d.public = d.public || value.kind == 'b'
+	case value.kind == 'b':
+		if name == "max-age" || name == "s-maxage" {
+			d.set(name, "", true)
+			return
+		}
+		d.set(name, "", false)
+	default:
+		d.set(name, `"`, true)
+	}
+}
+
+// bareItem is a value: kind is b for a Boolean, i for an Integer, s for a String, and
+// another for all else, whose text nobody needs.
+type bareItem struct {
+	kind byte
+	text string
+}
+
+// structured is what is left of a field.
+type structured struct{ s string }
+
+func (p *structured) skip(set string) { p.s = strings.TrimLeft(p.s, set) }
+
+func (p *structured) take(c byte) bool {
+	if p.s == "" || p.s[0] != c {
+		return false
+	}
+	p.s = p.s[1:]
+	return true
+}
+
+// span takes the bytes that ok says yes to.
+func (p *structured) span(ok func(c byte) bool) string {
+	n := 0
+	for n < len(p.s) && ok(p.s[n]) {
+		n++
+	}
+	taken := p.s[:n]
+	p.s = p.s[n:]
+	return taken
+}
+
+func isLower(c byte) bool { return c >= 'a' && c <= 'z' }
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
+func isAlpha(c byte) bool { return isLower(c | 0x20) }
+
+// key is RFC 9651 §4.2.3.3.
+func (p *structured) key() (string, bool) {
+	if p.s == "" || !isLower(p.s[0]) && p.s[0] != '*' {
+		return "", false
+	}
+	return p.span(func(c byte) bool {
+		return isLower(c) || isDigit(c) || c == '_' || c == '-' || c == '.' || c == '*'
+	}), true
+}
+
+// value is an Item or an Inner List (§4.2.1.1), without its parameters.
+func (p *structured) value() (bareItem, bool) {
+	if !p.take('(') {
+		return p.bare()
+	}
+	for {
+		p.skip(" ")
+		if p.take(')') {
+			return bareItem{kind: '('}, true
+		}
+		if _, ok := p.bare(); !ok || !p.parameters() {
+			return bareItem{}, false
+		}
+		if p.s == "" || p.s[0] != ' ' && p.s[0] != ')' {
+			return bareItem{}, false
+		}
+	}
+}
+
+// parameters is §4.2.3.2.
+func (p *structured) parameters() bool {
+	for p.take(';') {
+		p.skip(" ")
+		if _, ok := p.key(); !ok {
+			return false
+		}
+		if p.take('=') {
+			if _, ok := p.bare(); !ok {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// bare is a Bare Item (§4.2.3.1).
+func (p *structured) bare() (bareItem, bool) {
+	if p.s == "" {
+		return bareItem{}, false
+	}
+	switch c := p.s[0]; {
+	case c == '-' || isDigit(c):
+		return p.number()
+	case c == '"':
+		return p.quoted()
+	case c == '*' || isAlpha(c):
+		return bareItem{'t', p.span(func(c byte) bool {
+			return isAlpha(c) || isDigit(c) || strings.IndexByte("!#$%&'*+-.^_`|~:/", c) >= 0
+		})}, true
+	case c == '?' && len(p.s) > 1 && (p.s[1] == '0' || p.s[1] == '1'):
+		value := bareItem{'b', p.s[1:2]}
+		p.s = p.s[2:]
+		return value, true
+	case c == ':':
+		p.take(':')
+		p.span(func(c byte) bool { return isAlpha(c) || isDigit(c) || c == '+' || c == '/' || c == '=' })
+		return bareItem{kind: ':'}, p.take(':')
+	case c == '@': // a Date is an Integer behind a sign
+		p.take('@')
+		n, ok := p.number()
+		return bareItem{kind: '@'}, ok && n.kind == 'i'
+	}
+	return bareItem{}, false // a Display String among them: no directive has one
+}
+
+// number is §4.2.4: an Integer of 15 digits at most, or a Decimal of 12 and 3.
+func (p *structured) number() (bareItem, bool) {
+	sign := ""
+	if p.take('-') {
+		sign = "-"
+	}
+	whole := p.span(isDigit)
+	if whole == "" {
+		return bareItem{}, false
+	}
+	if p.take('.') {
+		part := p.span(isDigit)
+		return bareItem{kind: 'd'}, len(whole) <= 12 && part != "" && len(part) <= 3
+	}
+	return bareItem{'i', sign + whole}, len(whole) <= 15
+}
+
+// quoted is a String (§4.2.5).
+func (p *structured) quoted() (bareItem, bool) {
+	var text strings.Builder
+	for i := 1; i < len(p.s); i++ {
+		switch c := p.s[i]; {
+		case c == '"':
+			p.s = p.s[i+1:]
+			return bareItem{'s', text.String()}, true
+		case c == '\\':
+			if i++; i == len(p.s) || p.s[i] != '"' && p.s[i] != '\\' {
+				return bareItem{}, false
+			}
+			text.WriteByte(p.s[i])
+		case c < ' ' || c > '~':
+			return bareItem{}, false
+		default:
+			text.WriteByte(c)
+		}
+	}
+	return bareItem{}, false
+}
+
+// secondsText is d as delta-seconds.
+func secondsText(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) }

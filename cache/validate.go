@@ -1,0 +1,186 @@
+package cache
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Validation (RFC 9111 §4.3), within a fetch:
+//
+//  1. conditional adds the validators of what is kept,
+//  2. a 304 that is of it freshens it: its header is updated (§3.2), and judged
+//     anew; any other is as if none had come, and the request is sent without
+//     conditions,
+//  3. validated gives it.
+//
+// A HEAD goes on as it is, and its answer updates a GET's (§4.3.5).
+
+// conditional is the request with the validators of what is to be validated.
+func (f *flight) conditional() *http.Request {
+	if !f.validates() {
+		return f.out
+	}
+	of := f.valid.Meta.facts()
+	out := f.out.WithContext(f.out.Context())
+	out.Header = f.out.Header.Clone()
+	if of.etag != "" {
+		out.Header["If-None-Match"] = []string{of.etag}
+	}
+	if !of.modified.IsZero() {
+		out.Header["If-Modified-Since"] = []string{first(f.valid.Meta.Header, "Last-Modified")}
+	}
+	return out
+}
+
+// validates reports whether there is something to validate.
+func (f *flight) validates() bool {
+	return f.valid != nil && (f.valid.Meta.facts().etag != "" || !f.valid.Meta.facts().modified.IsZero())
+}
+
+// freshen lands what was validated by a 304; not ok is that it is another's.
+func (f *flight) freshen(x *exchanged) bool {
+	old := f.valid.Meta
+	x.res.Body.Close()
+	tag := first(x.res.Header, "Etag")
+	if !f.validates() || tag != "" && old.facts().etag != "" && !alike(tag, old.facts().etag) {
+		return false
+	}
+	all := updated(old, x.res.Header)
+	header := all.Clone()
+	delete(header, "Set-Cookie") // it is its client's, and says nothing of the rest
+	y := *x
+	y.res = &http.Response{StatusCode: old.Status, Header: header, ContentLength: -1}
+	v := y.judge()
+	if v.header == nil {
+		v.header = keptHeader(header, v.facts)
+	}
+	meta := old.with(v.header)
+	meta.Requested, meta.Received, meta.Until = x.requested, x.received, v.until(v.facts, x.received)
+	meta.Stale, meta.Note, meta.Tags = false, v.note, tagsOf(v.header)
+	object := &Object{Meta: meta, Forms: f.valid.Forms}
+	switch v.reason {
+	case "":
+		if renewed := f.c.options.Store.Renew(f.valid, meta); renewed != nil {
+			object = renewed
+		}
+	case whyRequestNoStore, whyAuthorization: // of this request: what is kept may stay as it was
+	default:
+		f.c.options.Store.Remove(f.valid)
+	}
+	f.land(landing{
+		status: http.StatusNotModified, reason: v.reason, object: object, header: all,
+		shared: v.reason == "" && v.shared && len(x.res.Header["Set-Cookie"]) == 0,
+	})
+	return true
+}
+
+// updated is the header of a kept answer with the fields of a newer one in place
+// of its own (§3.2).
+func updated(old *Meta, newer http.Header) http.Header {
+	h := old.Header.Clone()
+	for name, values := range newer {
+		switch name {
+		case "Content-Encoding", "Content-Length", "Content-Range":
+			continue // of the body, which is the old one
+		case "Etag":
+			if old.facts().etag != "" {
+				continue // the old one says which form it is for
+			}
+		}
+		if !connection[name] || name == "Set-Cookie" {
+			h[name] = values
+		}
+	}
+	if len(newer["Age"]) == 0 {
+		delete(h, "Age") // it was of the old one
+	}
+	return h
+}
+
+// validated gives an object that was validated.
+func (a *ask) validated(found *finding, f *flight, result Result) (*http.Response, error) {
+	l := &f.landing
+	m := l.object.Meta
+	age := m.age(m.Received)
+	a.trace.Result, a.trace.Age, a.trace.Kept = result, age, string(l.reason)
+	a.status.fwdStatus, a.status.note = http.StatusNotModified, m.Note
+	a.status.timed, a.status.ttl = true, m.Until.Sub(m.Received)
+	s := &source{meta: m, forms: l.object.Forms, object: l.object, aged: true, age: age}
+	if result == Revalidated {
+		s.header = l.header
+	}
+	res, err := a.give(s)
+	if err != nil {
+		a.c.options.Store.Remove(l.object)
+		return a.pass(found.reason)
+	}
+	return res, nil
+}
+
+// passHead sends a HEAD on, and updates what is kept by its answer.
+func (a *ask) passHead(found *finding) (*http.Response, error) {
+	a.trace.Result, a.trace.Kept, a.trace.Fetch = Uncacheable, string(whyHead), true
+	out := a.sent(true).WithContext(a.req.Context())
+	for _, name := range []string{"If-None-Match", "If-Modified-Since"} {
+		if lines := a.req.Header[name]; len(lines) > 0 {
+			out.Header[name] = lines
+		}
+	}
+	x := &exchanged{policy: a.policy, sent: out, noStore: a.control.noStore, most: a.c.options.MostBytes, requested: found.now}
+	res, err := a.t.Next.RoundTrip(out)
+	if (err != nil || isTrouble(res.StatusCode)) && found.onError {
+		if err == nil {
+			res.Body.Close()
+		}
+		return a.stale(found)
+	}
+	if err != nil {
+		a.trace.Result = Failed
+		return nil, err
+	}
+	if res.StatusCode == http.StatusOK && found.object != nil {
+		x.res, x.received = res, time.Now()
+		a.updateByHead(x, found.object)
+	}
+	a.status.fwdStatus, a.status.detail = res.StatusCode, whyHead
+	a.status.set(res.Header)
+	return res, nil
+}
+
+// updateByHead freshens an object by the answer to a HEAD, or makes it stale where
+// that is of another (§4.3.5).
+func (a *ask) updateByHead(x *exchanged, o *Object) {
+	old, h := o.Meta, x.res.Header
+	tag, same := first(h, "Etag"), true
+	if tag != "" || old.facts().etag != "" {
+		same = alike(tag, old.facts().etag)
+	} else if modified, ok := readTime(h["Last-Modified"]); ok {
+		same = modified.Equal(old.facts().modified)
+	}
+	if coding, _ := codingOf(h); same && coding == old.Coding && len(h["Content-Length"]) > 0 {
+		same = strings.Trim(h["Content-Length"][0], " ") == strconv.FormatInt(o.Forms[0].Body.Size(), 10)
+	}
+	if !same {
+		meta := old.with(old.Header)
+		meta.Until = earlier(meta.Until, x.received)
+		a.c.options.Store.Renew(o, meta)
+		return
+	}
+	if tag == "" && len(h["Last-Modified"]) == 0 {
+		return // it does not say of what it is
+	}
+	y := *x
+	header := updated(old, h)
+	delete(header, "Set-Cookie")
+	y.res = &http.Response{StatusCode: old.Status, Header: header, ContentLength: -1}
+	v := y.judge()
+	if v.reason != "" {
+		return
+	}
+	meta := old.with(v.header)
+	meta.Requested, meta.Received, meta.Until = x.requested, x.received, v.until(v.facts, x.received)
+	meta.Stale, meta.Note, meta.Tags = false, v.note, tagsOf(v.header)
+	a.c.options.Store.Renew(o, meta)
+}
