@@ -172,7 +172,10 @@ func (a *ask) answer() (*http.Response, error) {
 		a.status.forward(found.reason)
 		a.trace.Reason = string(found.reason)
 		if a.head {
-			return a.passHead(&found)
+			return a.passAlone(&found, whyHead)
+		}
+		if found.object == nil && conditional(a.req.Header) && a.expectsAlone() {
+			return a.passAlone(&found, whyExpected)
 		}
 		found.solo = after.solo || look >= mostLooks || found.reason == whyNoCache || a.control.noStore
 		if after.names != nil {
@@ -208,6 +211,13 @@ func (a *ask) troubled(f *finding) bool {
 	f.refresh = f.now.Sub(failed) > retryAfter
 	f.reason = whyError
 	return true
+}
+
+// expectsAlone reports whether the answer is expected to be for this request alone.
+func (a *ask) expectsAlone() bool {
+	a.c.flights.Lock()
+	defer a.c.flights.Unlock()
+	return time.Now().Before(a.c.marks[a.key].uncacheable)
 }
 
 // fromStore gives the object that was found; nil when it can't be read.

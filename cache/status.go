@@ -72,6 +72,7 @@ const (
 	whyNoFreshness    Reason = "no-freshness"
 	whyNoRoom         Reason = "no-room"
 	whyHead           Reason = "head"
+	whyExpected       Reason = "uncacheable" // the last one was not, a while ago
 )
 
 // Trace is what became of one request.

@@ -177,10 +177,10 @@ func (x *exchanged) lifeless(v *verdict) Reason {
 		return whyNoFreshness
 	case validator && (v.life != none || v.facts.any || byDefault(status)):
 		return "" // it is validated each time: the body need not come again
-	case v.life == none:
-		return whyNoFreshness
 	case v.facts.noCache:
 		return whyNoCache
+	case v.life == none:
+		return whyNoFreshness
 	}
 	return whyExpired
 }

@@ -49,26 +49,30 @@ func readTargeted(lines []string) (d directives, ok bool) {
 	return d, true
 }
 
-// member notes one member. A directive that takes no number is set by anything
-// but false, as it only ever forbids; a lifetime that is no Integer is none.
+// member notes one member. A directive that forbids is set by anything but false;
+// one that takes a number, by an Integer alone, and public by true: any other value
+// is as malformed (RFC 9213 §2.1).
 func (d *directives) member(name string, value bareItem) {
-	if value.kind == 'b' && value.text == "0" {
+	boolean, text := value.kind == 'b', value.text
+	if boolean && text == "0" {
 		return
 	}
 	d.any = true
-	switch {
-	case value.kind == 'i', value.kind == 's':
-		d.set(name, value.text, true)
-	case name == "public":
-		d.public = d.public || value.kind == 'b'
-	case value.kind == 'b':
-		if name == "max-age" || name == "s-maxage" {
-			d.set(name, "", true)
-			return
+	switch name {
+	case "public":
+		d.public = boolean
+	case "no-cache", "private":
+		if value.kind != 's' {
+			text = "" // all of it
 		}
-		d.set(name, "", false)
+		d.set(name, text, true)
+	case "max-age", "s-maxage", "stale-while-revalidate", "stale-if-error":
+		if value.kind != 'i' {
+			text = ""
+		}
+		d.set(name, text, true)
 	default:
-		d.set(name, `"`, true)
+		d.set(name, "", false)
 	}
 }
 

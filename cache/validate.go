@@ -119,11 +119,12 @@ func (a *ask) validated(found *finding, f *flight, result Result) (*http.Respons
 	return res, nil
 }
 
-// passHead sends a HEAD on, and updates what is kept by its answer.
-func (a *ask) passHead(found *finding) (*http.Response, error) {
-	a.trace.Result, a.trace.Kept, a.trace.Fetch = Uncacheable, string(whyHead), true
+// passAlone sends on, as it came, what is for this request alone: a HEAD, and a
+// GET with conditions where the answer is not expected to be kept.
+func (a *ask) passAlone(found *finding, why Reason) (*http.Response, error) {
+	a.trace.Result, a.trace.Kept, a.trace.Fetch = Uncacheable, string(why), true
 	out := a.sent(true).WithContext(a.req.Context())
-	for _, name := range []string{"If-None-Match", "If-Modified-Since"} {
+	for _, name := range []string{"If-None-Match", "If-Modified-Since", "Range", "If-Range"} {
 		if lines := a.req.Header[name]; len(lines) > 0 {
 			out.Header[name] = lines
 		}
@@ -140,11 +141,11 @@ func (a *ask) passHead(found *finding) (*http.Response, error) {
 		a.trace.Result = Failed
 		return nil, err
 	}
-	if res.StatusCode == http.StatusOK && found.object != nil {
+	if a.head && res.StatusCode == http.StatusOK && found.object != nil {
 		x.res, x.received = res, time.Now()
 		a.updateByHead(x, found.object)
 	}
-	a.status.fwdStatus, a.status.detail = res.StatusCode, whyHead
+	a.status.fwdStatus, a.status.detail = res.StatusCode, why
 	a.status.set(res.Header)
 	return res, nil
 }

@@ -1,0 +1,167 @@
+package cache
+
+import (
+	"context"
+	"time"
+)
+
+// Who waits for a fetch:
+//
+//  1. flightKey says which requests one fetch can be for,
+//  2. join takes a seat at one that is under way, or begins one; refresh begins one
+//     that nobody waits for,
+//  3. left is told when the last has left: what will be kept comes nevertheless, as
+//     long as there are not too many of those (Options.MostFetches),
+//  4. end takes the fetch off the list.
+
+// flightKey is what requests have alike that a fetch can be for: the key, and
+// what else is known to change the answer.
+type flightKey struct {
+	key     Key
+	variant string
+}
+
+// flightKey of a request: what is known to make a difference.
+func (a *ask) flightKey(f *finding) flightKey {
+	key := flightKey{key: a.key}
+	if !f.own && len(f.names) == 0 && a.ranged == nil {
+		return key
+	}
+	var b []byte
+	if f.own || a.fetchesRange(f) {
+		b = appendPart(append(b, 'o'), selectorValue(a.req.Header, "Accept-Encoding"))
+	}
+	for _, name := range f.names {
+		b = appendPart(appendPart(append(b, 'v'), name), selectorValue(a.req.Header, name))
+	}
+	if a.fetchesRange(f) {
+		b = appendPart(appendPart(append(b, 'r'), a.ranged.text()), first(a.req.Header, "If-Range"))
+	}
+	key.variant = string(b)
+	return key
+}
+
+// fetchesRange reports whether a part alone is fetched: where there is a whole,
+// that is validated, and the part taken of it.
+func (a *ask) fetchesRange(f *finding) bool { return a.ranged != nil && f.object == nil }
+
+// join finds a fetch that the request can wait for, or begins one; nil when the
+// cache is closed.
+func (c *Cache) join(a *ask, found *finding, retried bool) (*flight, *seat) {
+	key := a.flightKey(found)
+	c.flights.Lock()
+	defer c.flights.Unlock()
+	if c.closed {
+		return nil, nil
+	}
+	if m, ok := c.marks[a.key]; ok && time.Now().Before(m.uncacheable) {
+		found.solo = true
+	}
+	if !found.solo {
+		if f := c.joined[key]; f != nil {
+			// Who wants it validated wants no answer from before.
+			if s := f.sit(a.req.Context(), found.reason == whyRequestControl); s != nil {
+				f.attend()
+				return f, s
+			}
+		}
+	}
+	f := c.begin(a, found, key)
+	f.first = f.sit(a.req.Context(), false)
+	c.work.Go(f.run)
+	return f, f.first
+}
+
+// refresh fetches in the background, once.
+func (a *ask) refresh(found *finding) {
+	c, key := a.c, a.flightKey(found)
+	c.flights.Lock()
+	defer c.flights.Unlock()
+	if c.closed || c.joined[key] != nil || c.lone.Load() >= int64(c.options.MostFetches) {
+		return
+	}
+	f := c.begin(a, found, key)
+	f.detach()
+	c.work.Go(f.run)
+}
+
+// begin makes a fetch. c.flights is held.
+func (c *Cache) begin(a *ask, found *finding, key flightKey) *flight {
+	ranged := a.fetchesRange(found)
+	out := a.sent(found.own || ranged)
+	if ranged {
+		out.Header["Range"] = []string{a.ranged.text()}
+		if lines := a.req.Header["If-Range"]; len(lines) > 0 {
+			out.Header["If-Range"] = lines
+		}
+	}
+	ctx, cancel := context.WithCancel(context.WithValue(context.WithoutCancel(a.req.Context()), keptKey{}, true))
+	f := &flight{
+		c: c, next: a.t.Next, key: key, cancel: cancel, policy: a.policy, url: a.at(),
+		out: out.WithContext(ctx), valid: found.object, noStore: a.control.noStore, spare: found.onError, solo: found.solo,
+		answered: make(chan struct{}),
+	}
+	f.stream.changed = make(chan struct{})
+	f.seats = map[*seat]struct{}{}
+	c.all[f] = struct{}{}
+	if !found.solo {
+		c.joined[key] = f
+	}
+	return f
+}
+
+type keptKey struct{}
+
+// MayKeep reports whether ctx is of a request whose answer the cache may keep: its
+// body must be what its header says.
+func MayKeep(ctx context.Context) bool { return ctx.Value(keptKey{}) != nil }
+
+// end is the last of the fetch.
+func (f *flight) end(handed bool) {
+	f.c.flights.Lock()
+	f.unjoin()
+	delete(f.c.all, f)
+	f.attend()
+	f.c.flights.Unlock()
+	f.finish(nil)
+	f.settle()
+	if !handed {
+		f.cancel()
+	}
+}
+
+// attend notes that somebody waits for the fetch, or nobody needs to. c.flights is
+// held.
+func (f *flight) attend() {
+	if f.detached {
+		f.detached = false
+		f.c.lone.Add(-1)
+	}
+}
+
+// detach notes that nobody does. c.flights is held.
+func (f *flight) detach() {
+	if !f.detached {
+		f.detached = true
+		f.c.lone.Add(1)
+	}
+}
+
+// left is what a fetch does when the last who waited for it has left: it goes on
+// when it will be kept, and not too many do.
+func (f *flight) left() {
+	f.c.flights.Lock()
+	defer f.c.flights.Unlock()
+	if _, under := f.c.all[f]; !under {
+		return
+	}
+	if f.waited() {
+		return // another came meanwhile, or the answer has
+	}
+	if f.keepable() && f.c.lone.Load() < int64(f.c.options.MostFetches) {
+		f.detach()
+		return
+	}
+	f.unjoin()
+	f.cancel()
+}

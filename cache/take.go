@@ -1,0 +1,132 @@
+package cache
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// What a request gets of a fetch, and what it does when that is not for it:
+//
+//  1. fetch waits for the fetch to land,
+//  2. whose request began it takes what there is (takeFirst): also an answer that is
+//     for it alone, or the failure,
+//  3. those that waited take what is for them (take), or are sent to look again,
+//     with what was learnt: one of them fetches again what failed,
+//  4. who has something stale that may be given on an error is given that.
+
+// fetch gives the answer of a fetch. again is what was learnt of one that was not
+// for this request.
+func (a *ask) fetch(found *finding, retried bool) (*http.Response, *landed, error) {
+	f, s := a.c.join(a, found, retried)
+	if f == nil {
+		res, err := a.pass(whyClosed)
+		return res, nil, err
+	}
+	select {
+	case <-f.answered:
+	case <-a.req.Context().Done():
+		s.Close()
+		a.trace.Result = Failed
+		return nil, nil, context.Cause(a.req.Context())
+	}
+	if s == f.first {
+		a.trace.Fetch = true
+		res, err := a.takeFirst(found, f, s)
+		return res, nil, err
+	}
+	return a.take(found, f, s, retried)
+}
+
+// takeFirst gives the answer to whose request it is.
+func (a *ask) takeFirst(found *finding, f *flight, s *seat) (*http.Response, error) {
+	l := &f.landing
+	if (l.err != nil || isTrouble(l.status)) && found.onError {
+		s.Close()
+		return a.stale(found)
+	}
+	switch {
+	case l.err != nil:
+		s.Close()
+		a.trace.Result, a.trace.Reason = Failed, string(whyError)
+		return nil, l.err
+	case l.object != nil:
+		s.Close()
+		return a.validated(found, f, Revalidated)
+	case l.alone != nil:
+		a.trace.Result, a.trace.Kept = Uncacheable, string(l.reason)
+		a.status.fwdStatus, a.status.detail = l.status, l.reason
+		a.status.set(l.alone.Header)
+		l.alone.Request = a.req
+		l.alone.Body = s.alone(l.alone.Body)
+		return l.alone, nil
+	}
+	a.trace.Result = Miss
+	a.status.fwdStatus, a.status.stored, a.status.note = l.status, true, l.meta.Note
+	a.status.timed, a.status.ttl = true, l.meta.Until.Sub(l.meta.Received)
+	if l.own && !a.takesAsIs(l.meta, selectorValue(f.out.Header, "Accept-Encoding")) {
+		s.Close() // another form is fetched for it
+		return a.again(found)
+	}
+	return a.give(&source{meta: l.meta, forms: []Form{{Coding: l.meta.Coding}}, seat: s, size: l.size, header: l.header})
+}
+
+// again fetches for a request that can't read what its fetch brought.
+func (a *ask) again(found *finding) (*http.Response, error) {
+	if found.own {
+		return a.pass(whyCoding)
+	}
+	next := *found
+	next.own, next.object = true, nil
+	res, _, err := a.fetch(&next, true)
+	if res == nil && err == nil {
+		return a.pass(whyCoding)
+	}
+	return res, err
+}
+
+// take gives the answer to a request that waited for another's fetch.
+func (a *ask) take(found *finding, f *flight, s *seat, retried bool) (*http.Response, *landed, error) {
+	l := &f.landing
+	if (l.err != nil || isTrouble(l.status)) && found.onError {
+		s.Close()
+		res, err := a.stale(found)
+		return res, nil, err
+	}
+	switch {
+	case l.err != nil:
+		s.Close()
+		if retried {
+			a.trace.Result, a.trace.Reason = Failed, string(whyError)
+			return nil, nil, l.err
+		}
+		return nil, &landed{failed: true}, nil
+	case l.object != nil && l.shared && a.selects(l.object.Meta):
+		s.Close()
+		a.status.collapsed = true
+		res, err := a.validated(found, f, Collapsed)
+		return res, nil, err
+	case l.meta != nil && l.shared && a.selects(l.meta):
+		now := time.Now()
+		a.trace.Result, a.trace.Age = Collapsed, l.meta.age(now)
+		a.status.collapsed, a.status.note = true, l.meta.Note
+		a.status.timed, a.status.ttl = true, l.meta.Until.Sub(now)
+		res, err := a.give(&source{meta: l.meta, forms: []Form{{Coding: l.meta.Coding}}, seat: s, size: l.size, aged: true, age: l.meta.age(now)})
+		return res, nil, err
+	}
+	s.Close()
+	again := &landed{solo: !l.shared, own: l.own, failed: retried}
+	if l.meta != nil {
+		again.names = varyNames(l.meta.Header)
+	}
+	return nil, again, nil
+}
+
+// stale gives what was found, beyond its freshness, as there is no other.
+func (a *ask) stale(found *finding) (*http.Response, error) {
+	found.reason, found.refresh = whyError, false
+	if res := a.fromStore(found); res != nil {
+		return res, nil
+	}
+	return a.pass(whyError)
+}
