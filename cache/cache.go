@@ -49,6 +49,7 @@ type Cache struct {
 	cut     context.CancelFunc
 	work    sync.WaitGroup // fetches and forms; begun under flights, while not closed
 	lone    atomic.Int64   // fetches that nobody waits for
+	rules   rules          // of No-Vary-Search
 
 	flights sync.Mutex // guards the rest
 	closed  bool

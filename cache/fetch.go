@@ -190,7 +190,7 @@ func (f *flight) hand(res *http.Response, reason Reason) bool {
 func (f *flight) meta(x *exchanged, v *verdict) *Meta {
 	coding, _ := codingOf(v.header)
 	m := &Meta{
-		Key: f.key.key, ID: variantID(v.vary, v.span), Site: f.policy.Site, URL: f.url,
+		Key: f.keptUnder(v.header), ID: variantID(v.vary, v.span), Site: f.policy.Site, URL: f.url,
 		Status: x.res.StatusCode, Header: v.header, Vary: v.vary, Coding: coding, Span: v.span, Tags: tagsOf(v.header),
 		Requested: x.requested, Received: x.received, Until: v.until(v.facts, x.received), Note: v.note,
 	}

@@ -33,7 +33,7 @@ type finding struct {
 // lookup finds what is kept for the request.
 func (a *ask) lookup() finding {
 	f := finding{reason: whyAbsent}
-	objects := a.c.options.Store.Find(a.key)
+	objects := a.find()
 	f.now = time.Now()
 	for _, o := range objects {
 		m := o.Meta

@@ -91,7 +91,7 @@ func (a *ask) forget(u *url.URL) {
 	}
 	key := keyOf(of, a.policy, []byte(at))
 	a.c.overtake(func(f *flight) bool { return f.key.key == key }, purge{})
-	for _, o := range a.c.options.Store.Find(key) {
+	for _, o := range (&ask{c: a.c, req: of, policy: a.policy, key: key}).find() {
 		a.c.options.Store.Remove(o)
 	}
 }

@@ -6,30 +6,40 @@ import (
 	"time"
 )
 
-// CDN-Cache-Control (RFC 9213) is a Dictionary of RFC 9651: it is read by that
-// grammar or not at all. Of the members only the value counts, not its
+// CDN-Cache-Control (RFC 9213), as No-Vary-Search, is a Dictionary of RFC 9651: it is
+// read by that grammar or not at all. Of a member only the value counts, not its
 // parameters.
 
 // readTargeted reads the lines of the field; not ok is one that is malformed,
 // and to be ignored (RFC 9213 §2.1).
 func readTargeted(lines []string) (d directives, ok bool) {
 	d = noDirectives()
+	members, ok := readDictionary(lines)
+	for name, value := range members {
+		d.member(name, value)
+	}
+	return d, ok
+}
+
+// readDictionary reads the members of a Dictionary (RFC 9651 §4.2.2), without their
+// parameters.
+func readDictionary(lines []string) (members map[string]bareItem, ok bool) {
 	p := structured{s: strings.Join(lines, ",")}
-	members := map[string]bareItem{} // the last of a name counts (RFC 9651 §4.2.2)
+	members = map[string]bareItem{} // the last of a name counts
 	p.skip(" ")
 	for p.s != "" {
 		name, ok := p.key()
 		if !ok {
-			return d, false
+			return nil, false
 		}
 		value := bareItem{kind: 'b', text: "1"}
 		if p.take('=') {
 			if value, ok = p.value(); !ok {
-				return d, false
+				return nil, false
 			}
 		}
 		if !p.parameters() {
-			return d, false
+			return nil, false
 		}
 		members[name] = value
 		p.skip(" \t")
@@ -37,16 +47,13 @@ func readTargeted(lines []string) (d directives, ok bool) {
 			break
 		}
 		if !p.take(',') {
-			return d, false
+			return nil, false
 		}
 		if p.skip(" \t"); p.s == "" {
-			return d, false // a trailing comma
+			return nil, false // a trailing comma
 		}
 	}
-	for name, value := range members {
-		d.member(name, value)
-	}
-	return d, true
+	return members, true
 }
 
 // member notes one member. A directive that forbids is set by anything but false;
@@ -76,11 +83,13 @@ func (d *directives) member(name string, value bareItem) {
 	}
 }
 
-// bareItem is a value: kind is b for a Boolean, i for an Integer, s for a String, and
-// another for all else, whose text nobody needs.
+// bareItem is a value: kind is b for a Boolean, i for an Integer, s for a String, (
+// for an Inner List, and another for all else, whose text nobody needs.
 type bareItem struct {
-	kind byte
-	text string
+	kind    byte
+	text    string
+	list    []string // of an Inner List
+	strings bool     // and all in it are Strings
 }
 
 // structured is what is left of a field.
@@ -126,14 +135,18 @@ func (p *structured) value() (bareItem, bool) {
 	if !p.take('(') {
 		return p.bare()
 	}
+	list := bareItem{kind: '(', strings: true}
 	for {
 		p.skip(" ")
 		if p.take(')') {
-			return bareItem{kind: '('}, true
+			return list, true
 		}
-		if _, ok := p.bare(); !ok || !p.parameters() {
+		one, ok := p.bare()
+		if !ok || !p.parameters() {
 			return bareItem{}, false
 		}
+		list.strings = list.strings && one.kind == 's'
+		list.list = append(list.list, one.text)
 		if p.s == "" || p.s[0] != ' ' && p.s[0] != ')' {
 			return bareItem{}, false
 		}
@@ -167,11 +180,11 @@ func (p *structured) bare() (bareItem, bool) {
 	case c == '"':
 		return p.quoted()
 	case c == '*' || isAlpha(c):
-		return bareItem{'t', p.span(func(c byte) bool {
+		return bareItem{kind: 't', text: p.span(func(c byte) bool {
 			return isAlpha(c) || isDigit(c) || strings.IndexByte("!#$%&'*+-.^_`|~:/", c) >= 0
 		})}, true
 	case c == '?' && len(p.s) > 1 && (p.s[1] == '0' || p.s[1] == '1'):
-		value := bareItem{'b', p.s[1:2]}
+		value := bareItem{kind: 'b', text: p.s[1:2]}
 		p.s = p.s[2:]
 		return value, true
 	case c == ':':
@@ -200,7 +213,7 @@ func (p *structured) number() (bareItem, bool) {
 		part := p.span(isDigit)
 		return bareItem{kind: 'd'}, len(whole) <= 12 && part != "" && len(part) <= 3
 	}
-	return bareItem{'i', sign + whole}, len(whole) <= 15
+	return bareItem{kind: 'i', text: sign + whole}, len(whole) <= 15
 }
 
 // quoted is a String (§4.2.5).
@@ -210,7 +223,7 @@ func (p *structured) quoted() (bareItem, bool) {
 		switch c := p.s[i]; {
 		case c == '"':
 			p.s = p.s[i+1:]
-			return bareItem{'s', text.String()}, true
+			return bareItem{kind: 's', text: text.String()}, true
 		case c == '\\':
 			if i++; i == len(p.s) || p.s[i] != '"' && p.s[i] != '\\' {
 				return bareItem{}, false
