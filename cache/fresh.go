@@ -172,7 +172,7 @@ func (p *Policy) freshness(f *facts, status int) lifetimes {
 	case silent && p.DefaultTTL > 0 && p.covers(status):
 		return lifetimes{p.DefaultTTL, true, "default_ttl", "default_ttl=" + secondsText(p.DefaultTTL)}
 	case silent && p.Negative > 0 && negative(status):
-		return lifetimes{p.Negative, true, "negative", "negative=" + secondsText(p.Negative)}
+		return lifetimes{p.Negative, true, "negative_ttl", "negative_ttl=" + secondsText(p.Negative)}
 	case silent && p.Heuristic && !f.modified.IsZero() && (byDefault(status) || f.public):
 		life := min(f.date.Sub(f.modified)/10, mostHeuristic)
 		return lifetimes{max(0, life), false, "heuristic", "heuristic"}

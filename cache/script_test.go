@@ -324,7 +324,7 @@ func (p *play) set(name, value string, _ bool) (err error) {
 		duration(&p.policy.DefaultTTL)
 	case "heuristic":
 		p.policy.Heuristic = true
-	case "negative":
+	case "negative_ttl":
 		duration(&p.policy.Negative)
 	case "statuses":
 		for _, one := range list {
@@ -349,11 +349,11 @@ func (p *play) set(name, value string, _ bool) (err error) {
 		p.policy.KeyCookies = list
 	case "bypass_cookies":
 		p.policy.BypassCookies = list
-	case "most_bytes":
+	case "object_bytes":
 		p.policy.MostBytes, err = strconv.ParseInt(value, 10, 64)
-	case "extensions":
+	case "match_extension":
 		p.policy.Extensions = true
-	case "search":
+	case "no_vary_search":
 		p.policy.Search = true
 	default:
 		err = fmt.Errorf("no such policy: %s", name)

@@ -1,0 +1,259 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// Explain takes the way of a request and says what it sees:
+//
+//  1. whether it is looked up, and under which key,
+//  2. what is kept under that, and which of it the request selects,
+//  3. how fresh that is, and what follows,
+//  4. where the origin would be asked, it is: whether its answer would be kept, and
+//     why not.
+//
+// It decides nothing itself: it calls what RoundTrip calls. Nothing is kept, and
+// nothing that is kept changes.
+
+// Step is one step of a decision.
+type Step struct {
+	About   string `json:"about"`             // what it is about, in a word
+	Says    string `json:"says"`              // what was found, and what follows
+	Section string `json:"section,omitempty"` // of the RFC, or of the policy
+}
+
+// explaining is a decision as it is told.
+type explaining struct {
+	*ask
+	steps []Step
+}
+
+func (e *explaining) say(about, section, format string, args ...any) {
+	e.steps = append(e.steps, Step{about, fmt.Sprintf(format, args...), section})
+}
+
+// Explain says, step by step, what would become of a request now. Where the cache
+// would ask the origin, the origin is asked, and its body not read.
+func (t *Transport) Explain(ctx context.Context, req *http.Request) []Step {
+	req = req.WithContext(ctx)
+	e := &explaining{ask: &ask{t: t, c: t.Cache, req: req, trace: &Trace{}}}
+	if reason := e.read(); reason != "" {
+		e.say("request", sections[reason], "%s %s passes by the cache: %s", req.Method, URL(req, e.policy), explained[reason])
+		if !safe(req.Method) {
+			e.say("request", "RFC 9111 §4.4", "an answer that is no error invalidates what is kept of it")
+		}
+		return e.steps
+	}
+	e.say("request", "RFC 9111 §4", "%s is looked up", req.Method)
+	e.key()
+	found := e.lookup()
+	e.kept(&found)
+	if found.serve {
+		e.served(&found)
+		return e.steps
+	}
+	if parts := e.fromParts(&found); parts != nil {
+		parts.Body.Close()
+		e.say("answer", "RFC 9111 §3.4", "given from the parts that are kept")
+		return e.steps
+	}
+	e.say("lookup", sections[found.reason], "the origin is asked: %s", explained[found.reason])
+	if e.control.onlyIfCached {
+		e.say("answer", "RFC 9111 §5.2.1.7", "504: the request wants no answer but a kept one")
+		return e.steps
+	}
+	e.asks(&found)
+	return e.steps
+}
+
+// key says what the request is known by.
+func (e *explaining) key() {
+	p := e.policy
+	e.say("key", "", "%s of site %q", e.at(), p.Site)
+	if !p.Query.all() {
+		e.say("key", "policy query_only, query_ignore", "of the query %q this counts: %q", e.req.URL.RawQuery, first(http.Header{"Q": queryOf(p, e.req)}, "Q"))
+	}
+	for _, name := range p.KeyHeaders {
+		e.say("key", "policy key_headers", "%s: %q counts", name, selectorValue(e.req.Header, name))
+	}
+	for _, name := range p.KeyCookies {
+		value, _ := cookie(e.req.Header, name)
+		e.say("key", "policy key_cookies", "cookie %s=%q counts", name, value)
+	}
+	for name := range e.req.Header {
+		if unkeyed(name) {
+			e.say("request", "", "%s is dropped: it is in no key, and origins may answer by it", name)
+		}
+	}
+}
+
+func queryOf(p *Policy, req *http.Request) []string {
+	query, _ := p.Query.of(req.URL)
+	return []string{query}
+}
+
+// kept says what there is under the key.
+func (e *explaining) kept(found *finding) {
+	objects := e.find()
+	if len(objects) == 0 {
+		e.say("lookup", "RFC 9111 §4", "nothing is kept under the key")
+	}
+	for _, o := range objects {
+		m := o.Meta
+		what := fmt.Sprintf("%d of %s, %d bytes", m.Status, m.Received.UTC().Format(time.RFC3339), o.Forms[0].Body.Size())
+		if m.Span != nil {
+			what += ", " + contentRange(m.Span.From, m.Span.To, m.Span.Of)
+		}
+		switch field := e.mismatch(m); {
+		case field != "":
+			e.say("vary", "RFC 9111 §4.1", "%s is not selected: %s is %q, it was made for %q", what, field, selectorValue(e.req.Header, field), m.madeFor(field))
+		case m.implicit() && personal(e.req.Header):
+			e.say("vary", "", "%s is not selected: it says nothing of caches, and the request says who the client is", what)
+		case o == found.object:
+			e.say("vary", "RFC 9111 §4.1", "%s is selected", what)
+			e.weighed(found)
+		case m.Span != nil:
+			e.say("vary", "RFC 9111 §3.3", "%s is a part", what)
+		default:
+			e.say("vary", "RFC 9111 §4", "%s is selected, but there is a newer one", what)
+		}
+	}
+}
+
+func (m *Meta) madeFor(field string) string {
+	for _, s := range m.Vary {
+		if s.Name == field {
+			return s.Value
+		}
+	}
+	return ""
+}
+
+// weighed says how fresh the selected answer is.
+func (e *explaining) weighed(f *finding) {
+	m := f.object.Meta
+	of := m.facts()
+	if l := e.policy.freshness(of, m.Status); l.life == none {
+		e.say("freshness", "RFC 9111 §4.2.1", "nothing says how long it is fresh")
+	} else {
+		e.say("freshness", freshnessSection(l), "fresh for %s by %s, %s old", l.life, l.source, m.age(f.now).Round(time.Second))
+	}
+	if m.Stale {
+		e.say("freshness", "", "purged softly: it is given while another is fetched")
+	}
+	if f.ttl > 0 {
+		e.say("freshness", "RFC 9111 §4.2", "fresh until %s", m.Until.UTC().Format(time.RFC3339))
+		return
+	}
+	e.say("freshness", "RFC 9111 §4.2", "stale since %s", m.Until.UTC().Format(time.RFC3339))
+	if must := of.mustValidate(); must != "" {
+		e.say("stale", "RFC 9111 §4.2.4", "%s: it may not be given stale", must)
+	}
+	while, ifError, _ := e.policy.windows(of, m.Status)
+	if while > 0 {
+		e.say("stale", "RFC 5861 §3", "it may be given for %s while another is fetched", while)
+	}
+	if ifError > 0 {
+		e.say("stale", "RFC 5861 §4", "it may be given for %s when the origin fails", ifError)
+	}
+}
+
+func freshnessSection(l lifetimes) string {
+	switch {
+	case l.source == "heuristic":
+		return "RFC 9111 §4.2.2"
+	case l.note != "":
+		return "policy " + l.source
+	}
+	return "RFC 9111 §4.2.1"
+}
+
+// served says what is given.
+func (e *explaining) served(f *finding) {
+	form := e.pick(f.object.Meta, f.object.Forms)
+	coding := form.coding
+	if coding == "" {
+		coding = "no coding"
+	}
+	if f.reason == "" {
+		e.say("answer", "RFC 9111 §4", "a hit, in %s", coding)
+	} else {
+		e.say("answer", sections[f.reason], "given stale, in %s: %s", coding, explained[f.reason])
+	}
+	if f.refresh {
+		e.say("answer", "RFC 5861 §3", "another is fetched meanwhile")
+	}
+	if form.form == nil || form.wanted != form.coding {
+		e.say("form", "RFC 9110 §12.5.3", "the client would like %q, which is made and kept", form.wanted)
+	}
+}
+
+// asks asks the origin, and says whether the answer would be kept.
+func (e *explaining) asks(found *finding) {
+	ctx, cancel := context.WithCancel(context.WithValue(e.req.Context(), keptKey{}, true))
+	defer cancel()
+	ranged := e.fetchesRange(found)
+	f := &flight{c: e.c, out: e.sent(found.own || ranged).WithContext(ctx), valid: found.object}
+	if ranged {
+		f.out.Header["Range"] = []string{e.ranged.text()}
+	}
+	if f.validates() {
+		e.say("fetch", "RFC 9111 §4.3.1", "with the validators of what is kept: If-None-Match: %s, If-Modified-Since: %s", found.object.Meta.facts().etag, first(found.object.Meta.Header, "Last-Modified"))
+	}
+	x := &exchanged{policy: e.policy, sent: f.out, noStore: e.control.noStore, most: e.c.options.MostBytes, requested: time.Now()}
+	res, err := e.t.Next.RoundTrip(f.conditional())
+	x.received = time.Now()
+	if err != nil {
+		e.say("fetch", "", "failed: %v", err)
+		if found.onError {
+			e.say("answer", "RFC 5861 §4", "what is kept is given stale")
+		}
+		return
+	}
+	defer res.Body.Close()
+	x.res = res
+	e.say("fetch", "", "the origin answers %d in %s", res.StatusCode, x.received.Sub(x.requested).Round(time.Millisecond))
+	for _, name := range []string{"Cdn-Cache-Control", "Cache-Control", "Expires", "Age", "Date", "Vary", "Etag", "Last-Modified", "Content-Encoding"} {
+		if lines := res.Header[name]; len(lines) > 0 {
+			e.say("fetch", "", "%s: %s", name, strings.Join(lines, ", "))
+		}
+	}
+	if res.StatusCode == http.StatusNotModified && f.validates() {
+		e.say("answer", "RFC 9111 §4.3.4", "what is kept is still so, and freshened")
+		x.res = &http.Response{StatusCode: found.object.Meta.Status, Header: updated(found.object.Meta, res.Header), ContentLength: -1}
+		x.res.Header.Del("Set-Cookie")
+	}
+	e.judged(x)
+}
+
+// judged says whether an answer would be kept.
+func (e *explaining) judged(x *exchanged) {
+	v := x.judge()
+	if v.facts.targeted {
+		e.say("store", "RFC 9213 §2.2", "CDN-Cache-Control counts, in place of Cache-Control and Expires")
+	}
+	if v.reason != "" {
+		e.say("store", sections[v.reason], "not kept: %s", explained[v.reason])
+		return
+	}
+	for _, s := range v.vary {
+		e.say("store", "RFC 9111 §4.1", "for requests with %s: %q", s.Name, s.Value)
+	}
+	if v.life == none {
+		e.say("store", "RFC 9111 §4.3", "kept, and validated each time: nothing says how long it is fresh, but it has a validator")
+		return
+	}
+	e.say("store", freshnessSection(v.lifetimes), "fresh for %s by %s, %s old already", v.life, v.source, v.facts.initial.Round(time.Second))
+	if v.shared {
+		e.say("store", "RFC 9111 §3", "kept until %s", v.until(v.facts, x.received).UTC().Format(time.RFC3339))
+	} else {
+		e.say("store", "RFC 9111 §4.3", "kept, and validated each time")
+	}
+	if len(x.res.Header["Set-Cookie"]) > 0 {
+		e.say("store", "", "Set-Cookie is for whose request fetched it, and not kept")
+	}
+}
