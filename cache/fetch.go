@@ -117,7 +117,9 @@ func (f *flight) ask(x *exchanged, out *http.Request) {
 	x.received = time.Now()
 	if x.res = res; err != nil {
 		x.res = nil
-		f.c.remember(f.key.key, func(m *mark) { m.failed = x.received })
+		if out.Context().Err() == nil { // it was not given up here
+			f.c.remember(f.key.key, func(m *mark) { m.failed = x.received })
+		}
 		f.land(landing{err: err})
 		return
 	}

@@ -32,12 +32,14 @@ type facts struct {
 	modified time.Time // Last-Modified; zero without
 	opaque   bool
 	squeezed bool // a coding makes it smaller, by its type
+
+	negotiated bool // it says that it varies by Accept-Encoding
 }
 
 // readFacts reads the header of an answer that was asked for at requested and
 // was there at received.
 func readFacts(h http.Header, requested, received time.Time) *facts {
-	f := &facts{etag: first(h, "Etag"), opaque: opaque(h), squeezed: compressible(h)}
+	f := &facts{etag: first(h, "Etag"), opaque: opaque(h), squeezed: compressible(h), negotiated: varies(h, "Accept-Encoding")}
 	f.directives, f.targeted = answerControl(h)
 	f.modified, _ = readTime(h["Last-Modified"])
 	var dated bool

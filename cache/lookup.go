@@ -137,8 +137,8 @@ func (a *ask) fresh(m *Meta, now time.Time) bool {
 }
 
 func joined(a, b string) string {
-	if a == "" {
-		return b
+	if a == "" || b == "" {
+		return a + b
 	}
 	return a + ", " + b
 }

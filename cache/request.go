@@ -30,6 +30,9 @@ type ask struct {
 	coded   bool    // accept was read
 	accept  codings
 	status  status // for Cache-Status
+	rules   string // of the policy, by which the request is like others
+
+	values [3]string // of fields of the answer, so that each needs no array of its own
 }
 
 // read notes what the request asks for, and why it passes by: "" when it is
@@ -62,10 +65,28 @@ func (a *ask) read() Reason {
 	var room [512]byte
 	at := appendURL(room[:0], req, a.policy)
 	a.key = keyOf(req, a.policy, at)
+	a.rules = a.policy.rules()
 	if ranges := req.Header["Range"]; len(ranges) > 0 && !a.head { // of GET alone (RFC 9110 §14.2)
 		a.ranged = readRange(ranges)
 	}
 	return ""
+}
+
+// rules names what the policy has for the key, in place of the URL.
+func (p *Policy) rules() string {
+	rules := ""
+	if p.Query.None || len(p.Query.Only) > 0 {
+		rules = "query_only"
+	} else if len(p.Query.Ignore) > 0 {
+		rules = "query_ignore"
+	}
+	if len(p.KeyHeaders) > 0 {
+		rules = joined(rules, "key_headers")
+	}
+	if len(p.KeyCookies) > 0 {
+		rules = joined(rules, "key_cookies")
+	}
+	return rules
 }
 
 // passes says why a GET or HEAD is not looked up, whatever the policy.
@@ -121,7 +142,9 @@ var overridden = map[string]bool{
 	"X-Method-Override":      true,
 }
 
-func overrides(name string) bool { return overridden[dashed(name)] }
+func overrides(name string) bool {
+	return len(name) >= len("X-Http-Method") && name[0] == 'X' && overridden[dashed(name)]
+}
 
 // poisonous are the fields by which origins commonly make another answer, and
 // that no key has: another host, another path, another scheme. Those that the

@@ -134,7 +134,9 @@ func (f *flight) writeRing(p []byte) int {
 		}
 		slowest := f.written
 		for s := range f.seats {
-			slowest = min(slowest, max(s.at, f.inDraft))
+			if s.to < 0 || s.at < s.to {
+				slowest = min(slowest, max(s.at, f.inDraft))
+			}
 		}
 		if room := slowest + ringSize - f.written; room > 0 {
 			at := int(f.written % ringSize)

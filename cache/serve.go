@@ -46,7 +46,7 @@ func (a *ask) give(s *source) (*http.Response, error) {
 		return a.part(s, form, h, size)
 	}
 	if size >= 0 {
-		h["Content-Length"] = []string{strconv.FormatInt(size, 10)}
+		h["Content-Length"] = a.value(2, strconv.FormatInt(size, 10))
 	} else {
 		delete(h, "Content-Length")
 	}
@@ -90,15 +90,26 @@ func (a *ask) header(s *source, form chosen, etag string) http.Header {
 			delete(h, name)
 		}
 	}
-	if !f.opaque && (f.squeezed || s.meta.Coding != "") && !s.meta.varies("Accept-Encoding") && a.c.options.Codings != nil {
+	if !f.opaque && (f.squeezed || s.meta.Coding != "") && !f.negotiated && a.c.options.Codings != nil {
 		lines := h["Vary"]
 		h["Vary"] = append(lines[:len(lines):len(lines)], "Accept-Encoding")
 	}
 	if s.aged {
-		h["Age"] = []string{ageText(s.age)}
+		h["Age"] = a.value(0, ageText(s.age))
 	}
-	a.status.set(h)
+	a.status.note = joined(a.status.note, a.rules)
+	if lines := h["Cache-Status"]; len(lines) == 0 {
+		h["Cache-Status"] = a.value(1, a.status.String())
+	} else {
+		a.status.set(h)
+	}
 	return h
+}
+
+// value is a field's only value.
+func (a *ask) value(i int, text string) []string {
+	a.values[i] = text
+	return a.values[i : i+1 : i+1]
 }
 
 // digests are fields that are true of one form only (RFC 9530, RFC 3230, RFC
@@ -166,9 +177,7 @@ func (a *ask) body(s *source, form chosen, from, to int64) (io.ReadCloser, error
 	if err != nil {
 		return nil, err
 	}
-	if tiered, ok := r.(interface{ Tier() string }); ok {
-		a.trace.Tier = tiered.Tier()
-	}
+	a.trace.Tier = tierOf(r)
 	if form.wanted != form.coding || form.form == nil {
 		a.c.form(s.object, form.wanted)
 	}
@@ -177,6 +186,26 @@ func (a *ask) body(s *source, form chosen, from, to int64) (io.ReadCloser, error
 		return a.c.recoded(s.meta.Coding, form.coding, kept, false), nil
 	}
 	return kept, nil
+}
+
+// inMemory is a Reader whose bytes are in memory: all of them, or nil where they are
+// in several pieces.
+type inMemory interface{ Bytes() []byte }
+
+// inFile is a Reader of a file of its own, that begins at offset.
+type inFile interface {
+	File() (f *os.File, offset, size int64)
+}
+
+// tierOf is where a Reader's bytes are, as Listed.Tier has it.
+func tierOf(r Reader) string {
+	switch r.(type) {
+	case inMemory:
+		return "memory"
+	case inFile:
+		return "disk"
+	}
+	return ""
 }
 
 // response is an answer of ours.
@@ -233,16 +262,14 @@ var chunks = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
 // WriteTo writes what is left: bytes in memory in one go, a file by sendfile where
 // w can do that.
 func (b *bodyOf) WriteTo(w io.Writer) (int64, error) {
-	if in, ok := b.reader.(interface{ Bytes() []byte }); ok {
+	if in, ok := b.reader.(inMemory); ok {
 		if bytes := in.Bytes(); bytes != nil {
 			n, err := w.Write(bytes[b.at:b.to])
 			b.at += int64(n)
 			return int64(n), err
 		}
 	}
-	if in, ok := b.reader.(interface {
-		File() (f *os.File, offset, size int64)
-	}); ok {
+	if in, ok := b.reader.(inFile); ok {
 		if to, ok := w.(io.ReaderFrom); ok {
 			f, offset, _ := in.File()
 			if _, err := f.Seek(offset+b.at, io.SeekStart); err == nil {

@@ -81,7 +81,7 @@ type Trace struct {
 	Reason string        // why it is no hit: one of the Reasons; "" for a hit
 	Kept   string        // why the answer is not kept: one of the Reasons; "" when it is, or was not fetched
 	Age    time.Duration // of what came from the store
-	Tier   string        // that it came from: what the store's Body says of itself
+	Tier   string        // that it came from: "memory" or "disk"
 	Fetch  bool          // this request began a fetch
 }
 

@@ -3,6 +3,7 @@ package cache
 import (
 	"net/http"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -212,7 +213,7 @@ func keptHeader(h http.Header, f *facts) http.Header {
 	kept := make(http.Header, len(h))
 	for name, values := range h {
 		if !connection[name] && !strings.HasPrefix(name, internal) {
-			kept[name] = values
+			kept[name] = slices.Clip(values) // who adds to it makes another
 		}
 	}
 	for _, line := range h["Connection"] {

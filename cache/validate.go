@@ -2,6 +2,7 @@ package cache
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -69,6 +70,9 @@ func (f *flight) freshen(x *exchanged) bool {
 	default:
 		f.c.options.Store.Remove(f.valid)
 	}
+	if v.reason == "" && v.shared {
+		f.c.remember(f.key.key, func(m *mark) { m.uncacheable = time.Time{} })
+	}
 	f.land(landing{
 		status: http.StatusNotModified, reason: v.reason, object: object, header: all,
 		shared: v.reason == "" && v.shared && len(x.res.Header["Set-Cookie"]) == 0,
@@ -90,7 +94,7 @@ func updated(old *Meta, newer http.Header) http.Header {
 			}
 		}
 		if !connection[name] || name == "Set-Cookie" {
-			h[name] = values
+			h[name] = slices.Clip(values)
 		}
 	}
 	if len(newer["Age"]) == 0 {

@@ -161,12 +161,12 @@ func (a *ask) takesAsIs(m *Meta, asked string) bool {
 		return a.takes().quality(m.Coding) > 0
 	}
 	// Without a coding it is for all when the origin had every choice, or has none.
-	return asked == squeeze(AcceptEncoding) || !m.varies("Accept-Encoding")
+	return asked == squeeze(AcceptEncoding) || !m.facts().negotiated
 }
 
 // varies reports whether an answer's own Vary has a name.
-func (m *Meta) varies(name string) bool {
-	for _, line := range m.Header["Vary"] {
+func varies(h http.Header, name string) bool {
+	for _, line := range h["Vary"] {
 		for n := range strings.SplitSeq(line, ",") {
 			if strings.EqualFold(strings.Trim(n, " \t"), name) {
 				return true
