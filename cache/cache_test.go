@@ -7,11 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-
-	"go.uber.org/goleak"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // originFunc answers as an origin.
 type originFunc func(*http.Request) (*http.Response, error)

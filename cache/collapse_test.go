@@ -14,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
 // slowOrigin gives answers whose bodies the test writes.
@@ -96,8 +98,8 @@ func bytesOf(n int) []byte {
 	return b
 }
 
-// write writes all of b in pieces, and ends the body with err.
-func write(w *io.PipeWriter, b []byte, err error) {
+// writeBody writes all of b in pieces, and ends the body with err.
+func writeBody(w *io.PipeWriter, b []byte, err error) {
 	for len(b) > 0 {
 		n := min(len(b), 1+rand.IntN(9000))
 		_, _ = w.Write(b[:n])
@@ -126,7 +128,7 @@ func TestCollapse(t *testing.T) {
 	bubble(t, Policy{}, o, func(r *rig) {
 		all, done := r.begin(20, request("GET", "/a"), func(i int) time.Duration { return time.Duration(i) * time.Millisecond })
 		want := bytesOf(100_000)
-		write(<-o.bodies, want, nil)
+		writeBody(<-o.bodies, want, nil)
 		done()
 		firsts := 0
 		for i, c := range all {
@@ -275,7 +277,7 @@ func TestLeaving(t *testing.T) {
 		if gone[0].err != context.Canceled {
 			t.Errorf("the one that left: %v", gone[0].err)
 		}
-		write(<-o.bodies, bytesOf(5000), nil)
+		writeBody(<-o.bodies, bytesOf(5000), nil)
 		done()
 		for _, c := range all {
 			if c.err != nil || len(c.body) != 5000 || c.trace.Result != Collapsed {
@@ -294,7 +296,7 @@ func TestLeaving(t *testing.T) {
 			}
 			leave()
 			done()
-			write(<-o.bodies, bytesOf(5000), nil)
+			writeBody(<-o.bodies, bytesOf(5000), nil)
 			synctest.Wait()
 			if _, body, trace := r.get(target); trace.Result != Hit || len(body) != 5000 {
 				t.Errorf("%s: %+v", target, trace)
@@ -323,7 +325,7 @@ func TestCut(t *testing.T) {
 	o := newSlow("Cache-Control: max-age=60")
 	bubble(t, Policy{}, o, func(r *rig) {
 		all, done := r.begin(5, request("GET", "/a"), func(i int) time.Duration { return time.Duration(i) * time.Second })
-		write(<-o.bodies, bytesOf(20_000), cut)
+		writeBody(<-o.bodies, bytesOf(20_000), cut)
 		done()
 		for i, c := range all {
 			if c.cut != cut || !bytes.Equal(c.body, bytesOf(20_000)) {
@@ -349,7 +351,7 @@ func TestTooLarge(t *testing.T) {
 			want := bytesOf(size)
 			all, done := r.begin(4, request("GET", "/a"), func(i int) time.Duration { return time.Duration(i) * 10 * time.Millisecond })
 			w := <-o.bodies
-			write(w, want, nil)
+			writeBody(w, want, nil)
 			done()
 			for i, c := range all {
 				if c.err != nil || c.cut != nil || !bytes.Equal(c.body, want) {
@@ -455,14 +457,14 @@ func TestPurgeWhileFetching(t *testing.T) {
 			time.Sleep(500 * time.Millisecond)
 			r.Cache.Purge(Match{Tag: "x"}, soft)
 			after, doneAfter := r.begin(3, request("GET", "/a"), nil)
-			write(<-o.bodies, []byte("old"), nil)
+			writeBody(<-o.bodies, []byte("old"), nil)
 			done()
 			synctest.Wait()
 			kept := r.store.Find(r.keyOf("/a"))
 			if soft && (len(kept) != 1 || !kept[0].Meta.Stale) || !soft && len(kept) != 0 {
 				t.Errorf("soft %v: kept %v", soft, kept)
 			}
-			write(<-o.bodies, []byte("new"), nil)
+			writeBody(<-o.bodies, []byte("new"), nil)
 			doneAfter()
 			for _, c := range before {
 				if string(c.body) != "old" {
@@ -542,6 +544,7 @@ func TestStorm(t *testing.T) {
 		}
 		return text(200, body, "Cache-Control: max-age=0, stale-while-revalidate=1", `Etag: "1"`), nil
 	})
+	t.Cleanup(func() { goleak.VerifyNone(t) })
 	r := newRig(t, Policy{}, origin)
 	r.store.room = 50 << 20
 	var wg sync.WaitGroup

@@ -21,8 +21,8 @@ import (
 // mostSeconds is the largest delta-seconds that counts (RFC 9111 §1.2.2).
 const mostSeconds = math.MaxInt32
 
-// none is a directive with a number that is not there.
-const none time.Duration = -1
+// unsaid is a directive with a number that is not there.
+const unsaid time.Duration = -1
 
 // directives are those of one message.
 type directives struct {
@@ -40,7 +40,7 @@ type directives struct {
 }
 
 func noDirectives() directives {
-	return directives{maxAge: none, sMaxAge: none, maxStale: none, minFresh: none, staleWhileRevalidate: none, staleIfError: none}
+	return directives{maxAge: unsaid, sMaxAge: unsaid, maxStale: unsaid, minFresh: unsaid, staleWhileRevalidate: unsaid, staleIfError: unsaid}
 }
 
 // readControl reads the lines of a Cache-Control field.
@@ -161,7 +161,7 @@ func qualified(all bool, fields []string, value string) (bool, []string) {
 // stands twice and differs, makes it stale (RFC 9111 §4.2.1).
 func lifetime(to *time.Duration, value string) {
 	n, ok := deltaSeconds(value)
-	if !ok || *to != none && *to != n {
+	if !ok || *to != unsaid && *to != n {
 		n = 0
 	}
 	*to = n
@@ -170,7 +170,7 @@ func lifetime(to *time.Duration, value string) {
 // allowance notes a number that allows what would not be: the smallest counts,
 // and a malformed one does not.
 func allowance(to *time.Duration, value string) {
-	if n, ok := deltaSeconds(value); ok && (*to == none || n < *to) {
+	if n, ok := deltaSeconds(value); ok && (*to == unsaid || n < *to) {
 		*to = n
 	}
 }

@@ -137,7 +137,7 @@ func (m *Meta) madeFor(field string) string {
 func (e *explaining) weighed(f *finding) {
 	m := f.object.Meta
 	of := m.facts()
-	if l := e.policy.freshness(of, m.Status); l.life == none {
+	if l := e.policy.freshness(of, m.Status); l.life == unsaid {
 		e.say("freshness", "RFC 9111 §4.2.1", "nothing says how long it is fresh")
 	} else {
 		e.say("freshness", freshnessSection(l), "fresh for %s by %s, %s old", l.life, l.source, m.age(f.now).Round(time.Second))
@@ -243,7 +243,7 @@ func (e *explaining) judged(x *exchanged) {
 	for _, s := range v.vary {
 		e.say("store", "RFC 9111 §4.1", "for requests with %s: %q", s.Name, s.Value)
 	}
-	if v.life == none {
+	if v.life == unsaid {
 		e.say("store", "RFC 9111 §4.3", "kept, and validated each time: nothing says how long it is fresh, but it has a validator")
 		return
 	}

@@ -59,9 +59,9 @@ type codings struct{ br, zstd, gzip, identity int }
 
 // readCodings reads an Accept-Encoding field (RFC 9110 §12.5.3).
 func readCodings(lines []string) codings {
-	const unsaid = -1
-	c := codings{unsaid, unsaid, unsaid, unsaid}
-	rest := unsaid // what * says
+	const unnamed = -1
+	c := codings{unnamed, unnamed, unnamed, unnamed}
+	rest := unnamed // what * says
 	for _, line := range lines {
 		for part := range strings.SplitSeq(line, ",") {
 			coding, parameters, _ := strings.Cut(part, ";")
@@ -80,11 +80,11 @@ func readCodings(lines []string) codings {
 			}
 		}
 	}
-	if c.identity == unsaid && rest != 0 {
+	if c.identity == unnamed && rest != 0 {
 		c.identity = 1 // taken, but anything named is liked better
 	}
 	for _, q := range []*int{&c.br, &c.zstd, &c.gzip, &c.identity} {
-		if *q == unsaid {
+		if *q == unnamed {
 			*q = max(rest, 0)
 		}
 	}
@@ -316,7 +316,7 @@ func (c *Cache) makeForm(o *Object, coding string) error {
 	if err != nil {
 		return err
 	}
-	body := c.recoded(came.Coding, coding, &bodyOf{reader: r, to: came.Body.Size()}, false)
+	body := c.recoded(came.Coding, coding, &keptBody{reader: r, to: came.Body.Size()}, false)
 	defer body.Close()
 	draft, err := c.options.Store.Begin(-1)
 	if err != nil {

@@ -26,7 +26,7 @@ type facts struct {
 
 	date     time.Time
 	initial  time.Duration // corrected_initial_age (§4.2.3)
-	explicit time.Duration // lifetime by the answer's own word; none without
+	explicit time.Duration // lifetime by the answer's own word, or unsaid
 	source   string        // the word
 	etag     string
 	modified time.Time // Last-Modified; zero without
@@ -76,16 +76,16 @@ func initialAge(h http.Header, date, requested, received time.Time) time.Duratio
 // (§4.2.1).
 func (f *facts) lifetime(h http.Header) (time.Duration, string) {
 	switch {
-	case f.sMaxAge != none:
+	case f.sMaxAge != unsaid:
 		return f.sMaxAge, "s-maxage"
-	case f.maxAge != none:
+	case f.maxAge != unsaid:
 		return f.maxAge, "max-age"
 	case f.targeted:
-		return none, "" // Expires does not count (RFC 9213 §2.2)
+		return unsaid, "" // Expires does not count (RFC 9213 §2.2)
 	}
 	lines := h["Expires"]
 	if len(lines) == 0 {
-		return none, ""
+		return unsaid, ""
 	}
 	expires, ok := readTime(lines)
 	if !ok {
@@ -157,7 +157,7 @@ const mostHeuristic = 24 * time.Hour
 
 // lifetimes is how long an answer stays fresh.
 type lifetimes struct {
-	life   time.Duration // none: nobody says
+	life   time.Duration // unsaid: nobody says
 	fromIt bool          // counted from its receipt, not from when it was made
 	source string        // what says so
 	note   string        // the rule of the policy that was used
@@ -165,11 +165,11 @@ type lifetimes struct {
 
 // freshness is the lifetime of an answer for the policy.
 func (p *Policy) freshness(f *facts, status int) lifetimes {
-	silent := f.explicit == none && !f.noCache
+	silent := f.explicit == unsaid && !f.noCache
 	switch {
 	case p.overrides(status):
 		return lifetimes{p.TTL, true, "ttl", "ttl=" + secondsText(p.TTL)}
-	case f.explicit != none:
+	case f.explicit != unsaid:
 		return lifetimes{f.explicit, false, f.source, ""}
 	case silent && p.DefaultTTL > 0 && p.covers(status):
 		return lifetimes{p.DefaultTTL, true, "default_ttl", "default_ttl=" + secondsText(p.DefaultTTL)}
@@ -179,13 +179,13 @@ func (p *Policy) freshness(f *facts, status int) lifetimes {
 		life := min(f.date.Sub(f.modified)/10, mostHeuristic)
 		return lifetimes{max(0, life), false, "heuristic", "heuristic"}
 	}
-	return lifetimes{life: none}
+	return lifetimes{life: unsaid}
 }
 
 // until is when an answer that was received then stops being fresh.
 func (l lifetimes) until(f *facts, received time.Time) time.Time {
 	switch {
-	case l.life == none:
+	case l.life == unsaid:
 		return received
 	case l.fromIt:
 		return received.Add(l.life)
@@ -223,12 +223,12 @@ func (p *Policy) windows(f *facts, status int) (whileRevalidate, ifError time.Du
 		return 0, 0, ""
 	}
 	whileRevalidate, ifError = f.staleWhileRevalidate, f.staleIfError
-	if whileRevalidate == none {
+	if whileRevalidate == unsaid {
 		if whileRevalidate = p.StaleWhileRevalidate; whileRevalidate > 0 {
 			note = "stale_while_revalidate=" + secondsText(whileRevalidate)
 		}
 	}
-	if ifError == none {
+	if ifError == unsaid {
 		ifError = p.StaleIfError
 	}
 	return whileRevalidate, ifError, note

@@ -20,7 +20,7 @@ func FuzzControl(f *testing.F) {
 	f.Fuzz(func(t *testing.T, line string) {
 		d := readControl([]string{line})
 		for _, n := range []time.Duration{d.maxAge, d.sMaxAge, d.maxStale, d.minFresh, d.staleWhileRevalidate, d.staleIfError} {
-			if n != none && (n < 0 || n > mostSeconds*time.Second) {
+			if n != unsaid && (n < 0 || n > mostSeconds*time.Second) {
 				t.Errorf("%q: %v", line, n)
 			}
 		}
@@ -48,7 +48,7 @@ func FuzzTargeted(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, line string) {
 		d, ok := readTargeted([]string{line})
-		if d.maxAge != none && (d.maxAge < 0 || d.maxAge > mostSeconds*time.Second) {
+		if d.maxAge != unsaid && (d.maxAge < 0 || d.maxAge > mostSeconds*time.Second) {
 			t.Errorf("%q: %v", line, d.maxAge)
 		}
 		if strings.Trim(line, " \t") == "" {

@@ -104,7 +104,7 @@ func (a *ask) weigh(f *finding) {
 		must = ""
 	}
 	f.onError = must == "" && !a.control.noCache && -left <= ifError && ifError > 0
-	tooOld := a.control.maxAge != none && age > a.control.maxAge && (a.control.maxStale == none || age-a.control.maxAge > a.control.maxStale)
+	tooOld := a.control.maxAge != unsaid && age > a.control.maxAge && (a.control.maxStale == unsaid || age-a.control.maxAge > a.control.maxStale)
 	switch {
 	case of.noCache && !overridden:
 		f.reason = whyNoCache
@@ -117,7 +117,7 @@ func (a *ask) weigh(f *finding) {
 		if f.serve && note != "" {
 			f.note = joined(f.note, note)
 		}
-		if !f.serve && must == "" && of.sMaxAge == none && a.control.maxStale != none && -left <= a.control.maxStale {
+		if !f.serve && must == "" && of.sMaxAge == unsaid && a.control.maxStale != unsaid && -left <= a.control.maxStale {
 			f.serve = true // §5.2.1.2
 		}
 	case m.Stale:

@@ -68,8 +68,8 @@ func alikeParts(one *Object, all []*Object) []*Object {
 type unread struct{ object *Object }
 
 // openPieces opens pieces to be read one after the other.
-func openPieces(pieces []piece) (*bodiesOf, *unread) {
-	b := &bodiesOf{}
+func openPieces(pieces []piece) (*keptBodies, *unread) {
+	b := &keptBodies{}
 	for _, p := range pieces {
 		r, err := p.object.Forms[0].Body.Open()
 		if err != nil {
@@ -77,18 +77,18 @@ func openPieces(pieces []piece) (*bodiesOf, *unread) {
 			return nil, &unread{p.object}
 		}
 		begin := p.object.Meta.Span.From
-		b.list = append(b.list, &bodyOf{reader: r, at: p.from - begin, to: p.to - begin})
+		b.list = append(b.list, &keptBody{reader: r, at: p.from - begin, to: p.to - begin})
 	}
 	return b, nil
 }
 
-// bodiesOf is several bodies as one.
-type bodiesOf struct {
-	list []*bodyOf
+// keptBodies is several bodies as one.
+type keptBodies struct {
+	list []*keptBody
 	next int
 }
 
-func (b *bodiesOf) Read(p []byte) (int, error) {
+func (b *keptBodies) Read(p []byte) (int, error) {
 	for b.next < len(b.list) {
 		n, err := b.list[b.next].Read(p)
 		if err != io.EOF {
@@ -99,7 +99,7 @@ func (b *bodiesOf) Read(p []byte) (int, error) {
 	return 0, io.EOF
 }
 
-func (b *bodiesOf) Close() error {
+func (b *keptBodies) Close() error {
 	for _, one := range b.list {
 		_ = one.Close() // of what was read
 	}

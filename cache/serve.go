@@ -181,7 +181,7 @@ func (a *ask) body(s *source, form chosen, from, to int64) (io.ReadCloser, error
 	if form.wanted != form.coding || form.form == nil {
 		a.c.form(s.object, form.wanted)
 	}
-	kept := &bodyOf{reader: r, at: from, to: to}
+	kept := &keptBody{reader: r, at: from, to: to}
 	if form.form == nil {
 		return a.c.recoded(s.meta.Coding, form.coding, kept, false), nil
 	}
@@ -227,18 +227,18 @@ func statusLine(code int) string {
 	return strconv.Itoa(code) + " " + http.StatusText(code)
 }
 
-// bodyOf is bytes of a Body as an answer's body. One goroutine reads it.
-type bodyOf struct {
+// keptBody is bytes of a Body as an answer's body. One goroutine reads it.
+type keptBody struct {
 	reader Reader
 	at, to int64 // what is left
 }
 
-var _ io.WriterTo = (*bodyOf)(nil)
+var _ io.WriterTo = (*keptBody)(nil)
 
 // Len is how many bytes are left.
-func (b *bodyOf) Len() int64 { return b.to - b.at }
+func (b *keptBody) Len() int64 { return b.to - b.at }
 
-func (b *bodyOf) Read(p []byte) (int, error) {
+func (b *keptBody) Read(p []byte) (int, error) {
 	if b.at >= b.to {
 		return 0, io.EOF
 	}
@@ -261,7 +261,7 @@ var chunks = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
 
 // WriteTo writes what is left: bytes in memory in one go, a file by sendfile where
 // w can do that.
-func (b *bodyOf) WriteTo(w io.Writer) (int64, error) {
+func (b *keptBody) WriteTo(w io.Writer) (int64, error) {
 	if in, ok := b.reader.(inMemory); ok {
 		if bytes := in.Bytes(); bytes != nil {
 			n, err := w.Write(bytes[b.at:b.to])
@@ -286,7 +286,7 @@ func (b *bodyOf) WriteTo(w io.Writer) (int64, error) {
 	return io.CopyBuffer(w, struct{ io.Reader }{b}, *buffer)
 }
 
-func (b *bodyOf) Close() error {
+func (b *keptBody) Close() error {
 	b.to = b.at
 	return b.reader.Close()
 }

@@ -88,7 +88,7 @@ func (x *exchanged) forbidden(f *facts) Reason {
 		return whyMustUnderstand
 	case f.private:
 		return whyPrivate
-	case len(x.sent.Header["Authorization"]) > 0 && !f.mustRevalidate && !f.public && f.sMaxAge == none: // §3.5
+	case len(x.sent.Header["Authorization"]) > 0 && !f.mustRevalidate && !f.public && f.sMaxAge == unsaid: // §3.5
 		return whyAuthorization
 	case len(h["Set-Cookie"]) > 0 && !f.sharesCookies():
 		return whySetCookie
@@ -102,7 +102,7 @@ func (x *exchanged) forbidden(f *facts) Reason {
 // sharesCookies reports whether an answer with Set-Cookie says that it is for
 // shared caches nevertheless.
 func (f *facts) sharesCookies() bool {
-	if f.public || f.sMaxAge != none || f.targeted && f.maxAge != none {
+	if f.public || f.sMaxAge != unsaid || f.targeted && f.maxAge != unsaid {
 		return true
 	}
 	for _, name := range append(f.noCacheFields, f.privateFields...) {
@@ -167,20 +167,20 @@ func (x *exchanged) limit() int64 {
 func (x *exchanged) lifeless(v *verdict) Reason {
 	status := x.res.StatusCode
 	validator := v.facts.etag != "" || !v.facts.modified.IsZero()
-	fresh := v.life != none && v.until(v.facts, x.received).After(x.received)
+	fresh := v.life != unsaid && v.until(v.facts, x.received).After(x.received)
 	if v.span != nil && (!fresh || !strong(v.facts.etag)) {
 		return whyBadRange // of no use beside other parts
 	}
 	switch {
 	case fresh && !(v.facts.noCache && !x.policy.overrides(status) && !validator):
 		return ""
-	case v.life == none && !v.facts.any && personal(x.sent.Header):
+	case v.life == unsaid && !v.facts.any && personal(x.sent.Header):
 		return whyNoFreshness
-	case validator && (v.life != none || v.facts.any || byDefault(status)):
+	case validator && (v.life != unsaid || v.facts.any || byDefault(status)):
 		return "" // it is validated each time: the body need not come again
 	case v.facts.noCache:
 		return whyNoCache
-	case v.life == none:
+	case v.life == unsaid:
 		return whyNoFreshness
 	}
 	return whyExpired
@@ -194,7 +194,7 @@ func personal(h http.Header) bool { return len(h["Cookie"]) > 0 || len(h["Author
 // 304 by the time of a file or a template alone.
 func (m *Meta) implicit() bool {
 	f := m.facts()
-	return f.explicit == none && !f.any && m.Note == ""
+	return f.explicit == unsaid && !f.any && m.Note == ""
 }
 
 // internal begins the names of fields that the nodes say to each other.

@@ -125,7 +125,7 @@ func (a *ask) take(found *finding, f *flight, s *seat, retried bool) (*http.Resp
 // stale gives what was found, beyond its freshness, as there is no other.
 func (a *ask) stale(found *finding) (*http.Response, error) {
 	found.reason, found.refresh = whyError, false
-	if age := a.policy.StaleIfError; age > 0 && found.object.Meta.facts().staleIfError == none {
+	if age := a.policy.StaleIfError; age > 0 && found.object.Meta.facts().staleIfError == unsaid {
 		found.note = joined(found.note, "stale_if_error="+secondsText(age))
 	}
 	if res := a.fromStore(found); res != nil {
