@@ -1,0 +1,302 @@
+package cache
+
+import (
+	"encoding/binary"
+	"math"
+	"slices"
+	"sync"
+	"time"
+)
+
+// The index knows every object that is kept, in memory or on disk, in less than
+// 300 bytes each (BenchmarkIndex says how many): by key for Find, and URL and
+// tags for purges and lists. It is cut in shards by the first byte of the key.
+//
+// Nobody does I/O under the lock of a shard.
+
+const (
+	shards = 64
+	// chunk is how many entries a shard makes room for at once.
+	chunk = 64
+)
+
+// index is all the shards.
+type index struct {
+	shards [shards]shard
+
+	sites struct {
+		mu     sync.RWMutex // guards the rest
+		number map[string]uint16
+		names  []string
+	}
+}
+
+// shard is the entries of a part of the keys.
+type shard struct {
+	mu      sync.Mutex // guards the rest, and the entries
+	first   map[Key]uint32
+	chunks  []*[chunk]entry // entry n is at n-1
+	free    uint32          // the first of a list by next; 0 is none
+	entries int
+	filed   int // on disk
+}
+
+// entry is an object, in 96 bytes and its label.
+type entry struct {
+	key    Key
+	id     uint64  // 0 is a free entry
+	label  string  // see label
+	live   *live   // what of it is in memory; nil is nothing
+	extras *extras // files of forms besides the one that came; nil is none
+	size   int64   // of the body that came
+
+	next     uint32 // of the same key, or free
+	pages    uint32 // of 4 KiB that the file of the form that came takes; 0 is not on disk
+	edition  uint32 // how often the Meta changed
+	asked    uint32 // when it was, in ticks of this process
+	hits     uint32 // besides those that live counts
+	received uint32 // seconds since 1970, as until
+	until    uint32
+	site     uint16
+	stale    bool
+	verified bool // the body on disk is what was written, as far as this process knows
+}
+
+// extras are the forms on disk besides the first.
+type extras struct{ files []extra }
+
+// extra is one of them.
+type extra struct {
+	coding   string
+	size     int64
+	pages    uint32
+	number   uint8
+	verified bool
+}
+
+func newIndex() *index {
+	x := &index{}
+	x.sites.number = make(map[string]uint16)
+	for i := range x.shards {
+		x.shards[i].first = make(map[Key]uint32)
+	}
+	return x
+}
+
+func (x *index) shard(key Key) *shard { return &x.shards[key[0]%shards] }
+
+// site gives the number of a site's name; beyond 65 535 names all are one.
+func (x *index) site(name string) uint16 {
+	x.sites.mu.RLock()
+	n, known := x.sites.number[name]
+	x.sites.mu.RUnlock()
+	if known {
+		return n
+	}
+	x.sites.mu.Lock()
+	defer x.sites.mu.Unlock()
+	if n, known := x.sites.number[name]; known {
+		return n
+	}
+	if len(x.sites.names) >= math.MaxUint16 {
+		return math.MaxUint16
+	}
+	n = uint16(len(x.sites.names))
+	x.sites.names = append(x.sites.names, name)
+	x.sites.number[name] = n
+	return n
+}
+
+func (x *index) siteName(n uint16) string {
+	x.sites.mu.RLock()
+	defer x.sites.mu.RUnlock()
+	if int(n) >= len(x.sites.names) {
+		return ""
+	}
+	return x.sites.names[n]
+}
+
+// entry makes one of what is known of an object.
+func (x *index) entry(key Key, id uint64, b brief) entry {
+	return entry{
+		key: key, id: id, label: label(b), site: x.site(b.site),
+		received: seconds(b.received), until: seconds(b.until),
+	}
+}
+
+// seconds is a time in 32 bits: 0 is none, and the last is for all that come after.
+func seconds(t time.Time) uint32 {
+	if t.IsZero() {
+		return 0
+	}
+	return uint32(min(max(t.Unix(), 1), math.MaxUint32))
+}
+
+// label packs what an entry says of an object in one string: the hashes of its
+// tags, its ID and its URL. A hash has 32 bits: in a full cache of a million
+// objects with three tags, one purge in 1 400 takes one object too many along,
+// which costs a fetch.
+func label(b brief) string {
+	packed := make([]byte, 0, 3+4*len(b.tags)+len(b.id)+len(b.url))
+	packed = binary.AppendUvarint(packed, uint64(len(b.tags)))
+	for _, tag := range b.tags {
+		packed = binary.LittleEndian.AppendUint32(packed, tagHash(tag))
+	}
+	packed = appendString(packed, b.id)
+	return string(append(packed, b.url...))
+}
+
+// tagHash is FNV-1a of 64 bits, folded: the same in every process.
+func tagHash(tag string) uint32 {
+	h := uint64(14695981039346656037)
+	for i := range len(tag) {
+		h = (h ^ uint64(tag[i])) * 1099511628211
+	}
+	return uint32(h ^ h>>32)
+}
+
+// unlabel takes it apart: the hashes as they stand.
+func unlabel(label string) (tags, id, url string) {
+	f := fields{rest: label}
+	n := int(f.uvarint()) * 4
+	tags, f.rest = f.rest[:n], f.rest[n:]
+	id = f.string()
+	return tags, id, f.rest
+}
+
+// variant is the ID in a label.
+func variant(label string) string {
+	_, id, _ := unlabel(label)
+	return id
+}
+
+// matches reports whether match means the object of a label; tag is the hash of
+// its tag.
+func (m Match) matches(label string, tag uint32) bool {
+	tags, _, url := unlabel(label)
+	if m.Tag != "" {
+		has := false
+		for ; tags != "" && !has; tags = tags[4:] {
+			has = uint32(tags[0])|uint32(tags[1])<<8|uint32(tags[2])<<16|uint32(tags[3])<<24 == tag
+		}
+		if !has {
+			return false
+		}
+	}
+	m.Tag = ""
+	return m.Of(url, nil)
+}
+
+// at is the entry of a number, which is not 0. It stays where it is until it is
+// removed.
+func (s *shard) at(n uint32) *entry { return &s.chunks[(n-1)/chunk][(n-1)%chunk] }
+
+// find is the number of the entry of an object; 0 is none.
+func (s *shard) find(key Key, id uint64) uint32 {
+	for n := s.first[key]; n != 0; n = s.at(n).next {
+		if s.at(n).id == id {
+			return n
+		}
+	}
+	return 0
+}
+
+// get is that entry, nil if there is none.
+func (s *shard) get(key Key, id uint64) *entry {
+	if n := s.find(key, id); n != 0 {
+		return s.at(n)
+	}
+	return nil
+}
+
+// same is the number of the entry that has the key and the variant of e.
+func (s *shard) same(e *entry) uint32 {
+	id := variant(e.label)
+	for n := s.first[e.key]; n != 0; n = s.at(n).next {
+		if variant(s.at(n).label) == id {
+			return n
+		}
+	}
+	return 0
+}
+
+// insert puts an entry in, among those of its key by age: the newest first.
+func (s *shard) insert(e entry) *entry {
+	if s.free == 0 {
+		s.chunks = append(s.chunks, new([chunk]entry))
+		for i := uint32(chunk); i > 0; i-- {
+			n := uint32(len(s.chunks)-1)*chunk + i
+			s.at(n).next, s.free = s.free, n
+		}
+	}
+	n := s.free
+	at := s.at(n)
+	s.free = at.next
+	before := uint32(0)
+	after := s.first[e.key]
+	for after != 0 && s.at(after).id > e.id {
+		before, after = after, s.at(after).next
+	}
+	*at = e
+	at.next = after
+	if before == 0 {
+		s.first[e.key] = n
+	} else {
+		s.at(before).next = n
+	}
+	s.entries++
+	if e.pages > 0 {
+		s.filed++
+	}
+	return at
+}
+
+// remove takes an entry out.
+func (s *shard) remove(n uint32) {
+	e := s.at(n)
+	if e.pages > 0 {
+		s.filed--
+	}
+	if first := s.first[e.key]; first != n {
+		before := s.at(first)
+		for before.next != n {
+			before = s.at(before.next)
+		}
+		before.next = e.next
+	} else if e.next != 0 {
+		s.first[e.key] = e.next
+	} else {
+		delete(s.first, e.key)
+	}
+	*e = entry{next: s.free}
+	s.free = n
+	s.entries--
+}
+
+// onDisk is the bytes that the files of an object take.
+func (e *entry) onDisk() int64 {
+	pages := int64(e.pages)
+	if e.extras != nil {
+		for _, file := range e.extras.files {
+			pages += int64(file.pages)
+		}
+	}
+	return pages * headSize
+}
+
+// unfile makes an entry one of memory alone, with what of its forms is there;
+// false if the one that came isn't.
+func (s *shard) unfile(e *entry) bool {
+	l := e.live
+	if l == nil || l.forms[0].bytes.Load() == nil {
+		return false
+	}
+	l.forms = slices.DeleteFunc(slices.Clone(l.forms), func(f *stored) bool { return f.bytes.Load() == nil })
+	for _, form := range l.forms {
+		form.onDisk.Store(false)
+	}
+	l.found = []*Object{l.object(l.found[0].Meta, e.edition)}
+	e.pages, e.extras = 0, nil
+	s.filed--
+	return true
+}

@@ -1,0 +1,272 @@
+package cache
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"sync/atomic"
+)
+
+// What an earlier process left is found again:
+//
+//  1. workers go through the folders, and read the head of each file,
+//  2. what is asked for before they get there is looked for in its folder (seek),
+//  3. of two files of one variant the older goes, and what belongs to no object,
+//     is cut off or isn't what it says, too,
+//  4. then the bytes in use are known, and no more a bound.
+//
+// Files of this process are in the index already.
+
+// scanners is how many go through the folders: two for each of two cores, which
+// is 7.8 s for a million heads in the page cache, against 13.6 s with one each.
+const scanners = 4
+
+// recovery is how far that is.
+type recovery struct {
+	scan atomic.Pointer[scan] // nil before the first
+}
+
+type scan struct {
+	opened  uint64 // which process this is
+	done    [folders]atomic.Bool
+	folders atomic.Int64 // done
+	objects atomic.Int64
+	bytes   atomic.Int64
+	over    chan struct{} // closed at the end
+}
+
+// recovering reports whether the index may lack something.
+func (t *Tiers) recovering() bool {
+	scan := t.scan.Load()
+	return scan != nil && scan.folders.Load() < folders
+}
+
+// awaitRecovery waits for the end of it, or of the store.
+func (t *Tiers) awaitRecovery() {
+	if scan := t.scan.Load(); scan != nil {
+		<-scan.over
+	}
+}
+
+// beginRecovery starts the workers. bound is what the disk's bytes in use have for
+// what they will find. The caller has the lock of the disk's health.
+func (t *Tiers) beginRecovery(bound int64) {
+	scan := &scan{opened: t.disk.opened, over: make(chan struct{})}
+	t.scan.Store(scan)
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	for range scanners {
+		workers.Go(func() {
+			for n := int(next.Add(1)) - 1; n < folders && t.ctx.Err() == nil; n = int(next.Add(1)) - 1 {
+				t.scanFolder(scan, n, nil)
+				scan.done[n].Store(true)
+				scan.folders.Add(1)
+			}
+		})
+	}
+	t.running.Go(func() {
+		workers.Wait()
+		if t.ctx.Err() == nil {
+			t.disk.used.Add(scan.bytes.Load() - bound)
+			t.disk.nudge()
+		}
+		close(scan.over)
+	})
+}
+
+// seek looks for the files of a key.
+func (t *Tiers) seek(key Key) {
+	scan := t.scan.Load()
+	if n := folder(key); !scan.done[n].Load() {
+		t.scanFolder(scan, n, &key)
+	}
+}
+
+// fileOf is a file in a folder.
+type fileOf struct {
+	key    Key
+	id     uint64
+	number uint8
+}
+
+// scanFolder puts what is in a folder into the index; only a key's, if there is one.
+func (t *Tiers) scanFolder(scan *scan, n int, only *Key) {
+	dir := t.disk.folder(n)
+	names, err := namesIn(dir)
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			t.disk.failures.Add(1)
+		}
+		return
+	}
+	var others []fileOf
+	for _, name := range names {
+		key, id, number, ok := parseName(name)
+		if !ok || folder(key) != n || id>>numberBits >= scan.opened || only != nil && key != *only {
+			continue
+		}
+		if number > 0 {
+			others = append(others, fileOf{key, id, number})
+			continue
+		}
+		t.found(scan, key, id)
+	}
+	for _, file := range others {
+		t.foundForm(scan, file)
+	}
+}
+
+// found puts an object into the index.
+func (t *Tiers) found(scan *scan, key Key, id uint64) {
+	s := t.index.shard(key)
+	s.mu.Lock()
+	known := s.find(key, id) != 0
+	s.mu.Unlock()
+	if known {
+		return
+	}
+	path := t.disk.path(key, id, 0)
+	h, raw, size, err := readHead(path)
+	var b brief
+	if err == nil {
+		b, err = parseBrief(raw)
+	}
+	if err == nil && (h.key != key || h.id != id || h.number != 0) {
+		err = errCorrupt
+	}
+	if err != nil {
+		t.unfound(path, err)
+		return
+	}
+	e := t.index.entry(key, id, b)
+	e.size, e.pages, e.stale = h.size, uint32(pagesOf(size)), h.stale
+
+	var old entry
+	s.mu.Lock()
+	if s.find(key, id) != 0 {
+		s.mu.Unlock()
+		return
+	}
+	scan.bytes.Add(e.onDisk())
+	if n := s.same(&e); n != 0 && s.at(n).id > id {
+		old = e
+	} else {
+		if n != 0 {
+			old = t.take(s, n)
+		}
+		s.insert(e)
+		scan.objects.Add(1)
+	}
+	s.mu.Unlock()
+	t.unlinkAll(old)
+}
+
+// foundForm adds another form to its object in the index.
+func (t *Tiers) foundForm(scan *scan, file fileOf) {
+	path := t.disk.path(file.key, file.id, file.number)
+	s := t.index.shard(file.key)
+	known := func() (e *entry, has bool) {
+		e = s.get(file.key, file.id)
+		if e == nil || e.extras == nil {
+			return e, false
+		}
+		for _, other := range e.extras.files {
+			has = has || other.number == file.number
+		}
+		return e, has
+	}
+	s.mu.Lock()
+	e, has := known()
+	s.mu.Unlock()
+	if has {
+		return
+	}
+	h, raw, size, err := readHead(path)
+	switch {
+	case err != nil:
+	case h.key != file.key || h.id != file.id || h.number != file.number:
+		err = errCorrupt
+	case e == nil: // the object is gone
+		t.disk.unlink(path)
+		return
+	}
+	if err != nil {
+		t.unfound(path, err)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, has := known(); e != nil && !has {
+		var files []extra
+		if e.extras != nil {
+			files = e.extras.files[:len(e.extras.files):len(e.extras.files)]
+		}
+		e.extras = &extras{append(files, extra{coding: string(raw), size: h.size, pages: uint32(pagesOf(size)), number: h.number})}
+		scan.bytes.Add(pagesOf(size) * headSize)
+	}
+}
+
+// unfound sees to a file that isn't what its name says.
+func (t *Tiers) unfound(path string, err error) {
+	switch {
+	case errors.Is(err, errCorrupt) || errors.Is(err, errMeta):
+		t.corrupt.Add(1)
+		t.disk.unlink(path)
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, errForeign):
+	default:
+		t.disk.failures.Add(1)
+	}
+}
+
+// forgetDisk takes out of the index what was on a disk that is gone.
+func (t *Tiers) forgetDisk() {
+	t.each(Match{}, func(s *shard, n uint32) {
+		e := s.at(n)
+		if e.pages == 0 {
+			return
+		}
+		t.disk.give(e.onDisk())
+		if !s.unfile(e) {
+			t.take(s, n)
+		}
+	}, func() bool { return true })
+}
+
+// readHead reads the header and the meta of a file, and says how long it is. It
+// fails on a file that is cut off.
+func readHead(path string) (h header, meta []byte, size int64, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return h, nil, 0, fmt.Errorf("open a file of the cache: %w", err)
+	}
+	defer f.Close()
+	head := make([]byte, headSize)
+	n, err := f.ReadAt(head, 0)
+	if n < headSize {
+		return h, nil, 0, short(err)
+	}
+	if h, err = parseHeader(head); err != nil {
+		return h, nil, 0, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return h, nil, 0, fmt.Errorf("read a file of the cache: %w", err)
+	}
+	if size = info.Size(); size < h.end() {
+		return h, nil, 0, errCorrupt
+	}
+	if h.metaEnd() <= headSize {
+		meta = head[h.metaAt:h.metaEnd()]
+	} else {
+		meta = make([]byte, h.metaLen)
+		if _, err := f.ReadAt(meta, h.metaAt); err != nil {
+			return h, nil, 0, short(err)
+		}
+	}
+	if checksum(meta) != h.metaSum {
+		return h, nil, 0, errCorrupt
+	}
+	return h, meta, size, nil
+}

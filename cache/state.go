@@ -1,0 +1,142 @@
+package cache
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"sync/atomic"
+)
+
+// The state file says what must hold from one process to the next: how often the
+// store was opened, so that names are never given twice, and a bound of the bytes
+// that its files take, so that there is room to be had before they are counted.
+// The bound is raised ahead of use, and seldom. Where the file is missing or
+// can't be true, the folders are looked through for the highest name, and the
+// disk counts as full until its files are counted.
+
+const stateSize = 32
+
+// serial names objects: how often the store was opened, and a number.
+type serial struct {
+	opened uint64 // 24 bits of it are in a name; health.mu guards it
+	next   atomic.Uint64
+
+	boundMu sync.Mutex // guards the writing of the file
+	bound   atomic.Int64
+}
+
+// numberBits is how many bits of a name count the objects of one process.
+const numberBits = 40
+
+// newID gives a name that was never given.
+func (d *disk) newID() uint64 { return d.next.Add(1) }
+
+// loadState reads the state, and writes that of this process. The bound that it
+// gives is of what earlier ones left.
+func (d *disk) loadState() (bound int64, err error) {
+	d.boundMu.Lock()
+	defer d.boundMu.Unlock()
+	opened := uint64(0)
+	b, err := os.ReadFile(d.dir + "/state")
+	switch {
+	case err == nil && len(b) == stateSize && string(b[:8]) == magic && checksum(b[:28]) == binary.LittleEndian.Uint32(b[28:]):
+		opened, bound = binary.LittleEndian.Uint64(b[8:]), int64(binary.LittleEndian.Uint64(b[16:]))
+	case err == nil || errors.Is(err, fs.ErrNotExist):
+		var files int
+		if opened, files, err = d.highest(); err != nil {
+			return 0, err
+		}
+		if files > 0 {
+			bound = max(d.limit.Load(), 1)
+		}
+	default:
+		return 0, fmt.Errorf("read the state of the cache: %w", err)
+	}
+	d.opened = max(d.opened, opened) + 1
+	d.next.Store(d.opened << numberBits)
+	d.used.Add(bound)
+	return bound, d.writeState(d.used.Load())
+}
+
+// highest looks for the highest name in the folders.
+func (d *disk) highest() (opened uint64, files int, err error) {
+	for n := range folders {
+		names, err := namesIn(d.folder(n))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return 0, 0, fmt.Errorf("read a folder of the cache: %w", err)
+		}
+		for _, name := range names {
+			if _, id, _, ok := parseName(name); ok {
+				opened, files = max(opened, id>>numberBits), files+1
+			}
+		}
+	}
+	return opened, files, nil
+}
+
+// writeState writes the state with another bound. The caller has boundMu. A kill leaves the old or the new.
+func (d *disk) writeState(bound int64) error {
+	b := make([]byte, 0, stateSize)
+	b = append(b, magic...)
+	b = binary.LittleEndian.AppendUint64(b, d.opened)
+	b = binary.LittleEndian.AppendUint64(b, uint64(bound))
+	b = append(b, 0, 0, 0, 0)
+	b = binary.LittleEndian.AppendUint32(b, checksum(b))
+	temporary := d.dir + "/tmp/state"
+	err := os.WriteFile(temporary, b, 0o600)
+	if err == nil {
+		err = os.Rename(temporary, d.dir+"/state")
+	}
+	if err != nil {
+		return fmt.Errorf("write the state of the cache: %w", err)
+	}
+	d.bound.Store(bound)
+	return nil
+}
+
+// take takes room, if there is.
+func (d *disk) take(n int64) bool {
+	for {
+		used := d.used.Load()
+		if used+n > d.limit.Load() {
+			return false
+		}
+		if !d.used.CompareAndSwap(used, used+n) {
+			continue
+		}
+		if used+n <= d.bound.Load() {
+			return true
+		}
+		if err := d.raise(); err != nil {
+			d.give(n)
+			d.failed(err)
+			return false
+		}
+		return true
+	}
+}
+
+// raise raises the bound above what is used.
+func (d *disk) raise() error {
+	d.boundMu.Lock()
+	defer d.boundMu.Unlock()
+	if used := d.used.Load(); used > d.bound.Load() {
+		return d.writeState(used + max(d.limit.Load()/64, 1<<20))
+	}
+	return nil
+}
+
+// lower brings the bound down to what is used, if that is worth it.
+func (d *disk) lower() error {
+	d.boundMu.Lock()
+	defer d.boundMu.Unlock()
+	step := max(d.limit.Load()/64, 1<<20)
+	// What is taken meanwhile stays below the bound, or raises it after us.
+	if used := d.used.Load(); used+2*step < d.bound.Load() {
+		return d.writeState(used + step)
+	}
+	return nil
+}

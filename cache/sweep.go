@@ -1,0 +1,147 @@
+package cache
+
+import "time"
+
+// Purge and List go through the shards, a chunk at a time under the lock. What is
+// in the index at the start stays at its place until it's removed, so a sweep
+// meets it; what is put in meanwhile is new, and no matter to a purge.
+
+// each calls visit with the entries that match; the lock of their shard is held.
+// between is called without it, after every chunk; it ends the sweep with false.
+func (t *Tiers) each(match Match, visit func(s *shard, n uint32), between func() bool) {
+	tag := tagHash(match.Tag)
+	for i := range t.index.shards {
+		s := &t.index.shards[i]
+		for c := 0; ; c++ {
+			s.mu.Lock()
+			if c >= len(s.chunks) {
+				s.mu.Unlock()
+				break
+			}
+			for n := uint32(c*chunk + 1); n <= uint32(c+1)*chunk; n++ {
+				if e := s.at(n); e.id != 0 && match.matches(e.label, tag) {
+					visit(s, n)
+				}
+			}
+			s.mu.Unlock()
+			if !between() {
+				return
+			}
+		}
+	}
+}
+
+// Purge is a Store's. It waits until all that an earlier process left is indexed,
+// and until the disk has it.
+func (t *Tiers) Purge(match Match, soft bool) int {
+	t.awaitRecovery()
+	purged := 0
+	var files []entry
+	t.each(match, func(s *shard, n uint32) {
+		purged++
+		e := s.at(n)
+		if !soft {
+			files = append(files, t.take(s, n))
+			return
+		}
+		if e.stale {
+			return
+		}
+		e.stale = true
+		e.edition++
+		if l := e.live; l != nil {
+			meta := *l.found[0].Meta
+			meta.Stale = true
+			l.found = []*Object{l.object(&meta, e.edition)}
+		}
+		files = append(files, *e)
+	}, func() bool {
+		for _, e := range files {
+			if soft {
+				t.writeStale(e)
+			} else {
+				t.unlinkAll(e)
+			}
+		}
+		files = files[:0]
+		return true
+	})
+	return purged
+}
+
+// writeStale tells the file of an object that it was purged, if it still is.
+func (t *Tiers) writeStale(e entry) {
+	if e.pages == 0 {
+		return
+	}
+	stripe := t.stripe(e.id)
+	stripe.Lock()
+	defer stripe.Unlock()
+	s := t.index.shard(e.key)
+	s.mu.Lock()
+	now := s.get(e.key, e.id)
+	due := now != nil && now.stale && now.pages > 0
+	s.mu.Unlock()
+	if due {
+		t.rewrite(e.key, e.id, nil, true, 0)
+	}
+}
+
+// List is a Store's. Just after a start it doesn't give yet what isn't indexed.
+func (t *Tiers) List(match Match, yield func(Listed) bool) {
+	var found []Listed
+	t.each(match, func(s *shard, n uint32) {
+		found = append(found, t.listed(s.at(n)))
+	}, func() bool {
+		for _, listed := range found {
+			if !yield(listed) {
+				return false
+			}
+		}
+		found = found[:0]
+		return true
+	})
+}
+
+// listed is what a list says of an entry. The caller has the lock of its shard.
+func (t *Tiers) listed(e *entry) Listed {
+	_, id, url := unlabel(e.label)
+	listed := Listed{
+		Site: t.index.siteName(e.site), URL: url, ID: id, Bytes: e.size, Tier: "disk", Hits: uint64(e.hits),
+		Stored: timeOf(e.received), Until: timeOf(e.until), Stale: e.stale,
+	}
+	if e.extras != nil {
+		for _, file := range e.extras.files {
+			listed.Bytes += file.size
+		}
+	}
+	if l := e.live; l != nil {
+		listed.Hits += uint64(l.hits.Load())
+		meta := l.found[0].Meta
+		listed.Stored, listed.Until = meta.Received.Round(0), meta.Until
+		held := false
+		for _, form := range l.forms {
+			if form.bytes.Load() != nil {
+				held = true
+			}
+			if form.number > 0 && !form.onDisk.Load() {
+				listed.Bytes += form.size
+			}
+		}
+		switch {
+		case e.pages == 0:
+			listed.Tier = "memory"
+		case held:
+			listed.Tier = "memory+disk"
+		}
+	}
+	return listed
+}
+
+// timeOf is a time of the index.
+func timeOf(seconds uint32) time.Time {
+	if seconds == 0 {
+		return time.Time{}
+	}
+	return time.Unix(int64(seconds), 0)
+}
