@@ -37,6 +37,7 @@ func (t *Tiers) Renew(old *Object, meta *Meta) *Object {
 		t.disk.give(room)
 		return nil
 	}
+	relabelled := at.label != e.label
 	at.label, at.site, at.received, at.until = e.label, e.site, e.received, e.until
 	at.stale = meta.Stale
 	at.edition++
@@ -53,6 +54,9 @@ func (t *Tiers) Renew(old *Object, meta *Meta) *Object {
 	t.forget(out)
 	if onDisk {
 		t.rewrite(b.key, b.id, raw, meta.Stale, room)
+		if !t.noteObject(b.key, b.id) && relabelled {
+			t.leaveDisk(b.key, b.id) // a purge after the next start would go by the old tags
+		}
 	} else {
 		t.disk.give(room)
 	}
@@ -166,6 +170,7 @@ func (t *Tiers) Form(of *Object, coding string, from Draft) {
 		d.room = 0
 	}
 
+	var file extra
 	s := t.index.shard(b.key)
 	s.mu.Lock()
 	e := s.get(b.key, b.id)
@@ -180,11 +185,8 @@ func (t *Tiers) Form(of *Object, coding string, from Draft) {
 		return
 	}
 	if pages > 0 {
-		var files []extra
-		if e.extras != nil {
-			files = slices.Clone(e.extras.files)
-		}
-		e.extras = &extras{append(files, extra{coding: coding, size: form.size, pages: pages, number: number, verified: true})}
+		file = extra{coding: coding, size: form.size, pages: pages, number: number, verified: true}
+		e.add(file)
 	}
 	var out []*item
 	if l := e.live; l != nil {
@@ -197,6 +199,9 @@ func (t *Tiers) Form(of *Object, coding string, from Draft) {
 	s.mu.Unlock()
 	d.held = 0
 	t.forget(out)
+	if pages > 0 {
+		t.note(appendForm(nil, b.key, b.id, file))
+	}
 }
 
 // formFile makes a draft the file of a form.

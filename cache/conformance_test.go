@@ -43,7 +43,7 @@ func storeConformance(t *testing.T, newStore func(t *testing.T) Store) {
 	}
 }
 
-func keyOf(n int) (key Key) {
+func testKey(n int) (key Key) {
 	x := rand.New(rand.NewPCG(uint64(n), 1))
 	for i := range key {
 		key[i] = byte(x.Uint32())
@@ -55,7 +55,7 @@ func keyOf(n int) (key Key) {
 func metaOf(n int, id string) *Meta {
 	at := time.Date(2026, 11, 1, 12, 0, n%60, 123456789, time.UTC)
 	return &Meta{
-		Key: keyOf(n), ID: id, Site: "shop", URL: fmt.Sprintf("https://www.example.cn/a/%d?v=1", n),
+		Key: testKey(n), ID: id, Site: "shop", URL: fmt.Sprintf("https://www.example.cn/a/%d?v=1", n),
 		Status: 200,
 		Header: http.Header{"Content-Type": {"text/html; charset=utf-8"}, "Link": {"</a>; rel=preload", "</b>"}, "Etag": {`"` + id + `"`}},
 		Vary:   []Selector{{"Accept-Encoding", "gzip"}, {"Accept-Language", id}},
@@ -159,7 +159,7 @@ func none(t testing.TB, s Store, key Key) {
 }
 
 func storeNothing(t *testing.T, s Store) {
-	none(t, s, keyOf(1))
+	none(t, s, testKey(1))
 	if n := s.Purge(Match{}, false); n != 0 {
 		t.Errorf("purged %d of nothing", n)
 	}
@@ -180,7 +180,7 @@ func storeKeep(t *testing.T, s Store) {
 				t.Fatalf("%d bytes: not kept", size)
 			}
 			expect(t, object.Forms[0], want)
-			found := one(t, s, keyOf(n))
+			found := one(t, s, testKey(n))
 			sameMeta(t, found.Meta, metaOf(n, "a"))
 			expect(t, found.Forms[0], want)
 			if found.Forms[0].Coding != "br" {
@@ -188,14 +188,14 @@ func storeKeep(t *testing.T, s Store) {
 			}
 		}
 	}
-	none(t, s, keyOf(100))
+	none(t, s, testKey(100))
 }
 
 func storeVariants(t *testing.T, s Store) {
 	for i := range 5 {
 		keep(t, s, metaOf(1, fmt.Sprint(i)), bodyOf(i, 1000))
 	}
-	found := s.Find(keyOf(1))
+	found := s.Find(testKey(1))
 	if len(found) != 5 {
 		t.Fatalf("found %d", len(found))
 	}
@@ -206,7 +206,7 @@ func storeVariants(t *testing.T, s Store) {
 		expect(t, object.Forms[0], bodyOf(4-i, 1000))
 	}
 	s.Remove(found[2])
-	if found := s.Find(keyOf(1)); len(found) != 4 || slices.ContainsFunc(found, func(o *Object) bool { return o.Meta.ID == "2" }) {
+	if found := s.Find(testKey(1)); len(found) != 4 || slices.ContainsFunc(found, func(o *Object) bool { return o.Meta.ID == "2" }) {
 		t.Errorf("found %d", len(found))
 	}
 }
@@ -214,14 +214,14 @@ func storeVariants(t *testing.T, s Store) {
 func storeReplace(t *testing.T, s Store) {
 	first := keep(t, s, metaOf(1, "a"), bodyOf(1, 5000))
 	second := keep(t, s, metaOf(1, "a"), bodyOf(2, 7000))
-	if one(t, s, keyOf(1)) != second {
-		expect(t, one(t, s, keyOf(1)).Forms[0], bodyOf(2, 7000))
+	if one(t, s, testKey(1)) != second {
+		expect(t, one(t, s, testKey(1)).Forms[0], bodyOf(2, 7000))
 	}
 	if s.Renew(first, metaOf(1, "a")) != nil {
 		t.Error("renewed what was replaced")
 	}
 	s.Remove(first)
-	expect(t, one(t, s, keyOf(1)).Forms[0], bodyOf(2, 7000))
+	expect(t, one(t, s, testKey(1)).Forms[0], bodyOf(2, 7000))
 }
 
 func storeRenew(t *testing.T, s Store) {
@@ -235,7 +235,7 @@ func storeRenew(t *testing.T, s Store) {
 			t.Fatalf("not renewed the %d. time", i)
 		}
 		sameMeta(t, second.Meta, meta)
-		sameMeta(t, one(t, s, keyOf(1)).Meta, meta)
+		sameMeta(t, one(t, s, testKey(1)).Meta, meta)
 		expect(t, second.Forms[0], bodyOf(1, 5000))
 		if s.Renew(first, metaOf(1, "a")) != nil {
 			t.Error("renewed what was renewed")
@@ -243,7 +243,7 @@ func storeRenew(t *testing.T, s Store) {
 		s.Remove(first)
 		first = second
 	}
-	one(t, s, keyOf(1))
+	one(t, s, testKey(1))
 	tagged := metaOf(1, "a")
 	tagged.Tags = []string{"new"}
 	s.Renew(first, tagged)
@@ -261,7 +261,7 @@ func storeForms(t *testing.T, s Store) {
 		b := bodyOf(10+i, 3000*(i+1))
 		s.Form(object, coding, write(t, s, -1, b, 1000))
 	}
-	for _, object := range []*Object{one(t, s, keyOf(1)), s.Renew(one(t, s, keyOf(1)), metaOf(1, "a"))} {
+	for _, object := range []*Object{one(t, s, testKey(1)), s.Renew(one(t, s, testKey(1)), metaOf(1, "a"))} {
 		if len(object.Forms) != 4 {
 			t.Fatalf("%d forms", len(object.Forms))
 		}
@@ -273,9 +273,9 @@ func storeForms(t *testing.T, s Store) {
 			expect(t, object.Forms[i+1], bodyOf(10+i, 3000*(i+1)))
 		}
 	}
-	s.Remove(one(t, s, keyOf(1)))
+	s.Remove(one(t, s, testKey(1)))
 	s.Form(object, "deflate", write(t, s, -1, bodyOf(1, 1), 1))
-	none(t, s, keyOf(1))
+	none(t, s, testKey(1))
 }
 
 func storeRemove(t *testing.T, s Store) {
@@ -283,12 +283,12 @@ func storeRemove(t *testing.T, s Store) {
 	keep(t, s, metaOf(2, "a"), bodyOf(2, 5000))
 	s.Remove(object)
 	s.Remove(object)
-	none(t, s, keyOf(1))
-	one(t, s, keyOf(2))
+	none(t, s, testKey(1))
+	one(t, s, testKey(2))
 	if s.Renew(object, metaOf(1, "a")) != nil {
 		t.Error("renewed what was removed")
 	}
-	none(t, s, keyOf(1))
+	none(t, s, testKey(1))
 }
 
 func storeRemovedWhileRead(t *testing.T, s Store) {
@@ -345,7 +345,7 @@ func storeDraft(t *testing.T, s Store) {
 		t.Fatal("not kept")
 	}
 	d.Discard()
-	expect(t, one(t, s, keyOf(1)).Forms[0], want)
+	expect(t, one(t, s, testKey(1)).Forms[0], want)
 }
 
 func storeDiscard(t *testing.T, s Store) {
@@ -357,14 +357,14 @@ func storeDiscard(t *testing.T, s Store) {
 		}
 		d.Discard()
 	}
-	none(t, s, keyOf(1))
+	none(t, s, testKey(1))
 }
 
 func storeShort(t *testing.T, s Store) {
 	if s.Keep(metaOf(1, "a"), write(t, s, 100, bodyOf(1, 99), 99)) != nil {
 		t.Error("kept less than was announced")
 	}
-	none(t, s, keyOf(1))
+	none(t, s, testKey(1))
 }
 
 func storePurge(t *testing.T, s Store, soft bool) {
@@ -401,7 +401,7 @@ func storePurge(t *testing.T, s Store, soft bool) {
 			purged[i] = true
 		}
 		for i := range urls {
-			found := s.Find(keyOf(i))
+			found := s.Find(testKey(i))
 			switch {
 			case purged[i] && !soft:
 				if len(found) != 0 {
@@ -431,11 +431,11 @@ func storePurgeOld(t *testing.T, s Store) {
 		t.Error("renewed what was purged")
 	}
 	s.Remove(object) // is another now
-	stale := one(t, s, keyOf(1))
+	stale := one(t, s, testKey(1))
 	if !stale.Meta.Stale {
 		t.Error("not stale")
 	}
-	if fresh := s.Renew(stale, metaOf(1, "a")); fresh == nil || fresh.Meta.Stale || one(t, s, keyOf(1)).Meta.Stale {
+	if fresh := s.Renew(stale, metaOf(1, "a")); fresh == nil || fresh.Meta.Stale || one(t, s, testKey(1)).Meta.Stale {
 		t.Error("not renewed")
 	}
 }
@@ -444,8 +444,8 @@ func storeList(t *testing.T, s Store) {
 	for i := range 20 {
 		keep(t, s, metaOf(i, "a"), bodyOf(i, 100*i))
 	}
-	expect(t, one(t, s, keyOf(3)).Forms[0], bodyOf(3, 300))
-	s.Form(one(t, s, keyOf(3)), "gzip", write(t, s, 50, bodyOf(1, 50), 50))
+	expect(t, one(t, s, testKey(3)).Forms[0], bodyOf(3, 300))
+	s.Form(one(t, s, testKey(3)), "gzip", write(t, s, 50, bodyOf(1, 50), 50))
 	n := 0
 	s.List(Match{Tag: "t3"}, func(l Listed) bool {
 		n++
@@ -498,7 +498,7 @@ func storeMany(t *testing.T, s Store) {
 			x := rand.New(rand.NewPCG(uint64(w), 2))
 			for range 400 {
 				n := x.IntN(keys)
-				found := s.Find(keyOf(n))
+				found := s.Find(testKey(n))
 				for _, object := range found {
 					check(object)
 				}
@@ -549,7 +549,7 @@ func storePurgeRace(t *testing.T, s Store) {
 				default:
 				}
 				n, now := x.IntN(20), round.Load()
-				if found := s.Find(keyOf(n)); len(found) > 0 && x.IntN(3) > 0 {
+				if found := s.Find(testKey(n)); len(found) > 0 && x.IntN(3) > 0 {
 					read(found[0].Forms[0].Body)
 					s.Renew(found[0], found[0].Meta)
 					continue
@@ -566,13 +566,13 @@ func storePurgeRace(t *testing.T, s Store) {
 		round.Store(int64(i))
 		before := map[*Meta]bool{}
 		for n := range 20 {
-			for _, object := range s.Find(keyOf(n)) {
+			for _, object := range s.Find(testKey(n)) {
 				before[object.Meta] = true
 			}
 		}
 		s.Purge(Match{Host: "www.example.cn"}, i%2 == 0)
 		for n := range 20 {
-			for _, object := range s.Find(keyOf(n)) {
+			for _, object := range s.Find(testKey(n)) {
 				if before[object.Meta] {
 					t.Error("found as it was")
 				}

@@ -14,8 +14,9 @@ import (
 
 // The files of the disk tier:
 //
-//	DIR/lock             held by the process whose DIR it is
+//	DIR/v1/lock          held by the process whose DIR it is
 //	DIR/v1/state         see state.go
+//	DIR/v1/index/        see journal.go
 //	DIR/v1/tmp/ID.N      being written
 //	DIR/v1/3f8/KEYID     the form that came, of an object
 //	DIR/v1/3f8/KEYID.N   another form of it
@@ -39,14 +40,16 @@ type disk struct {
 	used  atomic.Int64 // by files, also those being written
 	serial
 	health
-	wake chan struct{} // the evictor
-	full atomic.Bool   // the last failure was for want of room
+	journal journal
+	wake    chan struct{} // the evictor
+	full    atomic.Bool   // the last failure was for want of room
 }
 
 func newDisk(dir string, limit int64, log *slog.Logger) *disk {
 	d := &disk{dir: filepath.Join(dir, "v"+strconv.Itoa(version)), log: log, wake: make(chan struct{}, 1)}
 	d.limit.Store(limit)
 	d.fell = make(chan struct{}, 1)
+	d.journal.disk, d.journal.due = d, make(chan struct{}, 1)
 	return d
 }
 

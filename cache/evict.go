@@ -27,7 +27,7 @@ func (t *Tiers) room(n int64) bool {
 	}
 	for range mostEvictions {
 		if d.take(n) {
-			if d.used.Load() > d.limit.Load()-d.limit.Load()/startShare {
+			if d.crowded(startShare) {
 				d.nudge()
 			}
 			return true
@@ -40,16 +40,19 @@ func (t *Tiers) room(n int64) bool {
 	return false
 }
 
+// crowded reports whether less than a share of the bytes is free.
+func (d *disk) crowded(share int64) bool {
+	limit := d.limit.Load()
+	return d.used.Load()+d.journal.length.Load() > limit-limit/share
+}
+
 // evict evicts until there is room again.
 func (t *Tiers) evict() {
 	d := t.disk
-	if limit := d.limit.Load(); d.used.Load() <= limit-limit/startShare {
+	if !d.crowded(startShare) {
 		return
 	}
-	for t.ctx.Err() == nil {
-		if limit := d.limit.Load(); d.used.Load() <= limit-limit/endShare || !t.evictOne() {
-			break
-		}
+	for t.ctx.Err() == nil && d.crowded(endShare) && t.evictOne() {
 	}
 	if d.well.Load() {
 		if err := d.lower(); err != nil {
@@ -75,8 +78,10 @@ func (t *Tiers) relieve() {
 // is none to be found.
 func (t *Tiers) evictOne() bool {
 	var oldest entry
+	now := t.kept.Load()
 	for range sample {
-		if e, ok := t.draw(); ok && (oldest.id == 0 || e.asked < oldest.asked || e.asked == oldest.asked && e.id < oldest.id) {
+		e, ok := t.draw()
+		if age, most := now-e.asked, now-oldest.asked; ok && (oldest.id == 0 || age > most || age == most && e.id < oldest.id) {
 			oldest = e
 		}
 	}
@@ -121,7 +126,7 @@ func (s *shard) draw() *entry {
 	total := uint32(len(s.chunks) * chunk)
 	start := rand.Uint32N(total)
 	for i := range total {
-		if e := s.at((start+i)%total + 1); e.id != 0 && e.pages > 0 {
+		if e := s.at((start+i)%total + 1); e.id != 0 && e.pages > 0 && !e.unseen {
 			return e
 		}
 	}

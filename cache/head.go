@@ -51,7 +51,7 @@ type header struct {
 }
 
 var (
-	errForeign = errors.New("not a file of this cache")
+	errForeign = errors.New("file of another version")
 	errCorrupt = errors.New("corrupt file")
 )
 
@@ -79,10 +79,13 @@ func (h *header) bytes() []byte {
 // parseHeader reads the first bytes of a file, which may be anything.
 func parseHeader(b []byte) (header, error) {
 	var h header
-	if len(b) < headerSize || string(b[:8]) != magic || binary.LittleEndian.Uint32(b[8:]) != version {
+	if len(b) < 12 || string(b[:8]) != magic {
+		return h, errCorrupt
+	}
+	if binary.LittleEndian.Uint32(b[8:]) != version {
 		return h, errForeign
 	}
-	if checksum(b[:68]) != binary.LittleEndian.Uint32(b[68:]) {
+	if len(b) < headerSize || checksum(b[:68]) != binary.LittleEndian.Uint32(b[68:]) {
 		return h, errCorrupt
 	}
 	h.number, h.stale = b[12], b[13] != 0

@@ -104,6 +104,8 @@ func (t *Tiers) tend() {
 			}
 			rest = min(2*rest, mostRest)
 			again = time.After(rest)
+		case <-t.disk.journal.due:
+			t.compact()
 		case <-t.disk.wake:
 			t.evict()
 			if !t.disk.well.Load() && again == nil && t.disk.limit.Load() > 0 {
@@ -121,6 +123,17 @@ func (t *Tiers) tryAgain() bool {
 	}
 	t.log.Info("the cache's disk is well", "dir", t.disk.dir)
 	return true
+}
+
+// compact writes the journal anew, once the index is whole.
+func (t *Tiers) compact() {
+	if !t.disk.well.Load() {
+		return // asked for again when it is
+	}
+	t.awaitRecovery()
+	if err := t.rewriteJournal(); err != nil && t.ctx.Err() == nil {
+		t.disk.failed(err)
+	}
 }
 
 // revive makes the folder ours, if it isn't, and tries to write to it. If it is
@@ -157,7 +170,14 @@ func (t *Tiers) revive() error {
 			d.lock = nil
 			return err
 		}
-		t.beginRecovery(bound)
+		segments, err := d.journal.restart()
+		if err != nil {
+			d.give(bound)
+			lock.Close()
+			d.lock = nil
+			return err
+		}
+		t.beginRecovery(bound, segments)
 	}
 	if err := d.probe(); err != nil {
 		return err
@@ -169,6 +189,9 @@ func (t *Tiers) revive() error {
 		}
 	}
 	d.doomed = nil
+	if d.journal.incomplete() {
+		d.journal.ask()
+	}
 	d.well.Store(true)
 	return nil
 }
@@ -227,7 +250,7 @@ func (d *disk) close() error {
 	if d.well.Swap(false) {
 		err = d.lower()
 	}
-	err = errors.Join(err, d.lock.Close())
+	err = errors.Join(err, d.journal.close(), d.lock.Close())
 	d.lock = nil
 	return err
 }

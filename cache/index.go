@@ -41,7 +41,7 @@ type shard struct {
 	filed   int // on disk
 }
 
-// entry is an object, in 96 bytes and its label.
+// entry is an object, in 104 bytes and its label.
 type entry struct {
 	key    Key
 	id     uint64  // 0 is a free entry
@@ -53,13 +53,14 @@ type entry struct {
 	next     uint32 // of the same key, or free
 	pages    uint32 // of 4 KiB that the file of the form that came takes; 0 is not on disk
 	edition  uint32 // how often the Meta changed
-	asked    uint32 // when it was, in ticks of this process
+	asked    uint32 // when it was: how many objects had been kept
 	hits     uint32 // besides those that live counts
 	received uint32 // seconds since 1970, as until
 	until    uint32
 	site     uint16
 	stale    bool
 	verified bool // the body on disk is what was written, as far as this process knows
+	unseen   bool // the journal told of it, and its file wasn't met yet
 }
 
 // extras are the forms on disk besides the first.
@@ -271,6 +272,19 @@ func (s *shard) remove(n uint32) {
 	*e = entry{next: s.free}
 	s.free = n
 	s.entries--
+}
+
+// add adds a file of a form, unless its number is there.
+func (e *entry) add(form extra) bool {
+	var files []extra
+	if e.extras != nil {
+		files = e.extras.files
+	}
+	if slices.ContainsFunc(files, func(file extra) bool { return file.number == form.number }) {
+		return false
+	}
+	e.extras = &extras{append(slices.Clone(files), form)}
+	return true
 }
 
 // onDisk is the bytes that the files of an object take.

@@ -3,6 +3,7 @@ package cache
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"sync"
@@ -11,11 +12,14 @@ import (
 
 // What an earlier process left is found again:
 //
-//  1. workers go through the folders, and read the head of each file,
-//  2. what is asked for before they get there is looked for in its folder (seek),
-//  3. of two files of one variant the older goes, and what belongs to no object,
+//  1. the journal is read into the index,
+//  2. workers go through the folders: a file that the journal told of is known by
+//     its name, of another the head is read,
+//  3. what is asked for before they get there is looked for in its folder (seek),
+//  4. of two files of one variant the older goes, and what belongs to no object,
 //     is cut off or isn't what it says, too,
-//  4. then the bytes in use are known, and no more a bound.
+//  5. what the journal told of and isn't there leaves the index; and then the
+//     bytes in use are known, and no more a bound.
 //
 // Files of this process are in the index already.
 
@@ -32,9 +36,12 @@ type scan struct {
 	opened  uint64 // which process this is
 	done    [folders]atomic.Bool
 	folders atomic.Int64 // done
-	objects atomic.Int64
-	bytes   atomic.Int64
-	over    chan struct{} // closed at the end
+	objects atomic.Int64 // seen
+	heads   atomic.Int64 // read
+	bytes   atomic.Int64 // of what this put into the index
+
+	segments []uint64      // of the journal
+	over     chan struct{} // closed at the end
 }
 
 // recovering reports whether the index may lack something.
@@ -52,28 +59,83 @@ func (t *Tiers) awaitRecovery() {
 
 // beginRecovery starts the workers. bound is what the disk's bytes in use have for
 // what they will find. The caller has the lock of the disk's health.
-func (t *Tiers) beginRecovery(bound int64) {
-	scan := &scan{opened: t.disk.opened, over: make(chan struct{})}
+func (t *Tiers) beginRecovery(bound int64, segments []uint64) {
+	scan := &scan{opened: t.disk.opened, segments: segments, over: make(chan struct{})}
 	t.scan.Store(scan)
-	var next atomic.Int64
-	var workers sync.WaitGroup
-	for range scanners {
-		workers.Go(func() {
-			for n := int(next.Add(1)) - 1; n < folders && t.ctx.Err() == nil; n = int(next.Add(1)) - 1 {
-				t.scanFolder(scan, n, nil)
-				scan.done[n].Store(true)
-				scan.folders.Add(1)
-			}
-		})
-	}
 	t.running.Go(func() {
+		defer close(scan.over)
+		t.readJournal(scan)
+		var next atomic.Int64
+		var workers sync.WaitGroup
+		for range scanners {
+			workers.Go(func() {
+				for n := int(next.Add(1)) - 1; n < folders && t.ctx.Err() == nil; n = int(next.Add(1)) - 1 {
+					t.scanFolder(scan, n, nil)
+					scan.done[n].Store(true)
+					scan.folders.Add(1)
+				}
+			})
+		}
 		workers.Wait()
 		if t.ctx.Err() == nil {
-			t.disk.used.Add(scan.bytes.Load() - bound)
-			t.disk.nudge()
+			t.endRecovery(scan, bound)
 		}
-		close(scan.over)
 	})
+}
+
+// readJournal puts what the journal tells into the index, as not seen yet.
+func (t *Tiers) readJournal(scan *scan) {
+	err := t.disk.journal.read(scan.segments, func(r record) {
+		if t.ctx.Err() != nil || r.entry.id>>numberBits >= scan.opened {
+			return
+		}
+		s := t.index.shard(r.entry.key)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		at := s.get(r.entry.key, r.entry.id)
+		if r.form != nil {
+			if at != nil && at.unseen && at.add(*r.form) {
+				scan.bytes.Add(int64(r.form.pages) * headSize)
+			}
+			return
+		}
+		e := r.entry
+		e.site, e.unseen = t.index.site(r.site), true
+		if at != nil {
+			if at.unseen {
+				at.label, at.site, at.received, at.until, at.stale = e.label, e.site, e.received, e.until, e.stale
+			}
+			return
+		}
+		if n := s.same(&e); n != 0 {
+			if s.at(n).id > e.id {
+				return
+			}
+			scan.bytes.Add(-s.at(n).onDisk())
+			t.take(s, n) // its file, if it is there, is found by its name
+		}
+		s.insert(e)
+		scan.bytes.Add(e.onDisk())
+	})
+	if err != nil {
+		t.disk.failures.Add(1)
+		t.log.Warn("the cache reads all its files", "error", err)
+	}
+}
+
+// endRecovery settles what the workers leave.
+func (t *Tiers) endRecovery(scan *scan, bound int64) {
+	t.each(Match{}, func(s *shard, n uint32) {
+		if e := s.at(n); e.unseen {
+			t.disk.give(e.onDisk())
+			t.take(s, n)
+		}
+	}, func() bool { return true })
+	t.disk.used.Add(scan.bytes.Load() - bound)
+	t.disk.nudge()
+	if scan.heads.Load() > 0 || len(scan.segments) > 8 || t.disk.journal.length.Load() > leastRewrite {
+		t.disk.journal.ask()
+	}
 }
 
 // seek looks for the files of a key.
@@ -122,11 +184,16 @@ func (t *Tiers) scanFolder(scan *scan, n int, only *Key) {
 func (t *Tiers) found(scan *scan, key Key, id uint64) {
 	s := t.index.shard(key)
 	s.mu.Lock()
-	known := s.find(key, id) != 0
-	s.mu.Unlock()
-	if known {
+	if e := s.get(key, id); e != nil {
+		if e.unseen {
+			e.unseen = false
+			scan.objects.Add(1)
+		}
+		s.mu.Unlock()
 		return
 	}
+	s.mu.Unlock()
+	scan.heads.Add(1)
 	path := t.disk.path(key, id, 0)
 	h, raw, size, err := readHead(path)
 	var b brief
@@ -199,11 +266,7 @@ func (t *Tiers) foundForm(scan *scan, file fileOf) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e, has := known(); e != nil && !has {
-		var files []extra
-		if e.extras != nil {
-			files = e.extras.files[:len(e.extras.files):len(e.extras.files)]
-		}
-		e.extras = &extras{append(files, extra{coding: string(raw), size: h.size, pages: uint32(pagesOf(size)), number: h.number})}
+		e.add(extra{coding: string(raw), size: h.size, pages: uint32(pagesOf(size)), number: h.number})
 		scan.bytes.Add(pagesOf(size) * headSize)
 	}
 }
@@ -244,11 +307,14 @@ func readHead(path string) (h header, meta []byte, size int64, err error) {
 	defer f.Close()
 	head := make([]byte, headSize)
 	n, err := f.ReadAt(head, 0)
-	if n < headSize {
+	if err != nil && err != io.EOF {
 		return h, nil, 0, short(err)
 	}
-	if h, err = parseHeader(head); err != nil {
+	if h, err = parseHeader(head[:n]); err != nil {
 		return h, nil, 0, err
+	}
+	if n < headSize {
+		return h, nil, 0, errCorrupt
 	}
 	info, err := f.Stat()
 	if err != nil {

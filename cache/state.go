@@ -101,7 +101,7 @@ func (d *disk) writeState(bound int64) error {
 func (d *disk) take(n int64) bool {
 	for {
 		used := d.used.Load()
-		if used+n > d.limit.Load() {
+		if used+n > d.limit.Load()-d.journal.length.Load() {
 			return false
 		}
 		if !d.used.CompareAndSwap(used, used+n) {

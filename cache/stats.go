@@ -27,6 +27,7 @@ type Stats struct {
 type counts struct {
 	evictions atomic.Uint64
 	corrupt   atomic.Uint64
+	kept      atomic.Uint32 // objects: the time that eviction from the disk goes by, which no clock sets back
 	memoryIDs atomic.Uint64 // names of objects where there is no disk
 }
 
@@ -48,7 +49,7 @@ func (t *Tiers) Stats() Stats {
 	if t.disk == nil {
 		return stats
 	}
-	stats.DiskBytes, stats.DiskLimit = t.disk.used.Load(), t.disk.limit.Load()
+	stats.DiskBytes, stats.DiskLimit = t.disk.used.Load()+t.disk.journal.length.Load(), t.disk.limit.Load()
 	stats.DiskErrors = t.disk.failures.Load()
 	stats.Degraded = stats.DiskLimit > 0 && !t.disk.well.Load()
 	if scan := t.scan.Load(); scan != nil {

@@ -84,6 +84,7 @@ func (t *Tiers) writeStale(e entry) {
 	s.mu.Unlock()
 	if due {
 		t.rewrite(e.key, e.id, nil, true, 0)
+		t.noteObject(e.key, e.id)
 	}
 }
 

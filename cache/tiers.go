@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
-	"time"
 )
 
 // Tiers is the Store: memory, and a disk behind it if there is one.
@@ -27,7 +26,6 @@ import (
 // rest. Stripes alone are held over I/O, and a hit in memory takes none.
 type Tiers struct {
 	log    *slog.Logger
-	begun  time.Time // ticks count from it
 	index  *index
 	memory *memory
 	disk   *disk // nil is none
@@ -61,7 +59,7 @@ func OpenTiers(o TiersOptions) (*Tiers, error) {
 	if o.Disk > 0 && o.Dir == "" {
 		return nil, errors.New("open the cache: a disk needs a folder")
 	}
-	t := &Tiers{log: o.Log, begun: time.Now(), index: newIndex(), memory: newMemory(max(o.Memory, 0))}
+	t := &Tiers{log: o.Log, index: newIndex(), memory: newMemory(max(o.Memory, 0))}
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	if o.Dir == "" {
 		return t, nil
@@ -99,9 +97,6 @@ func (t *Tiers) Resize(memory, disk int64) {
 	t.disk.nudge()
 }
 
-// ticks is the time that eviction from the disk goes by: no clock sets it back.
-func (t *Tiers) ticks() uint32 { return uint32(time.Since(t.begun) / (100 * time.Millisecond)) }
-
 // stripe is the lock of an object's files.
 func (t *Tiers) stripe(id uint64) *sync.Mutex { return &t.files[id%uint64(len(t.files))] }
 
@@ -118,7 +113,7 @@ func (t *Tiers) Find(key Key) []*Object {
 		s.mu.Unlock()
 		return nil
 	}
-	e, tick := s.at(n), t.ticks()
+	e, tick := s.at(n), t.kept.Load()
 	if e.next == 0 && e.live != nil {
 		e.asked = tick
 		e.live.touch()
@@ -204,7 +199,7 @@ func (t *Tiers) Keep(meta *Meta, from Draft) *Object {
 	l.found = []*Object{object}
 	e := t.index.entry(meta.Key, form.id, briefOf(meta))
 	e.live, e.size, e.pages, e.stale = l, form.size, pages, meta.Stale
-	e.asked, e.verified = t.ticks(), pages > 0
+	e.asked, e.verified = t.kept.Add(1), pages > 0
 
 	s := t.index.shard(meta.Key)
 	s.mu.Lock()
@@ -218,6 +213,12 @@ func (t *Tiers) Keep(meta *Meta, from Draft) *Object {
 	d.held = 0
 	t.forget(out)
 	t.unlinkAll(old)
+	if pages > 0 {
+		stripe := t.stripe(form.id)
+		stripe.Lock()
+		t.noteObject(meta.Key, form.id)
+		stripe.Unlock()
+	}
 	return object
 }
 
