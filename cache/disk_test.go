@@ -305,7 +305,7 @@ func TestDiskLimit(t *testing.T) {
 	const limit = 16 << 20
 	o := TiersOptions{Memory: 1 << 20, Disk: limit, Dir: t.TempDir()}
 	s := open(t, o)
-	for i := range 3000 {
+	for i := range 1200 {
 		size := i * 7919 % 40_000
 		if i%100 == 0 {
 			size = 2_000_000

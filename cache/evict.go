@@ -81,7 +81,8 @@ func (t *Tiers) evictOne() bool {
 	now := t.kept.Load()
 	for range sample {
 		e, ok := t.draw()
-		if age, most := now-e.asked, now-oldest.asked; ok && (oldest.id == 0 || age > most || age == most && e.id < oldest.id) {
+		// Signed: what is asked for meanwhile is younger than now.
+		if age, most := int32(now-e.asked), int32(now-oldest.asked); ok && (oldest.id == 0 || age > most || age == most && e.id < oldest.id) {
 			oldest = e
 		}
 	}

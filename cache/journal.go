@@ -34,6 +34,10 @@ const (
 	// leastRewrite is how long a journal is at least that is written anew.
 	leastRewrite = 4 << 20
 
+	// besides is what the ends of the last segments, the state and the next state
+	// take.
+	besides = 4 * headSize
+
 	recordObject = 1
 	recordForm   = 2
 )
@@ -51,8 +55,9 @@ type journal struct {
 	number  uint64     // of its segment
 	broken  bool       // something isn't in it
 	rewrite int64      // the length at which it's due
+	noted   int64      // bytes in the last segment
 
-	length atomic.Int64 // of all segments, also one being written anew
+	length atomic.Int64 // bytes of all segments, also one being written anew, and besides
 }
 
 func (j *journal) dir() string { return j.disk.dir + "/index" }
@@ -254,7 +259,7 @@ func (j *journal) begin(number uint64) error {
 	if j.file != nil {
 		j.file.Close()
 	}
-	j.file, j.number = f, number
+	j.file, j.number, j.noted = f, number, 0
 	return nil
 }
 
@@ -271,13 +276,13 @@ func (j *journal) restart() ([]uint64, error) {
 	if len(numbers) > 0 {
 		next = numbers[len(numbers)-1] + 1
 	}
-	j.length.Store(0)
+	j.length.Store(besides)
 	for _, number := range numbers {
 		info, err := os.Stat(j.path(number))
 		if err != nil {
 			return nil, fmt.Errorf("read the journal of the cache: %w", err)
 		}
-		j.length.Add(info.Size())
+		j.length.Add(pagesOf(info.Size()) * headSize)
 	}
 	j.broken = false
 	return numbers, j.begin(next)
@@ -303,6 +308,7 @@ func (j *journal) note(records []byte) error {
 		j.broken = true
 		return fmt.Errorf("write the journal of the cache: %w", err)
 	}
+	j.noted += int64(len(records))
 	if j.length.Add(int64(len(records))) >= max(j.rewrite, leastRewrite) {
 		j.ask()
 	}
@@ -384,7 +390,7 @@ func (t *Tiers) rewriteJournal() error {
 	}
 	j.mu.Lock()
 	j.rewrite = 3 * length
-	j.length.Store(length)
+	j.length.Store(pagesOf(length)*headSize + besides + j.noted)
 	j.mu.Unlock()
 	return nil
 }

@@ -70,6 +70,7 @@ func OpenTiers(o TiersOptions) (*Tiers, error) {
 			t.stop()
 			return nil, fmt.Errorf("open the cache: %w", err)
 		} else if err != nil {
+			t.disk.well.Store(true) // as it was, as far as the log knows
 			t.disk.failed(err)
 		}
 	}
