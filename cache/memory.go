@@ -12,30 +12,36 @@ import (
 //  1. reserve makes room for a draft, add for an object, as more of it comes into
 //     memory,
 //  2. what is new stands in the window, a queue of a tenth of the bytes,
-//  3. what falls out of the window contests with the tail of main, the rest: it
-//     goes on living only where it was asked for more often of late than those
-//     that would have to leave for it ("TinyLFU"; for objects of many sizes:
-//     Einziger, Eytan, Friedman, Manes 2021, "aggregated victims"),
-//  4. both queues give what was asked for meanwhile a second turn.
+//  3. what falls out of the window goes on probation, if there is room or it wins:
+//     if it was asked for more often of late than those on probation that would
+//     have to leave for it ("TinyLFU"; for objects of many sizes: Einziger, Eytan,
+//     Friedman, Manes 2021, "aggregated victims"),
+//  4. what was asked for on probation is settled: it leaves only for probation,
+//     when more than four fifths of the rest is settled.
+//
+// Each queue gives what was asked for while it waited another turn, so that a hit
+// moves nothing and takes no lock.
 //
 // The bytes in use are never more than the limit.
 type memory struct {
 	sketch atomic.Pointer[sketch]
 
-	mu     sync.Mutex // guards the rest, and the items
-	limit  int64
-	used   int64 // by objects and drafts
-	drafts int64
-	window queue
-	main   queue
-	items  int
-	evicts uint64
+	mu        sync.Mutex // guards the rest, and the items
+	limit     int64
+	used      int64 // by objects and drafts
+	drafts    int64
+	window    queue
+	probation queue
+	settled   queue
+	items     int
+	evicts    uint64
 }
 
 const (
-	// windowShare is the window's part of the bytes. See docs/adr/0010 for what
-	// was tried.
-	windowShare = 10
+	// windowShare is the window's part of the bytes; docs/adr/0010 says what was
+	// tried. settledShare is how much of them can be settled, in hundredths.
+	windowShare  = 10
+	settledShare = 72
 	// draftShare is the part of the bytes that drafts can have.
 	draftShare = 4
 	// meanWeight is what an object is taken to weigh, for the size of the sketch.
@@ -63,8 +69,10 @@ func (i *item) touch() {
 
 func newMemory(limit int64) *memory {
 	m := &memory{limit: limit}
-	m.window.init()
-	m.main.init()
+	for _, q := range []*queue{&m.window, &m.probation, &m.settled} {
+		q.init()
+	}
+	m.window.again, m.probation.again, m.settled.again = &m.window, &m.settled, &m.settled
 	m.sketch.Store(newSketch(limit / meanWeight))
 	return m
 }
@@ -150,22 +158,22 @@ func (m *memory) remove(it *item) {
 func (m *memory) shrink(out []*item) []*item {
 	for m.window.bytes > m.limit/windowShare {
 		candidate := m.window.oldest()
-		if m.used <= m.limit || m.wins(candidate) {
-			m.window.pull(candidate)
-			m.main.push(candidate)
-			for m.used > m.limit {
-				victim := m.main.oldest()
-				if victim == candidate && m.main.prev(victim) != nil {
-					victim = m.main.prev(victim)
-				}
-				out = m.evict(victim, out)
-			}
+		if m.used > m.limit && !m.wins(candidate) {
+			out = m.evict(candidate, out)
 			continue
 		}
-		out = m.evict(candidate, out)
+		m.window.pull(candidate)
+		for m.used > m.limit {
+			victim := m.victim()
+			if victim == nil {
+				break
+			}
+			out = m.evict(victim, out)
+		}
+		m.probation.push(candidate)
 	}
 	for m.used > m.limit {
-		victim := m.main.oldest()
+		victim := m.victim()
 		if victim == nil {
 			victim = m.window.oldest()
 		}
@@ -177,12 +185,26 @@ func (m *memory) shrink(out []*item) []*item {
 	return out
 }
 
-// wins reports whether the candidate was asked for more often than those of main
-// that would have to leave for it.
+// victim is who leaves next, besides the window; nil if there is none.
+func (m *memory) victim() *item {
+	victim := m.probation.oldest()
+	for m.settled.bytes > m.limit*settledShare/100 || victim == nil && m.settled.bytes > 0 {
+		back := m.settled.oldest()
+		m.settled.pull(back)
+		m.probation.push(back)
+		if victim == nil {
+			victim = back
+		}
+	}
+	return victim
+}
+
+// wins reports whether the candidate was asked for more often than those who would
+// have to leave for it.
 func (m *memory) wins(candidate *item) bool {
 	sketch := m.sketch.Load()
 	left, need := sketch.estimate(candidate.hash), m.used-m.limit
-	for victim := m.main.oldest(); victim != nil && need > 0; victim = m.main.prev(victim) {
+	for victim := m.victim(); victim != nil && need > 0; victim = m.probation.prev(victim) {
 		left -= sketch.estimate(victim.hash)
 		need -= victim.weight
 		if left <= 0 {
@@ -205,6 +227,7 @@ func (m *memory) evict(victim *item, out []*item) []*item {
 type queue struct {
 	root  item
 	bytes int64
+	again *queue // where what was asked for goes
 }
 
 func (q *queue) init() { q.root.prev, q.root.next = &q.root, &q.root }
@@ -222,15 +245,15 @@ func (q *queue) pull(it *item) {
 	q.bytes -= it.weight
 }
 
-// oldest is the last item, once those that were asked for since have had their
-// second turn; nil if there is none.
+// oldest is the last item that wasn't asked for since it was looked at; nil if
+// there is none.
 func (q *queue) oldest() *item {
 	for it := q.root.prev; it != &q.root; it = q.root.prev {
 		if !it.touched.Swap(false) {
 			return it
 		}
 		q.pull(it)
-		q.push(it)
+		q.again.push(it)
 	}
 	return nil
 }

@@ -6,11 +6,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// open opens a store until the end of the test.
+// open opens a store until the end of the test, when it leaves no goroutine.
 func open(t testing.TB, o TiersOptions) *Tiers {
 	t.Helper()
+	before := goleak.IgnoreCurrent()
 	s, err := OpenTiers(o)
 	if err != nil {
 		t.Fatal(err)
@@ -19,6 +18,7 @@ func open(t testing.TB, o TiersOptions) *Tiers {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
+		goleak.VerifyNone(t, before)
 	})
 	return s
 }
