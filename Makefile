@@ -60,6 +60,7 @@ bench: build
 	@$(MAKE) --no-print-directory deps PACKAGES="$(BENCH_PACKAGES)"
 	go test -run '^$$' -bench . -benchmem ./rewrite
 	go test -run '^$$' -bench . ./nft
+	go test -run '^$$' -bench . ./cache
 	CAUSEWAY=$(CURDIR)/bin/causeway go test -run '^$$' -bench . -skip WAN -benchtime 1x -timeout 30m ./e2e
 
 # Beside the usual recipe, over a line of 200 ms and 50 Mbit/s that loses 0, 1,

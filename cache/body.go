@@ -99,7 +99,7 @@ func (b *body) openFile() (Reader, error) {
 		return nil, b.lost(fmt.Errorf("open a body: %w", err))
 	}
 	small := b.size <= mostPromoted
-	wanted := small && t.memory.asked(b.key) >= hot
+	wanted := small && t.memory.asked(b.key) >= hot && b.size <= t.memory.largest()
 	if b.verified.Load() && !wanted {
 		return &fileReader{file: f, size: b.size}, nil
 	}

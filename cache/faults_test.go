@@ -264,6 +264,44 @@ func TestDiskBroken(t *testing.T) {
 	})
 }
 
+// TestHandover opens a folder that another store gives up: memory is the cache
+// until then, and what was purged meanwhile is not found afterwards.
+func TestHandover(t *testing.T) {
+	o := TiersOptions{Memory: 8 << 20, Disk: 64 << 20, Dir: t.TempDir()}
+	synctest.Test(t, func(t *testing.T) {
+		old, err := OpenTiers(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keepAll(t, old, 0, 20)
+		o.Handover = true
+		s := open(t, o)
+		none(t, s, testKey(1))
+		keepAll(t, s, 20, 30)
+		s.Purge(Match{Tag: "t3"}, false)
+		s.Purge(Match{Tag: "t4"}, true)
+		if err := old.Close(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * leastRest)
+		synctest.Wait()
+		for i := range 20 {
+			if i%10 == 3 || i%10 == 4 {
+				none(t, s, testKey(i))
+			} else {
+				expect(t, one(t, s, testKey(i)).Forms[0], bodyOf(i, 5000))
+			}
+		}
+		if !one(t, s, testKey(24)).Meta.Stale || s.Stats().Degraded {
+			t.Errorf("%+v", s.Stats())
+		}
+		s.awaitRecovery()
+		if left := files(t, o); len(left) != 16 {
+			t.Errorf("%d files", len(left))
+		}
+	})
+}
+
 // TestFilesOut runs out of descriptors: nothing is lost for it.
 func TestFilesOut(t *testing.T) {
 	o := TiersOptions{Disk: 64 << 20, Dir: t.TempDir()}

@@ -33,11 +33,29 @@ type health struct {
 	mu     sync.Mutex // guards the rest
 	lock   *os.File   // nil until the folder is ours
 	doomed []string   // files that could not be removed
+	purged []Match    // while the disk was not well: it may be another by then
 }
 
-// mostDoomed bounds that list. What is beyond it is found again by the next
-// process.
-const mostDoomed = 1 << 16
+const (
+	// mostDoomed bounds that list. What is beyond it is found again by the next
+	// process.
+	mostDoomed = 1 << 16
+	// mostPurged bounds that one: beyond it all is purged.
+	mostPurged = 1 << 10
+)
+
+// unseen notes a purge, for what is on a disk that can't be looked at.
+func (d *disk) unseen(match Match) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.well.Load():
+	case len(d.purged) < mostPurged:
+		d.purged = append(d.purged, match)
+	default:
+		d.purged = []Match{{}}
+	}
+}
 
 // failed notes an error of the disk, which is left alone from then on; unless it's
 // only that we have too many files open.
@@ -99,10 +117,15 @@ func (t *Tiers) tend() {
 				again = time.After(rest)
 			}
 		case <-again:
-			if again = nil; t.tryAgain() {
+			again = nil
+			switch err := t.tryAgain(); {
+			case err == nil:
 				continue
+			case errors.Is(err, errLocked): // and will be let go
+				rest = leastRest
+			default:
+				rest = min(2*rest, mostRest)
 			}
-			rest = min(2*rest, mostRest)
 			again = time.After(rest)
 		case <-t.disk.journal.due:
 			t.compact()
@@ -116,13 +139,13 @@ func (t *Tiers) tend() {
 }
 
 // tryAgain tries a disk that failed.
-func (t *Tiers) tryAgain() bool {
+func (t *Tiers) tryAgain() error {
 	t.relieve()
-	if t.revive() != nil {
-		return false
+	if err := t.revive(); err != nil {
+		return err
 	}
 	t.log.Info("the cache's disk is well", "dir", t.disk.dir)
-	return true
+	return nil
 }
 
 // compact writes the journal anew, once the index is whole.
@@ -188,7 +211,7 @@ func (t *Tiers) revive() error {
 			return fmt.Errorf("remove a file of the cache: %w", err)
 		}
 	}
-	d.doomed = nil
+	d.doomed, d.purged = nil, nil
 	if d.journal.incomplete() {
 		d.journal.ask()
 	}

@@ -33,6 +33,8 @@ const (
 	mostRecord = mostMeta
 	// leastRewrite is how long a journal is at least that is written anew.
 	leastRewrite = 4 << 20
+	// mostSegments is how many a start leaves as they are: it adds one.
+	mostSegments = 8
 
 	// besides is what the ends of the last segments, the state and the next state
 	// take.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -41,6 +42,8 @@ type scan struct {
 	bytes   atomic.Int64 // of what this put into the index
 
 	segments []uint64      // of the journal
+	records  int64         // read from it
+	purged   []Match       // what is not to be found any more
 	over     chan struct{} // closed at the end
 }
 
@@ -60,7 +63,7 @@ func (t *Tiers) awaitRecovery() {
 // beginRecovery starts the workers. bound is what the disk's bytes in use have for
 // what they will find. The caller has the lock of the disk's health.
 func (t *Tiers) beginRecovery(bound int64, segments []uint64) {
-	scan := &scan{opened: t.disk.opened, segments: segments, over: make(chan struct{})}
+	scan := &scan{opened: t.disk.opened, segments: segments, purged: t.disk.purged, over: make(chan struct{})}
 	t.scan.Store(scan)
 	t.running.Go(func() {
 		defer close(scan.over)
@@ -83,11 +86,17 @@ func (t *Tiers) beginRecovery(bound int64, segments []uint64) {
 	})
 }
 
+// isPurged reports whether an entry is not to be found any more.
+func (s *scan) isPurged(e *entry) bool {
+	return slices.ContainsFunc(s.purged, func(m Match) bool { return m.matches(e.label, tagHash(m.Tag)) })
+}
+
 // readJournal puts what the journal tells into the index, as not seen yet.
 func (t *Tiers) readJournal(scan *scan) {
 	err := t.disk.journal.read(scan.segments, func(r record) {
-		if t.ctx.Err() != nil || r.entry.id>>numberBits >= scan.opened {
-			return
+		scan.records++
+		if t.ctx.Err() != nil || r.entry.id>>numberBits >= scan.opened || r.form == nil && scan.isPurged(&r.entry) {
+			return // what was purged is met again by its name, and removed
 		}
 		s := t.index.shard(r.entry.key)
 		s.mu.Lock()
@@ -133,9 +142,14 @@ func (t *Tiers) endRecovery(scan *scan, bound int64) {
 	}, func() bool { return true })
 	t.disk.used.Add(scan.bytes.Load() - bound)
 	t.disk.nudge()
-	if scan.heads.Load() > 0 || len(scan.segments) > 8 || t.disk.journal.length.Load() > leastRewrite {
-		t.disk.journal.ask()
+	j := &t.disk.journal
+	if scan.heads.Load() > 0 || len(scan.segments) > mostSegments || scan.records > 2*scan.objects.Load()+1000 {
+		j.ask()
+		return
 	}
+	j.mu.Lock()
+	j.rewrite = 2 * j.length.Load()
+	j.mu.Unlock()
 }
 
 // seek looks for the files of a key.
@@ -209,6 +223,10 @@ func (t *Tiers) found(scan *scan, key Key, id uint64) {
 	}
 	e := t.index.entry(key, id, b)
 	e.size, e.pages, e.stale = h.size, uint32(pagesOf(size)), h.stale
+	if scan.isPurged(&e) {
+		t.disk.unlink(path)
+		return
+	}
 
 	var old entry
 	s.mu.Lock()

@@ -134,9 +134,11 @@ func (d *disk) lower() error {
 	d.boundMu.Lock()
 	defer d.boundMu.Unlock()
 	step := max(d.limit.Load()/64, 1<<20)
-	// What is taken meanwhile stays below the bound, or raises it after us.
-	if used := d.used.Load(); used+2*step < d.bound.Load() {
-		return d.writeState(used + step)
+	if d.used.Load()+2*step >= d.bound.Load() {
+		return nil
 	}
-	return nil
+	// Who took room before it sees the new bound is counted below; who takes it
+	// after that raises the bound when we are done.
+	d.bound.Store(d.used.Load() + step)
+	return d.writeState(max(d.bound.Load(), d.used.Load()))
 }

@@ -32,8 +32,12 @@ func (t *Tiers) each(match Match, visit func(s *shard, n uint32), between func()
 }
 
 // Purge is a Store's. It waits until all that an earlier process left is indexed,
-// and until the disk has it.
+// and until the disk has it. On a disk that isn't well, and that turns out to be
+// another when it is, what matches is removed as it's found.
 func (t *Tiers) Purge(match Match, soft bool) int {
+	if t.disk != nil {
+		t.disk.unseen(match)
+	}
 	t.awaitRecovery()
 	purged := 0
 	var files []entry

@@ -45,12 +45,15 @@ type TiersOptions struct {
 	Memory int64  // bytes, for bodies, headers and drafts
 	Disk   int64  // bytes; 0 is no disk
 	Dir    string // of the files of the disk: nobody else's
-	Log    *slog.Logger
+	// Handover says that another process may still have the folder, and gives it
+	// up: memory is the cache until then.
+	Handover bool
+	Log      *slog.Logger
 }
 
 // OpenTiers opens a store. It serves at once; what an earlier process left on disk
 // is found as it's asked for, and indexed in the background. It fails when another
-// process has the folder. A disk that fails in another way is a matter for the
+// process has the folder, unless that hands it over. A disk that fails in another way is a matter for the
 // log, and tried again.
 func OpenTiers(o TiersOptions) (*Tiers, error) {
 	if o.Log == nil {
@@ -66,7 +69,7 @@ func OpenTiers(o TiersOptions) (*Tiers, error) {
 	}
 	t.disk = newDisk(o.Dir, max(o.Disk, 0), o.Log)
 	if o.Disk > 0 {
-		if err := t.revive(); errors.Is(err, errLocked) {
+		if err := t.revive(); errors.Is(err, errLocked) && !o.Handover {
 			t.stop()
 			return nil, fmt.Errorf("open the cache: %w", err)
 		} else if err != nil {
