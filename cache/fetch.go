@@ -191,12 +191,11 @@ func (f *flight) hand(res *http.Response, reason Reason) bool {
 // meta is what is known of an answer that is kept.
 func (f *flight) meta(x *exchanged, v *verdict) *Meta {
 	coding, _ := codingOf(v.header)
-	m := &Meta{
+	return (&Meta{
 		Key: f.keptUnder(v.header), ID: variantID(v.vary, v.span), Site: f.policy.Site, URL: f.url,
 		Status: x.res.StatusCode, Header: v.header, Vary: v.vary, Coding: coding, Span: v.span, Tags: tagsOf(v.header),
 		Requested: x.requested, Received: x.received, Until: v.until(v.facts, x.received), Note: v.note,
-	}
-	return m
+	}).settled()
 }
 
 // tagsOf are those that purges know an answer by.
@@ -271,7 +270,7 @@ func (f *flight) keep(meta *Meta) {
 	if soft {
 		stale := meta.with(meta.Header)
 		stale.Stale = true
-		meta = stale
+		meta = stale.settled()
 	}
 	f.c.bound(meta)
 	if o := f.c.options.Store.Keep(meta, f.draft); o != nil && meta.Span != nil {

@@ -53,12 +53,10 @@ func readFacts(h http.Header, requested, received time.Time) *facts {
 
 // facts are those of a kept answer.
 func (m *Meta) facts() *facts {
-	if f := m.read.Load(); f != nil {
-		return f
+	if m.read != nil {
+		return m.read
 	}
-	f := readFacts(m.Header, m.Requested, m.Received)
-	m.read.Store(f)
-	return f
+	return readFacts(m.Header, m.Requested, m.Received)
 }
 
 // initialAge is corrected_initial_age of RFC 9111 §4.2.3.

@@ -120,7 +120,7 @@ func (s *mapStore) Purge(match Match, soft bool) int {
 			}
 			meta := o.Meta.with(o.Meta.Header)
 			meta.Stale = true
-			s.replace(o, &Object{Meta: meta, Forms: o.Forms})
+			s.replace(o, &Object{Meta: meta.settled(), Forms: o.Forms})
 		}
 	}
 	return n

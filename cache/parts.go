@@ -147,7 +147,7 @@ func (c *Cache) assemble(o *Object) {
 		}
 		meta.Stale = meta.Stale || p.object.Meta.Stale
 	}
-	if store.Keep(meta, draft) == nil {
+	if store.Keep(meta.settled(), draft) == nil {
 		return
 	}
 	for _, p := range parts {

@@ -4,7 +4,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
@@ -33,10 +32,17 @@ type Meta struct {
 	Stale     bool      // a soft purge: not fresh, whatever Until says
 	Note      string    // which rules of the policy were used in place of the answer's own, for Cache-Status
 
-	read atomic.Pointer[facts] // of Header, made when they are first asked for; not kept
+	read *facts // of Header; nil where nobody called settled, and they are read each time
 }
 
-// with is a copy of m with another header.
+// settled reads the header once and for all. m is not shared yet, and not changed
+// any more.
+func (m *Meta) settled() *Meta {
+	m.read = readFacts(m.Header, m.Requested, m.Received)
+	return m
+}
+
+// with is a copy of m with another header, not settled.
 func (m *Meta) with(h http.Header) *Meta {
 	return &Meta{
 		Key: m.Key, ID: m.ID, Site: m.Site, URL: m.URL,

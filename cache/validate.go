@@ -60,7 +60,7 @@ func (f *flight) freshen(x *exchanged) bool {
 	meta := old.with(v.header)
 	meta.Requested, meta.Received, meta.Until = x.requested, x.received, v.until(v.facts, x.received)
 	meta.Stale, meta.Note, meta.Tags = false, v.note, tagsOf(v.header)
-	object := &Object{Meta: meta, Forms: f.valid.Forms}
+	object := &Object{Meta: meta.settled(), Forms: f.valid.Forms}
 	switch v.reason {
 	case "":
 		if renewed := f.c.options.Store.Renew(f.valid, meta); renewed != nil {
@@ -170,7 +170,7 @@ func (a *ask) updateByHead(x *exchanged, o *Object) {
 	if !same {
 		meta := old.with(old.Header)
 		meta.Until = earlier(meta.Until, x.received)
-		a.c.options.Store.Renew(o, meta)
+		a.c.options.Store.Renew(o, meta.settled())
 		return
 	}
 	if tag == "" && len(h["Last-Modified"]) == 0 {
@@ -187,5 +187,5 @@ func (a *ask) updateByHead(x *exchanged, o *Object) {
 	meta := old.with(v.header)
 	meta.Requested, meta.Received, meta.Until = x.requested, x.received, v.until(v.facts, x.received)
 	meta.Stale, meta.Note, meta.Tags = false, v.note, tagsOf(v.header)
-	a.c.options.Store.Renew(o, meta)
+	a.c.options.Store.Renew(o, meta.settled())
 }
