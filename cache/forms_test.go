@@ -1,0 +1,193 @@
+package cache
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// countedCodings count what is put into a coding, and hold it up.
+type countedCodings struct {
+	gzipOnly
+	encoders atomic.Int32
+	hold     chan struct{}
+}
+
+func (c *countedCodings) Encode(coding string, dst io.Writer) Encoder {
+	c.encoders.Add(1)
+	<-c.hold
+	return c.gzipOnly.Encode(coding, dst)
+}
+
+// TestFormsOnce shows that a form is made once, by one, and that a hit of it costs
+// no coding.
+func TestFormsOnce(t *testing.T) {
+	page := strings.Repeat("<p>", 1000)
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Policy{}, func(*http.Request) (*http.Response, error) {
+			return text(200, page, "Cache-Control: max-age=60", "Content-Type: text/html"), nil
+		})
+		defer r.Cache.Close()
+		codings := &countedCodings{hold: make(chan struct{})}
+		r.Cache.options.Codings = codings
+		r.get("/a")
+		r.get("/b")
+		synctest.Wait()
+		for range 10 { // it takes the one that came meanwhile
+			for _, target := range []string{"/a", "/b"} {
+				if res, body, trace := r.get(target, "Accept-Encoding: br"); body != page || trace.Result != Hit || res.Header.Get("Content-Encoding") != "" {
+					t.Errorf("%q %+v %v", body[:10], trace, res.Header)
+				}
+			}
+		}
+		synctest.Wait()
+		if n := codings.encoders.Load(); n != 1 { // MostForms is 1
+			t.Errorf("%d are made", n)
+		}
+		close(codings.hold)
+		synctest.Wait()
+		for range 10 {
+			if res, body, _ := r.get("/a", "Accept-Encoding: br"); body != "br<"+page+">" || res.Header.Get("Content-Encoding") != "br" {
+				t.Errorf("%q", body[:10])
+			}
+		}
+		if n := codings.encoders.Load(); n != 1 {
+			t.Errorf("%d were made", n)
+		}
+	})
+}
+
+// TestFormsStream shows that a body that is put into another coding as it comes is
+// given as it comes.
+func TestFormsStream(t *testing.T) {
+	o := newSlow("Cache-Control: max-age=60", "Content-Encoding: br")
+	bubble(t, Policy{}, o, func(r *rig) {
+		r.Cache.options.Codings = passing{}
+		res, err := r.RoundTrip(request("GET", "/a", "Accept-Encoding: gzip"))
+		if err != nil || res.Header.Get("Content-Encoding") != "gzip" || res.ContentLength != -1 {
+			t.Fatal(err, res)
+		}
+		w := <-o.bodies
+		for _, part := range []string{"one", "two"} {
+			_, _ = io.WriteString(w, part)
+			buffer := make([]byte, 3)
+			if _, err := io.ReadFull(res.Body, buffer); err != nil || string(buffer) != part {
+				t.Fatalf("%q %v", buffer, err)
+			}
+		}
+		_ = w.CloseWithError(errFull)
+		if _, err := res.Body.Read(make([]byte, 1)); err != errFull {
+			t.Errorf("%v", err)
+		}
+		res.Body.Close()
+	})
+}
+
+// passing are codings that change nothing.
+type passing struct{}
+
+type passingEncoder struct{ io.Writer }
+
+func (passingEncoder) Flush() error { return nil }
+func (passingEncoder) Close() error { return nil }
+func (passingEncoder) Free()        {}
+
+func (passing) Encode(_ string, dst io.Writer) Encoder            { return passingEncoder{dst} }
+func (passing) Decode(_ string, body io.ReadCloser) io.ReadCloser { return body }
+
+// TestBodies shows that a kept body is the same by every way it is read.
+func TestBodies(t *testing.T) {
+	want := bytesOf(100_000)
+	name := filepath.Join(t.TempDir(), "body")
+	if err := os.WriteFile(name, append([]byte("head"), want...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	readers := map[string]func() Reader{
+		"memory": func() Reader { return bytesBody(want) },
+		"file": func() Reader {
+			f, err := os.Open(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return inFileReader{f, 4}
+		},
+		"other": func() Reader { return struct{ Reader }{bytesBody(want)} },
+	}
+	for kind, open := range readers {
+		for _, span := range [][2]int64{{0, 100_000}, {10, 99_000}, {5, 5}} {
+			part := want[span[0]:span[1]]
+			for way, read := range map[string]func(*keptBody) []byte{
+				"Read":     func(b *keptBody) []byte { all, _ := io.ReadAll(struct{ io.Reader }{b}); return all },
+				"WriteTo":  func(b *keptBody) []byte { var to plain; _, _ = b.WriteTo(&to); return to.b },
+				"ReadFrom": func(b *keptBody) []byte { var to bytes.Buffer; _, _ = b.WriteTo(&to); return to.Bytes() },
+				"both": func(b *keptBody) []byte {
+					begin := make([]byte, 3)
+					n, _ := b.Read(begin)
+					to := bytes.NewBuffer(begin[:n])
+					_, _ = b.WriteTo(to)
+					return to.Bytes()
+				},
+			} {
+				b := &keptBody{reader: open(), at: span[0], to: span[1]}
+				if got := read(b); !bytes.Equal(got, part) {
+					t.Errorf("%s by %s, %v: %d bytes", kind, way, span, len(got))
+				}
+				b.Close()
+				if n, err := b.Read(make([]byte, 1)); n != 0 || err == nil {
+					t.Errorf("%s was read after it was closed", kind)
+				}
+			}
+		}
+	}
+	short := &keptBody{reader: bytesBody(want), to: 200_000}
+	if _, err := io.Copy(io.Discard, struct{ io.Reader }{short}); err != io.ErrUnexpectedEOF {
+		t.Errorf("a body that is shorter than it was: %v", err)
+	}
+}
+
+type plain struct{ b []byte }
+
+func (p *plain) Write(b []byte) (int, error) { p.b = append(p.b, b...); return len(b), nil }
+
+// inFileReader is a Reader of a file with something before the body.
+type inFileReader struct {
+	f      *os.File
+	offset int64
+}
+
+func (r inFileReader) File() (*os.File, int64, int64) { return r.f, r.offset, 100_000 }
+func (r inFileReader) Close() error                   { return r.f.Close() }
+func (r inFileReader) ReadAt(p []byte, off int64) (int, error) {
+	return r.f.ReadAt(p, r.offset+off)
+}
+
+// TestClosed shows that requests pass by a cache that is closed, and that closing
+// ends what is fetched.
+func TestClosed(t *testing.T) {
+	o := newSlow("Cache-Control: max-age=60")
+	bubble(t, Policy{}, o, func(r *rig) {
+		all, done := r.begin(2, request("GET", "/a"), nil)
+		time.Sleep(2 * time.Second)
+		r.Cache.Close()
+		done()
+		for _, c := range all {
+			if c.cut == nil {
+				t.Errorf("%+v, %q", c.trace, c.body)
+			}
+		}
+		<-o.bodies
+		later, done := r.begin(1, request("GET", "/a"), nil)
+		(<-o.bodies).Close()
+		done()
+		if later[0].err != nil || later[0].trace.Result != Bypass {
+			t.Errorf("%v %+v", later[0].err, later[0].trace)
+		}
+	})
+}
