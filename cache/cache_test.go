@@ -154,3 +154,22 @@ func (u *unmarker) Read(p []byte) (int, error) {
 	return u.rest.Read(p)
 }
 func (u *unmarker) Close() error { return u.src.Close() }
+
+// TestClock shows that what a wrong clock received in the future is validated, not
+// fresh for years.
+func TestClock(t *testing.T) {
+	asked := 0
+	r := newRig(t, Policy{}, func(*http.Request) (*http.Response, error) {
+		asked++
+		return text(200, "hello", "Cache-Control: max-age=60"), nil
+	})
+	r.get("/a")
+	r.idle()
+	kept := r.store.Find(r.keyOf("/a"))[0]
+	meta := kept.Meta.with(kept.Meta.Header)
+	meta.Received, meta.Until = meta.Received.AddDate(1, 0, 0).Round(0), meta.Until.AddDate(1, 0, 0).Round(0)
+	r.store.Renew(kept, meta.settled())
+	if _, _, trace := r.get("/a"); trace.Result != Miss || asked != 2 {
+		t.Errorf("%+v, asked %d times", trace, asked)
+	}
+}

@@ -14,8 +14,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"go.uber.org/goleak"
 )
 
 // slowOrigin gives answers whose bodies the test writes.
@@ -341,12 +339,13 @@ func TestCut(t *testing.T) {
 // TestTooLarge shows that a body that turns out too large reaches all who began to
 // read it, with a bounded memory, and is not kept.
 func TestTooLarge(t *testing.T) {
-	for _, why := range []string{"too large", "full"} {
+	for _, why := range []string{"too large", "full", "broken"} {
 		o := newSlow("Cache-Control: max-age=60")
 		bubble(t, Policy{}, o, func(r *rig) {
 			if why == "full" {
 				r.store.room = 200_000
 			}
+			r.store.broken = why == "broken"
 			const size = 3 << 20 // MostBytes is 1 << 20
 			want := bytesOf(size)
 			all, done := r.begin(4, request("GET", "/a"), func(i int) time.Duration { return time.Duration(i) * 10 * time.Millisecond })
@@ -447,52 +446,6 @@ func TestVaryReleases(t *testing.T) {
 	})
 }
 
-// TestPurgeWhileFetching shows that what was asked for before a purge is given to
-// who waits, and not kept; or kept stale.
-func TestPurgeWhileFetching(t *testing.T) {
-	for _, soft := range []bool{false, true} {
-		o := newSlow("Cache-Control: max-age=60", "Cache-Tag: x")
-		bubble(t, Policy{}, o, func(r *rig) {
-			before, done := r.begin(3, request("GET", "/a"), nil)
-			time.Sleep(500 * time.Millisecond)
-			r.Cache.Purge(Match{Tag: "x"}, soft)
-			after, doneAfter := r.begin(3, request("GET", "/a"), nil)
-			writeBody(<-o.bodies, []byte("old"), nil)
-			done()
-			synctest.Wait()
-			kept := r.store.Find(r.keyOf("/a"))
-			if soft && (len(kept) != 1 || !kept[0].Meta.Stale) || !soft && len(kept) != 0 {
-				t.Errorf("soft %v: kept %v", soft, kept)
-			}
-			writeBody(<-o.bodies, []byte("new"), nil)
-			doneAfter()
-			for _, c := range before {
-				if string(c.body) != "old" {
-					t.Errorf("before: %q", c.body)
-				}
-			}
-			for _, c := range after {
-				if string(c.body) != "new" {
-					t.Errorf("after: %q", c.body)
-				}
-			}
-			if o.asked.Load() != 2 {
-				t.Errorf("asked %d times", o.asked.Load())
-			}
-			synctest.Wait()
-			if _, body, trace := r.get("/a"); body != "new" || trace.Result != Hit {
-				t.Errorf("then %q %+v", body, trace)
-			}
-		})
-	}
-}
-
-func (r *rig) keyOf(target string) Key {
-	req := request("GET", target)
-	policy := r.Policy(req)
-	return keyOf(req, policy, []byte(URL(req, policy)))
-}
-
 // TestRefreshOnce shows that what is stale is fetched by one request, and given to
 // all meanwhile.
 func TestRefreshOnce(t *testing.T) {
@@ -517,62 +470,4 @@ func TestRefreshOnce(t *testing.T) {
 			t.Errorf("%q, asked %d times", body, asked.Load())
 		}
 	})
-}
-
-// TestStorm has many clients of all manners at a cache that is purged meanwhile, for
-// the race detector: each must get a whole answer, or the error that it must.
-func TestStorm(t *testing.T) {
-	cut := errors.New("cut")
-	origin := originFunc(func(req *http.Request) (*http.Response, error) {
-		n := rand.IntN(20)
-		time.Sleep(time.Duration(rand.IntN(1000)) * time.Microsecond)
-		body := strings.Repeat(req.URL.Path, 3000)
-		switch {
-		case n == 0:
-			return nil, cut
-		case n == 1:
-			res := text(200, "", "Cache-Control: max-age=60")
-			res.Body = io.NopCloser(io.MultiReader(strings.NewReader(body[:100]), failing{cut}))
-			res.ContentLength = -1
-			return res, nil
-		case n == 2:
-			return text(200, body, "Cache-Control: private"), nil
-		case n < 6:
-			return text(200, body, "Cache-Control: max-age=60", "Vary: X-A"), nil
-		case n < 9 && req.Header.Get("If-None-Match") != "":
-			return text(304, "", "Cache-Control: max-age=0"), nil
-		}
-		return text(200, body, "Cache-Control: max-age=0, stale-while-revalidate=1", `Etag: "1"`), nil
-	})
-	t.Cleanup(func() { goleak.VerifyNone(t) })
-	r := newRig(t, Policy{}, origin)
-	r.store.room = 50 << 20
-	var wg sync.WaitGroup
-	for i := range 16 {
-		wg.Go(func() {
-			for k := range 100 {
-				target := fmt.Sprintf("/%d", rand.IntN(4))
-				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(1+rand.IntN(20))*time.Millisecond)
-				res, err := r.RoundTrip(request("GET", target, "X-A: "+fmt.Sprint(k%3)).WithContext(ctx))
-				if err == nil {
-					var body []byte
-					if rand.IntN(4) > 0 {
-						body, err = io.ReadAll(res.Body)
-						if err == nil && string(body) != strings.Repeat(target, 3000) {
-							t.Errorf("%s: %d bytes", target, len(body))
-						}
-					}
-					res.Body.Close()
-				}
-				if err != nil && err != cut && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
-					t.Errorf("%s: %v", target, err)
-				}
-				cancel()
-				if i == 0 {
-					r.Cache.Purge(Match{URL: "https://example.cn" + target}, k%2 == 0)
-				}
-			}
-		})
-	}
-	wg.Wait()
 }

@@ -98,13 +98,12 @@ func (f *flight) run() {
 	}
 	if v.reason == "" {
 		draft, err := f.c.options.Store.Begin(x.res.ContentLength)
-		if err == nil {
-			f.open(draft)
-			f.copy(x, &v)
-			return
+		if err != nil {
+			f.c.options.Log.Debug("no draft", "url", f.url, "err", err)
 		}
-		f.c.options.Log.Debug("no draft", "url", f.url, "err", err)
-		v.reason = whyNoRoom
+		f.open(draft, err == nil)
+		f.copy(x, &v)
+		return
 	}
 	f.drop(x.res)
 	handed = f.hand(x.res, v.reason)
@@ -226,10 +225,14 @@ func (f *flight) copy(x *exchanged, v *verdict) {
 			m.uncacheable = x.received.Add(aloneFor)
 		}
 	})
-	f.land(landing{
+	l := landing{
 		status: x.res.StatusCode, meta: meta, size: x.res.ContentLength, header: x.res.Header.Clone(),
 		shared: v.shared, own: v.facts.opaque,
-	})
+	}
+	if f.ring != nil {
+		l.reason = whyNoRoom
+	}
+	f.land(l)
 	buffer := chunks.Get().(*[]byte)
 	defer chunks.Put(buffer)
 	for {

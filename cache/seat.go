@@ -12,7 +12,8 @@ import (
 //  1. write puts what came into the draft, and wakes who waits for it,
 //  2. a seat reads the draft at a pace of its own, behind what was written,
 //  3. when the draft takes no more, or is larger than is kept, what follows goes
-//     to a ring that the slowest seat holds back; nobody joins any more,
+//     to a ring that the slowest seat holds back; nobody joins any more. So does all
+//     of it where the store begins no draft,
 //  4. finish is the end, or what cut the body: every seat gets that at the same
 //     place,
 //  5. the last who leaves lets the draft go.
@@ -155,11 +156,16 @@ func (f *flight) writeRing(p []byte) int {
 	}
 }
 
-// open sets the draft.
-func (f *flight) open(draft Draft) {
+// open sets the draft. Without one, all goes to the ring: those that wait already
+// get it.
+func (f *flight) open(draft Draft, ok bool) {
 	f.reads.Lock()
 	defer f.reads.Unlock()
-	f.draft = draft
+	if ok {
+		f.draft = draft
+	} else {
+		f.ring = make([]byte, ringSize)
+	}
 }
 
 // settle is the end of the fetch.
