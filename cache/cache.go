@@ -49,6 +49,7 @@ type Cache struct {
 	cut     context.CancelFunc
 	work    sync.WaitGroup // fetches and forms; begun under flights, while not closed
 	lone    atomic.Int64   // fetches that nobody waits for
+	most    atomic.Int64   // Options.MostBytes, as it is now
 	rules   rules          // of No-Vary-Search
 
 	flights sync.Mutex // guards the rest
@@ -78,9 +79,13 @@ func New(options Options) *Cache {
 		joined:  map[flightKey]*flight{}, all: map[*flight]struct{}{}, making: map[making]bool{},
 		marks: marks{},
 	}
+	c.most.Store(options.MostBytes)
 	c.base, c.cut = context.WithCancel(context.Background())
 	return c
 }
+
+// SetMostBytes changes how large a body may be that is kept, for fetches to come.
+func (c *Cache) SetMostBytes(n int64) { c.most.Store(n) }
 
 // Close ends all fetches, and the making of forms, and waits for them. Requests
 // pass by from then on.

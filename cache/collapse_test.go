@@ -19,6 +19,7 @@ import (
 // slowOrigin gives answers whose bodies the test writes.
 type slowOrigin struct {
 	asked  atomic.Int32
+	left   atomic.Int32 // requests that ended before their header
 	bodies chan *io.PipeWriter
 	header func() *http.Response
 	wait   time.Duration // before the header
@@ -29,6 +30,7 @@ func (o *slowOrigin) RoundTrip(req *http.Request) (*http.Response, error) {
 	select {
 	case <-time.After(o.wait):
 	case <-req.Context().Done():
+		o.left.Add(1)
 		return nil, context.Cause(req.Context())
 	}
 	res := o.header()
@@ -284,21 +286,26 @@ func TestLeaving(t *testing.T) {
 		}
 	})
 	o = newSlow("Cache-Control: max-age=60")
-	bubble(t, Policy{}, o, func(r *rig) { // alone, before the header and after it
-		for _, target := range []string{"/early", "/late"} {
-			ctx, leave := context.WithCancel(context.Background())
-			_, done := r.begin(1, request("GET", target).WithContext(ctx), nil)
-			synctest.Wait()
-			if target == "/late" {
-				time.Sleep(2 * time.Second)
-			}
-			leave()
-			done()
-			writeBody(<-o.bodies, bytesOf(5000), nil)
-			synctest.Wait()
-			if _, body, trace := r.get(target); trace.Result != Hit || len(body) != 5000 {
-				t.Errorf("%s: %+v", target, trace)
-			}
+	bubble(t, Policy{}, o, func(r *rig) { // alone: before the header the fetch ends, after it it goes on
+		ctx, leave := context.WithCancel(context.Background())
+		_, done := r.begin(1, request("GET", "/early").WithContext(ctx), nil)
+		synctest.Wait()
+		leave()
+		done()
+		synctest.Wait()
+		if o.left.Load() != 1 {
+			t.Errorf("%d fetches ended before the answer began", o.left.Load())
+		}
+		ctx, leave = context.WithCancel(context.Background())
+		_, done = r.begin(1, request("GET", "/late").WithContext(ctx), nil)
+		synctest.Wait()
+		time.Sleep(2 * time.Second)
+		leave()
+		done()
+		writeBody(<-o.bodies, bytesOf(5000), nil)
+		synctest.Wait()
+		if _, body, trace := r.get("/late"); trace.Result != Hit || len(body) != 5000 {
+			t.Errorf("%+v", trace)
 		}
 	})
 	o = newSlow("Cache-Control: private")

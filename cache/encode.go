@@ -124,7 +124,7 @@ func parseMeta(b []byte) (*Meta, error) {
 	if f.bad || f.rest != "" {
 		return nil, errMeta
 	}
-	return meta, nil
+	return meta.settled(), nil
 }
 
 // fields reads what append… wrote. After something that can't be, it is bad and

@@ -204,7 +204,7 @@ func (e *explaining) asks(found *finding) {
 	if f.validates() {
 		e.say("fetch", "RFC 9111 §4.3.1", "with the validators of what is kept: If-None-Match: %s, If-Modified-Since: %s", found.object.Meta.facts().etag, first(found.object.Meta.Header, "Last-Modified"))
 	}
-	x := &exchanged{policy: e.policy, sent: f.out, noStore: e.control.noStore, most: e.c.options.MostBytes, requested: time.Now()}
+	x := &exchanged{policy: e.policy, sent: f.out, noStore: e.control.noStore, most: e.c.most.Load(), requested: time.Now()}
 	res, err := e.t.Next.RoundTrip(f.conditional())
 	x.received = time.Now()
 	if err != nil {

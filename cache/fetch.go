@@ -78,7 +78,7 @@ func isTrouble(status int) bool {
 func (f *flight) run() {
 	handed := false
 	defer func() { f.end(handed) }()
-	x := &exchanged{policy: f.policy, sent: f.out, noStore: f.noStore, most: f.c.options.MostBytes}
+	x := &exchanged{policy: f.policy, sent: f.out, noStore: f.noStore, most: f.c.most.Load()}
 	f.ask(x, f.conditional())
 	if x.res != nil && x.res.StatusCode == http.StatusNotModified && f.valid != nil {
 		if f.freshen(x) {

@@ -187,6 +187,42 @@ func smaller(a, b *Form) bool {
 	return a.Body.Size() < b.Body.Size()
 }
 
+// canTake reports whether an answer that is not kept can be given to its client: in
+// the coding in which it came, which was asked for as for everybody, or in another
+// that it may be put into.
+func (a *ask) canTake(res *http.Response) bool {
+	coding, known := codingOf(res.Header)
+	takes := a.takes()
+	return coding == "" || !known || takes.quality(coding) > 0 || takes.quality(takes.best()) == 0 ||
+		!opaque(res.Header) && res.StatusCode != http.StatusPartialContent && a.c.options.Codings != nil
+}
+
+// recodeAlone puts an answer that is not kept into a coding that its client takes.
+func (a *ask) recodeAlone(res *http.Response) {
+	coding, known := codingOf(res.Header)
+	takes := a.takes()
+	to := takes.best()
+	if coding == "" || !known || takes.quality(coding) > 0 || takes.quality(to) == 0 {
+		return
+	}
+	if res.Body != http.NoBody {
+		res.Body = a.c.recoded(coding, to, res.Body, true)
+	}
+	res.ContentLength = -1
+	delete(res.Header, "Content-Length")
+	if to == "" {
+		delete(res.Header, "Content-Encoding")
+	} else {
+		res.Header["Content-Encoding"] = []string{to}
+	}
+	if etag := first(res.Header, "Etag"); etag != "" {
+		res.Header["Etag"] = []string{weaken(etag)}
+	}
+	for _, name := range digests {
+		delete(res.Header, name)
+	}
+}
+
 // compressible reports whether a coding makes a body of this type smaller.
 func compressible(h http.Header) bool {
 	if coding, _ := codingOf(h); coding != "" {
@@ -326,7 +362,7 @@ func (c *Cache) makeForm(o *Object, coding string) error {
 	defer chunks.Put(buffer)
 	for n := int64(0); ; {
 		k, err := body.Read(*buffer)
-		if n += int64(k); n > c.options.MostBytes {
+		if n += int64(k); n > c.most.Load() {
 			draft.Discard()
 			return errWhole
 		}

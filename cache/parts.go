@@ -113,7 +113,7 @@ func (c *Cache) assemble(o *Object) {
 	parts := alikeParts(o, store.Find(o.Meta.Key))
 	size := o.Meta.Span.Of
 	pieces := cover(parts, 0, size)
-	if pieces == nil || size > c.options.MostBytes {
+	if pieces == nil || size > c.most.Load() {
 		for _, p := range parts { // one that is in the new one is of no use
 			if p != o && p.Meta.Span.From >= o.Meta.Span.From && p.Meta.Span.To <= o.Meta.Span.To {
 				store.Remove(p)

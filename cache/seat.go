@@ -78,11 +78,12 @@ func (f *flight) waited() bool {
 	return len(f.seats) > 0 || f.handed || f.done
 }
 
-// keepable reports whether what comes may be kept, as far as is known.
+// keepable reports whether what comes is to be kept, as far as is known: of an
+// answer that has not begun nothing is, and an origin is not held for nobody.
 func (f *flight) keepable() bool {
 	f.reads.Lock()
 	defer f.reads.Unlock()
-	return f.ring == nil && !f.noStore
+	return f.draft != nil && f.ring == nil && !f.noStore
 }
 
 // wake tells all who wait. f.reads is held.

@@ -53,12 +53,17 @@ func (a *ask) takeFirst(found *finding, f *flight, s *seat) (*http.Response, err
 	case l.object != nil:
 		s.Close()
 		return a.validated(found, f, Revalidated)
+	case l.alone != nil && !a.canTake(l.alone):
+		l.alone.Body.Close()
+		s.Close()
+		return a.again(found)
 	case l.alone != nil:
 		a.trace.Result, a.trace.Kept = Uncacheable, string(l.reason)
 		a.status.fwdStatus, a.status.detail = l.status, l.reason
 		a.status.set(l.alone.Header)
 		l.alone.Request = a.req
 		l.alone.Body = s.alone(l.alone.Body)
+		a.recodeAlone(l.alone)
 		return l.alone, nil
 	}
 	a.trace.Result, a.trace.Kept = Miss, string(l.reason)

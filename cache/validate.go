@@ -133,7 +133,7 @@ func (a *ask) passAlone(found *finding, why Reason) (*http.Response, error) {
 			out.Header[name] = lines
 		}
 	}
-	x := &exchanged{policy: a.policy, sent: out, noStore: a.control.noStore, most: a.c.options.MostBytes, requested: found.now}
+	x := &exchanged{policy: a.policy, sent: out, noStore: a.control.noStore, most: a.c.most.Load(), requested: found.now}
 	res, err := a.t.Next.RoundTrip(out)
 	if (err != nil || isTrouble(res.StatusCode)) && found.onError {
 		if err == nil {
