@@ -17,7 +17,7 @@
 // It refuses to guess: no key is ignored, no value is corrected, nothing is
 // taken from the environment. It opens no socket and resolves no name.
 //
-// The comments on the fields below, and in forwards.go, are the manual: docs/CONFIG.md and
+// The comments on the fields below, and in forwards.go and caching.go, are the manual: docs/CONFIG.md and
 // schema.json are made from them.
 package config
 
@@ -62,6 +62,10 @@ type Config struct {
 	// the same preference. An edge goes to the relays of its smallest
 	// `prefer` first and to the next when those fail.
 	Links []*Link `yaml:"links,omitempty"`
+
+	// Where edges keep answers, so that they need not cross again. Left out,
+	// 256 MiB of memory; `cache: off` keeps nothing.
+	Cache Cache `yaml:"cache,omitempty" example:"{memory: 1GiB, disk: 50GiB, dir: /var/cache/causeway}"`
 
 	// What a connection or a request may take. The defaults carry a large
 	// site; a value of 0 turns a limit off only where the key says so.
@@ -155,6 +159,10 @@ type Site struct {
 
 	// How names are exchanged in bodies, beyond the usual.
 	Rewrite Rewrite `yaml:"rewrite,omitempty"`
+
+	// What is kept at the edge, and for how long, where it is not what the
+	// origin says. `cache: off` keeps nothing of the site.
+	Cache *Caching `yaml:"cache,omitempty" example:"{default_ttl: 1m, stale_if_error: 24h}"`
 
 	// What is added to answers.
 	Headers Headers `yaml:"headers,omitempty"`
@@ -294,7 +302,7 @@ type Rewrite struct {
 }
 
 // Route is a path rule inside a site. It has an `origin`, perhaps with `stay`,
-// or a `rewrite`, or both.
+// a `rewrite`, a `cache`, or several of them.
 type Route struct {
 	// The path, compared after percent-decoding and without empty segments, dot
 	// segments and `;parameters`, as an origin may read it: exact (`/api/login`), or
@@ -316,6 +324,10 @@ type Route struct {
 
 	// How names are exchanged, in place of the whole `rewrite` of the site.
 	Rewrite *Rewrite `yaml:"rewrite,omitempty" example:"{bodies: false}"`
+
+	// What is kept at the edge, in place of the whole `cache` of the site.
+	// `cache: off` keeps nothing of the route; what stays is never kept.
+	Cache *Caching `yaml:"cache,omitempty" example:"{ttl: 24h}"`
 
 	maps ruledMaps // the site's Map with the rules of Rewrite
 }

@@ -254,6 +254,14 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, tag reflect.StructTag, pa
 			d.value(n, reflect.ValueOf(&p.To).Elem(), to.Tag, path)
 			return
 		}
+	case *Cache:
+		if p.Off = isOff(n); p.Off {
+			return
+		}
+	case *Caching:
+		if p.Off = isOff(n); p.Off {
+			return
+		}
 	case *rewrite.Base:
 		d.text(n, v.Type(), tag, path, func(s string) (wrong *fault) { *p, wrong = parseOrigin(s); return })
 		return
@@ -296,6 +304,11 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, tag reflect.StructTag, pa
 		// A field of this package that nobody can write: every test would see it.
 		panic("config: no decoder for " + v.Type().String())
 	}
+}
+
+// isOff says whether a node is the word off in place of a set of keys.
+func isOff(n *yaml.Node) bool {
+	return n.Kind == yaml.ScalarNode && (n.Value == "off" || n.ShortTag() == "!!bool" && strings.EqualFold(n.Value, "false"))
 }
 
 // tooMany reports a file that grows without end through its aliases.
@@ -499,6 +512,10 @@ func (d *decoder) kind(kind, s string) (string, *fault) {
 		return parsePrefix(s)
 	case "sni":
 		return parseSNI(s)
+	case "fieldname":
+		return parseFieldName(s)
+	case "parameter":
+		return parseParameter(s)
 	case "checkhost":
 		return parseCheckHost(s)
 	case "protocol":

@@ -23,6 +23,7 @@ func (c *Config) checkRoutes(r *report, path string, s *Site) {
 		if route.Rewrite != nil {
 			checkRewrite(r, at+".rewrite", route.Rewrite)
 		}
+		checkCaching(r, at+".cache", s, route.Cache)
 		checkReached(r, path, s.Routes, i)
 	}
 }
@@ -68,12 +69,15 @@ func (c *Config) checkStay(r *report, at string, route *Route) {
 		return
 	}
 	switch {
-	case route.Origin == nil && route.Stay == "" && route.Rewrite == nil:
-		r.value(at, "add origin: http://10.0.1.5:3000, or take the route out", "a route without origin, stay and rewrite does nothing")
+	case route.Origin == nil && route.Stay == "" && route.Rewrite == nil && route.Cache == nil:
+		r.value(at, "add origin: http://10.0.1.5:3000, or take the route out", "a route without origin, stay, rewrite and cache does nothing")
 	case route.Stay == "":
 	case route.Origin == nil:
 		r.value(at+".stay", "add origin: http://10.0.1.5:3000, a server in China", "stay: cn needs an origin in this route")
 	default:
+		if route.Cache != nil && !route.Cache.Off && r.good(at+".cache") {
+			r.value(at+".cache", "take it out", "what stays is never kept")
+		}
 		c.checkStayOrigin(r, at, route)
 		c.checkStayEdge(r, at+".stay")
 	}

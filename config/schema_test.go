@@ -66,6 +66,7 @@ func makeSchema(t *testing.T) *jsonschema.Schema {
 		reflect.TypeFor[OriginTLS](), reflect.TypeFor[TLS](), reflect.TypeFor[Route](), reflect.TypeFor[Headers](),
 		reflect.TypeFor[Forward](), reflect.TypeFor[Target](), reflect.TypeFor[ForwardHealth](), reflect.TypeFor[ForwardProxy](), reflect.TypeFor[ForwardLimits](),
 		reflect.TypeFor[Node](), reflect.TypeFor[Link](), reflect.TypeFor[Price](), reflect.TypeFor[Limits](), reflect.TypeFor[Log](),
+		reflect.TypeFor[Cache](), reflect.TypeFor[Caching](),
 	} {
 		def := s.Definitions[typ.Name()]
 		if def == nil {
@@ -74,6 +75,11 @@ func makeSchema(t *testing.T) *jsonschema.Schema {
 		tagSchema(def, typ)
 	}
 	tagSchema(s, reflect.TypeFor[Config]())
+	for _, in := range []*jsonschema.Schema{s, s.Definitions["Site"], s.Definitions["Route"]} {
+		prop, _ := in.Properties.Get("cache")
+		prop.AnyOf = []*jsonschema.Schema{{Ref: prop.Ref}, {Const: "off"}}
+		prop.Ref = ""
+	}
 	one := uint64(1)
 	sites, _ := s.Properties.Get("sites")
 	sites.MinItems = &one

@@ -37,11 +37,14 @@ func (c *Config) check(r *report) {
 	c.checkLoops(r)
 	for i, s := range c.Sites {
 		checkRewrite(r, fmt.Sprintf("sites[%d].rewrite", i), &s.Rewrite)
+		checkCaching(r, fmt.Sprintf("sites[%d].cache", i), s, s.Cache)
 		c.checkRoutes(r, fmt.Sprintf("sites[%d].routes", i), s)
 	}
 	c.checkForwards(r)
+	c.checkCache(r)
 	if len(r.errs) == 0 {
 		makeMaps(r, c.Sites)
+		makePolicies(c)
 	}
 }
 

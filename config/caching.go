@@ -1,0 +1,239 @@
+package config
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+
+	"causeway/cache"
+)
+
+// Cache is where an edge keeps answers, for all sites with entry `terminate`.
+// What is kept, and for how long, the origin says (RFC 9111), as far as the
+// `cache` of a site or a route says nothing else. `cache: off` keeps nothing.
+type Cache struct {
+	// Memory for answers.
+	Memory Size `yaml:"memory,omitempty" default:"256MiB" min:"1MiB" max:"1TiB"`
+
+	// Room on a disk, under `dir`. 0: none.
+	Disk Size `yaml:"disk,omitempty" default:"0" min:"0" max:"1PiB"`
+
+	// Folder for what is kept on the disk, which is made if it is not there; in
+	// a file with `nodes` each has a folder of its name in it. What is in it is
+	// found again after a restart.
+	Dir string `yaml:"dir,omitempty" kind:"path" example:"/var/cache/causeway"`
+
+	// The largest body that is kept. Left out: a sixteenth of the memory, or, if
+	// that is more, of the disk.
+	ObjectBytes Size `yaml:"object_bytes,omitempty" min:"1KiB" max:"1TiB" example:"64MiB"`
+
+	// The file says `off`.
+	Off bool `yaml:"-"`
+}
+
+// Caching is what a site or a route wants of the cache. Left out, the origin is
+// obeyed. `cache: off` lets all requests pass by. No rule here makes public what
+// the origin calls `private` or `no-store`, or what sets a cookie. Each rule that
+// was used in place of what the origin said stands in the `Cache-Status` of the
+// answer.
+type Caching struct {
+	// How long answers are fresh, whatever they say of it themselves.
+	TTL time.Duration `yaml:"ttl,omitempty" min:"0s" max:"8760h" example:"10m"`
+
+	// How long answers are fresh that say nothing of it.
+	DefaultTTL time.Duration `yaml:"default_ttl,omitempty" min:"0s" max:"8760h" example:"1m"`
+
+	// The status of the answers that `ttl` and `default_ttl` are for. Left out:
+	// 200, 203, 301 and 308.
+	Statuses []int `yaml:"statuses,omitempty" min:"200" max:"599" example:"[200, 301, 404]"`
+
+	// Answers that say nothing of it, but when they were last changed, are fresh
+	// for a tenth of their age, at most a day.
+	Heuristic bool `yaml:"heuristic,omitempty" default:"false"`
+
+	// How long answers that there is nothing (404, 405, 410, 414, 501) are fresh
+	// when they do not say it themselves.
+	NegativeTTL time.Duration `yaml:"negative_ttl,omitempty" min:"0s" max:"24h" example:"10s"`
+
+	// How long an answer that is fresh no more may still be given while it is
+	// asked for anew, where it does not say it itself.
+	StaleWhileRevalidate time.Duration `yaml:"stale_while_revalidate,omitempty" min:"0s" max:"8760h" example:"1m"`
+
+	// How long an answer that is fresh no more may still be given when the origin
+	// fails (500, 502, 503, 504) or can't be reached, where it does not say it
+	// itself.
+	StaleIfError time.Duration `yaml:"stale_if_error,omitempty" min:"0s" max:"8760h" example:"24h"`
+
+	// The parameters of the query that make another page; others do not count.
+	// An empty list: none does. A name that ends in `*` is all that begin so.
+	QueryOnly *[]string `yaml:"query_only,omitempty" kind:"parameter" example:"[page, q]"`
+
+	// Parameters of the query that do not count.
+	QueryIgnore []string `yaml:"query_ignore,omitempty" kind:"parameter" example:"[\"utm_*\", gclid]"`
+
+	// Fields of requests whose values make another page, beside those that the
+	// origin names in `Vary`.
+	KeyHeaders []string `yaml:"key_headers,omitempty" kind:"fieldname" example:"[Accept-Language]"`
+
+	// Cookies whose values make another page.
+	KeyCookies []string `yaml:"key_cookies,omitempty" kind:"cookie" example:"[currency]"`
+
+	// Requests with one of these cookies pass by the cache. A name that ends in
+	// `*` is all that begin so.
+	BypassCookies []string `yaml:"bypass_cookies,omitempty" kind:"cookie" example:"[\"wordpress_logged_in_*\"]"`
+
+	// The largest body that is kept of this site, if less than that of the whole
+	// cache.
+	ObjectBytes Size `yaml:"object_bytes,omitempty" min:"1KiB" max:"1TiB" example:"1MiB"`
+
+	// Keep nothing whose type does not go with the extension of its path, so that
+	// nobody is led to `/account/x.css` for his account to be kept as a style.
+	MatchExtension bool `yaml:"match_extension,omitempty" default:"false"`
+
+	// Follow `No-Vary-Search`, by which an origin says which parameters of the
+	// query do not count.
+	NoVarySearch bool `yaml:"no_vary_search,omitempty" default:"false"`
+
+	// The file says `off`.
+	Off bool `yaml:"-"`
+
+	policy *cache.Policy
+}
+
+// Caching is the policy for a request, with that of its route (nil: none
+// matched) in place of the site's. What stays is kept by nobody.
+func (s *Site) Caching(route *Route) *cache.Policy {
+	if route != nil && route.Cache != nil {
+		return route.Cache.policy
+	}
+	return s.Cache.policy
+}
+
+// makePolicies makes what Caching gives.
+func makePolicies(c *Config) {
+	for _, s := range c.Sites {
+		if s.Cache == nil {
+			s.Cache = &Caching{}
+		}
+		s.Cache.policy = s.Cache.of(c, s)
+		for i := range s.Routes {
+			if route := &s.Routes[i]; route.Cache != nil {
+				route.Cache.policy = route.Cache.of(c, s)
+			}
+		}
+	}
+}
+
+// of is the policy as the cache wants it.
+func (w *Caching) of(c *Config, s *Site) *cache.Policy {
+	p := &cache.Policy{
+		Site: s.Name, Off: w.Off || c.Cache.Off || s.Entry == Passthrough,
+		TTL: w.TTL, DefaultTTL: w.DefaultTTL, Heuristic: w.Heuristic, Statuses: w.Statuses, Negative: w.NegativeTTL,
+		StaleWhileRevalidate: w.StaleWhileRevalidate, StaleIfError: w.StaleIfError,
+		Query:      cache.Query{Ignore: w.QueryIgnore},
+		KeyHeaders: w.KeyHeaders, KeyCookies: w.KeyCookies, BypassCookies: w.BypassCookies,
+		MostBytes: int64(w.ObjectBytes), Extensions: w.MatchExtension, Search: w.NoVarySearch,
+	}
+	if w.QueryOnly != nil {
+		p.Query.Only, p.Query.None = *w.QueryOnly, len(*w.QueryOnly) == 0
+	}
+	return p
+}
+
+// MostBytes is the largest body that is kept.
+func (k *Cache) MostBytes() int64 {
+	if k.ObjectBytes > 0 {
+		return int64(k.ObjectBytes)
+	}
+	return int64(max(k.Memory, k.Disk)) / 16
+}
+
+// checkCache looks at where answers are kept.
+func (c *Config) checkCache(r *report) {
+	if _, written := r.places["cache"]; !written || c.Cache.Off || !r.good("cache") {
+		return
+	}
+	switch {
+	case c.Cache.Disk > 0 && c.Cache.Dir == "" && r.good("cache.dir"):
+		r.value("cache.disk", "add dir: /var/cache/causeway", "there is no folder for what is kept on the disk")
+	case c.Cache.Disk == 0 && c.Cache.Dir != "" && r.good("cache.disk"):
+		r.value("cache.dir", "add disk: 10GiB, or take it out", "nothing is kept there without room on the disk")
+	}
+	if c.Cache.Disk > 0 && c.Cache.Disk < 16<<20 && r.good("cache.disk") {
+		r.value("cache.disk", "write 16MiB or more, or take it out", "less than 16 MiB on a disk holds next to nothing")
+	}
+}
+
+// checkCaching looks at the rules of a site or a route, at path.
+func checkCaching(r *report, path string, s *Site, w *Caching) {
+	if w == nil || !r.good(path) {
+		return
+	}
+	if s.Entry == Passthrough && !w.Off {
+		r.value(path, "write entry: terminate, or take it out", "the edge does not see the answers of a site that passes through, and keeps none")
+		return
+	}
+	if w.QueryOnly != nil && w.QueryIgnore != nil {
+		r.value(path+".query_ignore", "keep one of them", "with query_only nothing else counts anyway")
+	}
+	if len(w.Statuses) > 0 && w.TTL == 0 && w.DefaultTTL == 0 {
+		r.value(path+".statuses", "add ttl: 10m or default_ttl: 10m, or take it out", "there is no ttl that it is for")
+	}
+	if w.TTL > 0 && w.DefaultTTL > 0 {
+		r.value(path+".default_ttl", "keep one of them", "ttl is for all answers already")
+	}
+	for _, list := range []struct {
+		name   string
+		values []string
+	}{{"query_ignore", w.QueryIgnore}, {"key_headers", w.KeyHeaders}, {"key_cookies", w.KeyCookies}, {"bypass_cookies", w.BypassCookies}} {
+		for i, value := range list.values {
+			if value != "" && slices.Contains(list.values[:i], value) {
+				r.value(fmt.Sprintf("%s.%s[%d]", path, list.name, i), "keep one of them", "%s is written twice", value)
+			}
+		}
+	}
+	for i, name := range w.KeyHeaders {
+		if unkeyed[name] {
+			r.value(fmt.Sprintf("%s.key_headers[%d]", path, i), "take it out", "%s is another for each visitor, or the cache's own affair", name)
+		}
+	}
+	for i, name := range w.KeyCookies {
+		if strings.HasSuffix(name, "*") {
+			r.value(fmt.Sprintf("%s.key_cookies[%d]", path, i), "write each name in full", "a cookie whose value counts has one name")
+		}
+	}
+}
+
+// unkeyed are fields that no page can be kept by.
+var unkeyed = map[string]bool{
+	"Accept-Encoding": true, "Authorization": true, "Cache-Control": true, "Connection": true, "Content-Length": true, "Cookie": true,
+	"Host": true, "If-Match": true, "If-Modified-Since": true, "If-None-Match": true, "If-Range": true, "If-Unmodified-Since": true,
+	"Pragma": true, "Range": true, "Transfer-Encoding": true, "Upgrade": true, "X-Forwarded-For": true, "X-Request-Id": true,
+}
+
+// parseFieldName checks one of cache.key_headers (RFC 9110 section 5.1).
+func parseFieldName(s string) (string, *fault) {
+	if !httpguts.ValidHeaderFieldName(s) {
+		return "", &fault{strconv.Quote(s) + " cannot name a field", "write its name alone, such as Accept-Language"}
+	}
+	return http.CanonicalHeaderKey(s), nil
+}
+
+// parseParameter checks the name of a query's parameter, which may end in a "*".
+func parseParameter(s string) (string, *fault) {
+	star := strings.IndexByte(s, '*')
+	switch {
+	case strings.ContainsAny(s, "=&#? "):
+		return "", &fault{strconv.Quote(s) + " does not name a query parameter", "write the name alone, such as utm_source"}
+	case s == "*":
+		return "", &fault{"a * alone is every parameter", "write query_only: [] for a query that does not count"}
+	case star >= 0 && star < len(s)-1:
+		return "", &fault{"a * can only be the last character of a name", "keep one * at the end, such as " + s[:star+1]}
+	}
+	return s, nil
+}
