@@ -210,7 +210,10 @@ func readError(relay string, res *http.Response) error {
 // RelayOf is the name of the relay that a response came from, "" when it did
 // not cross a link. It takes the field off the header.
 func RelayOf(res *http.Response) string {
-	relay := res.Header.Get(relayField)
+	relay := RelayIn(res.Header)
 	delete(res.Header, relayField)
 	return relay
 }
+
+// RelayIn is RelayOf of a header, and leaves it as it is.
+func RelayIn(h http.Header) string { return h.Get(relayField) }

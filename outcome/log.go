@@ -64,6 +64,9 @@ func appendLine(b []byte, rec *Record) []byte {
 	b = appendInt(b, "in", rec.BytesIn)
 	b = appendInt(b, "out", rec.BytesOut)
 	b = appendString(b, "cache", rec.Cache)
+	if rec.CacheWhy != "" {
+		b = appendString(b, "cache_why", rec.CacheWhy)
+	}
 	if rec.Relay != "" {
 		b = appendString(b, "relay", rec.Relay)
 		b = append(b, `,"link":{"in":`...)

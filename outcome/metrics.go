@@ -14,6 +14,9 @@ type Metrics struct {
 	failures *prometheus.CounterVec
 	in, out  *prometheus.CounterVec
 	link     *prometheus.CounterVec
+
+	cached, cachedBytes, missed *prometheus.CounterVec // at an edge with a cache
+
 	answered *prometheus.HistogramVec
 	total    *prometheus.HistogramVec
 
@@ -31,6 +34,7 @@ type Metrics struct {
 type seriesKey struct {
 	role, site, relay, method string
 	status                    int
+	cache, tier, why          string
 }
 
 // series are those that every record counts in: looking them up together costs
@@ -38,6 +42,8 @@ type seriesKey struct {
 type series struct {
 	requests, in, out prometheus.Counter
 	linkIn, linkOut   prometheus.Counter // nil when no relay took the request
+	cache, cacheOut   prometheus.Counter // nil where there is no cache
+	missed            prometheus.Counter // nil for a hit
 	answered, total   prometheus.Observer
 }
 
@@ -62,6 +68,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		link: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "causeway_link_body_bytes_total", Help: "Body bytes that crossed the link to and from a relay, as they crossed (compressed)."},
 			[]string{"relay", "site", "direction"}),
+		cached: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "causeway_cache_requests_total", Help: "Requests ended, by what the cache did with them, and the tier of a hit."},
+			[]string{"site", "result", "tier"}),
+		cachedBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "causeway_cache_body_bytes_total", Help: "Response body bytes sent to clients, by what the cache did with the request."},
+			[]string{"site", "result"}),
+		missed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "causeway_cache_misses_total", Help: "Requests that the cache could not answer by itself, by why."},
+			[]string{"site", "why"}),
 		answered: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "causeway_request_header_seconds", Help: "Seconds until the answer's header was in.", Buckets: buckets},
 			[]string{"role", "site"}),
@@ -85,6 +100,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			[]string{"forward"}),
 	}
 	reg.MustRegister(m.passed, m.passedBytes, m.connections, m.forwarded, m.dialled)
+	reg.MustRegister(m.cached, m.cachedBytes, m.missed)
 	reg.MustRegister(m.requests, m.failures, m.in, m.out, m.link, m.answered, m.total)
 	return m
 }
@@ -97,7 +113,16 @@ func (m *Metrics) Emit(rec *Record) {
 	of.out.Add(float64(rec.BytesOut))
 	if of.linkIn != nil {
 		of.linkIn.Add(float64(rec.LinkIn))
-		of.linkOut.Add(float64(rec.LinkOut))
+		if of.cache == nil { // else EmitFetch counts: what is fetched need not be for one request
+			of.linkOut.Add(float64(rec.LinkOut))
+		}
+	}
+	if of.cache != nil {
+		of.cache.Inc()
+		of.cacheOut.Add(float64(rec.BytesOut))
+	}
+	if of.missed != nil {
+		of.missed.Inc()
 	}
 	if rec.Answered > 0 {
 		of.answered.Observe(rec.Answered.Seconds())
@@ -108,10 +133,16 @@ func (m *Metrics) Emit(rec *Record) {
 	}
 }
 
+// EmitFetch counts body bytes that an edge's cache fetched from a relay, for a
+// request or to be kept.
+func (m *Metrics) EmitFetch(site, relay string, bytes int64) {
+	m.link.WithLabelValues(relay, site, "from").Add(float64(bytes))
+}
+
 // seriesOf finds or makes the series of rec. Their number is that of the
 // labels, which is bounded.
 func (m *Metrics) seriesOf(rec *Record) *series {
-	key := seriesKey{rec.Role, rec.Site, rec.Relay, methodLabel(rec.Method), rec.Status}
+	key := seriesKey{rec.Role, rec.Site, rec.Relay, methodLabel(rec.Method), rec.Status, rec.Cache, rec.CacheTier, rec.CacheWhy}
 	m.mu.RLock()
 	of := m.seen[key]
 	m.mu.RUnlock()
@@ -127,6 +158,12 @@ func (m *Metrics) seriesOf(rec *Record) *series {
 	}
 	if key.relay != "" {
 		of.linkIn, of.linkOut = m.link.WithLabelValues(key.relay, key.site, "to"), m.link.WithLabelValues(key.relay, key.site, "from")
+	}
+	if key.cache != NoCache && key.cache != "" {
+		of.cache, of.cacheOut = m.cached.WithLabelValues(key.site, key.cache, key.tier), m.cachedBytes.WithLabelValues(key.site, key.cache)
+		if key.why != "" {
+			of.missed = m.missed.WithLabelValues(key.site, key.why)
+		}
 	}
 	m.mu.Lock()
 	m.seen[key] = of

@@ -24,7 +24,9 @@ type Record struct {
 	Status    int    // what was sent, or 499
 	BytesIn   int64  // request body bytes read from the client
 	BytesOut  int64  // response body bytes written to the client, as sent (compressed)
-	Cache     string // what the cache did with it; "none" as long as a site has no cache
+	Cache     string // what the cache did with it; "none" where there is none
+	CacheWhy  string // why it was no hit, a word of the cache's; "" for a hit
+	CacheTier string // where a hit was: "memory" or "disk"
 	Relay     string // the relay that took it; "" in one process
 	LinkIn    int64  // edge: request body bytes as they crossed to the relay
 	LinkOut   int64  // edge: response body bytes as they crossed from the relay
@@ -39,8 +41,16 @@ type Record struct {
 	Total    time.Duration // the last byte was handed to the client
 }
 
+// NoCache is a Record's Cache where there is none.
+const NoCache = "none"
+
 // Sink takes finished records. Emit must not keep rec.
 type Sink interface{ Emit(rec *Record) }
+
+// FetchSink takes the bytes that a cache fetched.
+type FetchSink interface {
+	EmitFetch(site, relay string, bytes int64)
+}
 
 // Sinks emits to each of its members.
 type Sinks []Sink
@@ -49,6 +59,15 @@ type Sinks []Sink
 func (s Sinks) Emit(rec *Record) {
 	for _, sink := range s {
 		sink.Emit(rec)
+	}
+}
+
+// EmitFetch hands it to every sink that takes it.
+func (s Sinks) EmitFetch(site, relay string, bytes int64) {
+	for _, sink := range s {
+		if takes, ok := sink.(FetchSink); ok {
+			takes.EmitFetch(site, relay, bytes)
+		}
 	}
 }
 

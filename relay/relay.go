@@ -117,7 +117,7 @@ func (s *Server) Close() {
 // ServeHTTP answers one request of the link.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec := &outcome.Record{
-		Start: time.Now(), Node: s.options.Node, Role: "relay", Cache: "none",
+		Start: time.Now(), Node: s.options.Node, Role: "relay", Cache: outcome.NoCache,
 		RequestID: r.Header.Get("X-Request-Id"), Client: r.Header.Get("X-Real-Ip"),
 		Method: r.Method, Scheme: r.Header.Get("X-Forwarded-Proto"), Host: r.Host, Path: r.URL.Path, Proto: r.Proto,
 	}
