@@ -30,7 +30,10 @@ var floors = []struct {
 	{"cache", 0, nil},   // answers and their bytes: who fetches them, and what the file says, its caller knows
 	{"simnet", 0, nil},  // for tests and the demo: nothing that serves people imports it
 
-	{"config", 1, map[string]string{"rewrite": "a site's hosts are its host map"}},
+	{"config", 1, map[string]string{
+		"cache":   "what an owner may want of it",
+		"rewrite": "a site's hosts are its host map",
+	}},
 	{"cert", 1, nil},
 	{"nft", 1, nil}, // takes targets and gives counters: who is healthy, and what the file says, its caller knows
 	{"link", 1, map[string]string{
@@ -40,6 +43,7 @@ var floors = []struct {
 	}},
 
 	{"edge", 2, map[string]string{
+		"cache":   "keeps what crossed",
 		"config":  "sites and limits",
 		"conn":    "reads the hello of what may pass through, and joins it to a stream",
 		"hop":     "passes messages on",
@@ -74,6 +78,7 @@ var floors = []struct {
 	}},
 	{"daemon", 4, map[string]string{
 		"admin":   "serves it, and is the node it shows",
+		"cache":   "opens and ends the cache of an edge",
 		"cert":    "certificates of sites and of the node",
 		"config":  "the file",
 		"edge":    "the role",

@@ -7,6 +7,9 @@
 //	POST /reload   reads the file again; 200, or 422 and the errors
 //	POST /drain    the node wants no more requests; 200 and what is under way
 //	POST /undrain  it takes them again
+//	GET  /cache    what is kept, as JSON: ?top=20&by=hits&host=example.cn…
+//	POST /cache/purge    lets go of what a CachePurge names; how many those were
+//	POST /cache/explain  what becomes of a CacheQuestion, step by step
 //
 // It refuses requests by a host name (only an address or localhost: a web page
 // must not reach it through a name of its own, "DNS rebinding") and a POST
@@ -38,6 +41,8 @@ type Node interface {
 	// Drain asks those who send requests to the node to take others, or ends
 	// that, and says what is so now.
 	Drain(yes bool) string
+
+	Cacher
 }
 
 // NewServer serves node and the metrics of registry.
@@ -52,6 +57,7 @@ func NewServer(node Node, registry *prometheus.Registry, logger *slog.Logger) *h
 	}))
 	mux.HandleFunc("POST /drain", meant(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, node.Drain(true)+"\n") }))
 	mux.HandleFunc("POST /undrain", meant(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, node.Drain(false)+"\n") }))
+	serveCache(mux, node)
 	return &http.Server{
 		Handler:           onlyByAddress(mux),
 		ReadHeaderTimeout: 5 * time.Second,

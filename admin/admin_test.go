@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,6 +28,63 @@ func (f *fake) Drain(yes bool) string {
 func (f *fake) Reload() error { f.reloads++; return f.reload }
 func (f *fake) Links() Links {
 	return Links{Node: "edge-1", Paths: []Path{{Relay: "relay-1", State: "up", Connections: []Connection{{Slot: 0}}}}}
+}
+
+func (f *fake) Cache(match CacheMatch, top int, byHits bool) (Cache, error) {
+	if f.ready != nil {
+		return Cache{}, ErrNoCache
+	}
+	return Cache{Node: fmt.Sprint(match, top, byHits), Objects: []CachedObject{}}, nil
+}
+
+func (f *fake) Purge(order CachePurge) (int, error) {
+	if f.ready != nil {
+		return 0, ErrNoCache
+	}
+	return len(order.Match), nil
+}
+
+func (f *fake) Explain(_ context.Context, question CacheQuestion) ([]CacheStep, error) {
+	if question.URL == "" {
+		return nil, errors.New("no URL")
+	}
+	return []CacheStep{{About: question.Method, Says: "kept", Section: "RFC 9111 §3"}}, nil
+}
+
+func TestCache(t *testing.T) {
+	for _, c := range []struct {
+		what, method, path, body string
+		bare                     bool // without the field
+		node                     fake
+		status                   int
+		says                     string
+	}{
+		{what: "list", method: "GET", path: "/cache?top=3&by=hits&host=example.cn&tag=a%20b", status: 200, says: `"node":"{  example.cn a b} 3 true"`},
+		{what: "too many", method: "GET", path: "/cache?top=10001", status: 400, says: "top must be 0 to 10000"},
+		{what: "no number", method: "GET", path: "/cache?top=many", status: 400},
+		{what: "no cache", method: "GET", path: "/cache", node: fake{ready: errors.New("x")}, status: 404, says: "this node has no cache"},
+		{what: "purge", method: "POST", path: "/cache/purge", body: `{"match":[{"url":"https://example.cn/"},{"tag":"a"}],"soft":true}`, status: 200, says: `{"purged":2}`},
+		{what: "purge nothing", method: "POST", path: "/cache/purge", body: `{}`, status: 400, says: "match names nothing"},
+		{what: "purge what?", method: "POST", path: "/cache/purge", body: `{"match":[{"urls":"a"}]}`, status: 400, says: "unknown field"},
+		{what: "purge twice", method: "POST", path: "/cache/purge", body: `{"match":[{}]} {}`, status: 400, says: "more follows it"},
+		{what: "purge by a page", method: "POST", path: "/cache/purge", body: `{"match":[{}]}`, bare: true, status: 403},
+		{what: "purge by GET", method: "GET", path: "/cache/purge", status: 405},
+		{what: "purge no cache", method: "POST", path: "/cache/purge", body: `{"match":[{}]}`, node: fake{ready: errors.New("x")}, status: 404},
+		{what: "a long order", method: "POST", path: "/cache/purge", body: `{"match":[{"url":"` + strings.Repeat("a", 1<<20) + `"}]}`, status: 400, says: "too large"},
+		{what: "explain", method: "POST", path: "/cache/explain", body: `{"method":"GET","url":"https://example.cn/","header":{"Cookie":["a=1"]}}`, status: 200, says: `"section":"RFC 9111 §3"`},
+		{what: "explain nothing", method: "POST", path: "/cache/explain", body: `{}`, status: 422, says: "no URL"},
+	} {
+		r := httptest.NewRequest(c.method, c.path, strings.NewReader(c.body))
+		r.Host = "127.0.0.1:9900"
+		if !c.bare {
+			r.Header.Set(Field, "test")
+		}
+		w := httptest.NewRecorder()
+		NewServer(&c.node, prometheus.NewRegistry(), slog.New(slog.DiscardHandler)).Handler.ServeHTTP(w, r)
+		if w.Code != c.status || !strings.Contains(w.Body.String(), c.says) {
+			t.Errorf("%s: %d %s", c.what, w.Code, w.Body)
+		}
+	}
 }
 
 func TestAdmin(t *testing.T) {

@@ -71,6 +71,7 @@ type Daemon struct {
 	most     atomic.Pointer[map[string]int] // connections of each edge that may dial it
 	meter    link.Meter                     // of what the paths of group carry
 	prices   atomic.Pointer[[]*config.Link] // this node's, in the file that is served
+	kept     atomic.Pointer[keptCache]      // cache, for those who do not hold mu
 	forwards *forward.Server                // no edge without; it may have none to do
 	tasks    sync.WaitGroup                 // servers and links; Run waits for them
 	failed   chan error                     // a server stopped by itself
@@ -82,6 +83,7 @@ type Daemon struct {
 	relay   *relay.Server // the relay's role, or the edge's own for what stays
 	passed  *edge.Server  // at a relay: ends the TLS of what passes through the edges
 	streams *link.Streams // where that comes from
+	cache   *keptCache    // nil without one
 	links   map[linkKey]*runningLink
 	checks  context.CancelFunc // ends the checks of origins; nil without any
 	servers map[serverKey]*runningServer
@@ -128,6 +130,7 @@ func New(options Options) (*Daemon, error) {
 	}
 	d.forwards = forward.New(forward.Options{Node: d.node.Name, Sink: d.sink, Log: d.log, Failed: d.fail})
 	d.registry.MustRegister(&forwardCollector{state: d.forwards.State})
+	d.registry.MustRegister(&cacheCollector{&d.kept})
 	return d, nil
 }
 
@@ -294,6 +297,9 @@ func (d *Daemon) drain() {
 		}
 	}
 	d.cut()
+	if d.cache != nil {
+		d.cache.close(d)
+	}
 	for _, running := range d.links {
 		running.stop()
 	}

@@ -55,9 +55,18 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 		sockets.closeNew()
 		return err
 	}
+	kept, err := d.prepareCache(cfg, node)
+	if err != nil {
+		sockets.closeNew()
+		forwards.Drop()
+		return err
+	}
 	if err := d.changeRelay(cfg, node); err != nil {
 		sockets.closeNew()
 		forwards.Drop()
+		if kept != nil && kept != d.cache {
+			kept.close(d)
+		}
 		return err
 	}
 	// Nothing below fails.
@@ -67,12 +76,16 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 		var crossing edge.Crossing
 		crossing, obsolete = d.crossing(cfg, node, identity)
 		crossing.Certificate = certificates.GetCertificate
+		if kept != nil {
+			crossing.Cache = kept.Cache
+		}
 		if d.edge == nil {
 			d.edge = edge.New(crossing, edge.Options{Node: node.Name, Sink: d.sink, Log: d.log})
 		} else {
 			d.edge.Swap(crossing)
 		}
 	}
+	d.changeCache(kept, cfg)
 	d.changePassed(cfg, node, certificates)
 	d.config, d.node = cfg, node
 	d.most.Store(new(mostConnections(cfg, node)))

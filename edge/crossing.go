@@ -74,7 +74,10 @@ func (x *exchange) countCrossing() {
 	if x.packed != nil {
 		x.rec.LinkIn = x.packed.Coded()
 	}
-	if x.opened != nil {
+	switch {
+	case x.asked != nil:
+		x.rec.LinkOut = x.asked.crossed.Load() // so far
+	case x.opened != nil:
 		x.rec.LinkOut = x.opened.Coded()
 	}
 }

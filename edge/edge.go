@@ -7,9 +7,9 @@
 //     host (421), CONNECT, a loop; on a plain listener it redirects (plain.go),
 //  3. outgoing says who the client is (forwarded.go) and bounds the body
 //     (body.go),
-//  4. cross hands the request to the crossing, an http.RoundTripper: the link
-//     to the relays, or the relay itself in one process; a route that stays is
-//     fetched by this node,
+//  4. cross hands the request to the crossing, an http.RoundTripper: the cache
+//     (caching.go), and behind it the link to the relays, or the relay itself in
+//     one process; a route that stays is fetched by this node,
 //  5. answer passes the response on as it comes; one that was lost with its
 //     connection before the client got anything of it is asked for once more,
 //  6. the record is emitted once.
@@ -36,6 +36,7 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
+	"causeway/cache"
 	"causeway/config"
 	"causeway/hop"
 	"causeway/link"
@@ -52,9 +53,13 @@ type Crossing struct {
 	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	// Over carries a request to the other side.
 	Over http.RoundTripper
+	// Cache keeps what crossed; nil keeps nothing.
+	Cache *cache.Cache
 	// Stay fetches for the routes that must not cross; nil on a node that is not
 	// where they must stay: such requests are refused.
 	Stay http.RoundTripper
+
+	keeps *cache.Transport // Over behind Cache
 }
 
 // Options are what a Server needs besides the file.
@@ -87,7 +92,12 @@ func New(crossing Crossing, options Options) *Server {
 
 // Swap makes new requests see another file; those under way finish as they
 // began.
-func (s *Server) Swap(crossing Crossing) { s.now.Store(&crossing) }
+func (s *Server) Swap(crossing Crossing) {
+	if crossing.Cache != nil {
+		crossing.keeps = &cache.Transport{Cache: crossing.Cache, Next: fetching{crossing.Over, s}, Policy: policyOf}
+	}
+	s.now.Store(&crossing)
+}
 
 // Wait returns when no request is under way any more, or when ctx ends. The
 // listeners must be closed.
@@ -164,6 +174,7 @@ type exchange struct {
 	site   *config.Site
 	out    *http.Request   // as it crosses
 	body   *limitedBody    // nil for a request without one
+	asked  *asking         // of the cache; nil when it was not
 	opened *rewrite.Opened // the answer's body, when it crosses in a coding of its own
 	packed *rewrite.Closed // the request's body, likewise
 	clock  *hop.SendClock
@@ -206,7 +217,7 @@ func (x *exchange) end() {
 // open begins the record.
 func (x *exchange) open(secure bool) {
 	x.rec = outcome.Record{
-		Start: time.Now(), Node: x.server.options.Node, Role: "edge", Cache: "none",
+		Start: time.Now(), Node: x.server.options.Node, Role: "edge", Cache: outcome.NoCache,
 		RequestID: outcome.NewRequestID(), Client: clientOf(x.r),
 		Method: x.r.Method, Scheme: "http", Host: x.r.Host, Path: x.r.URL.Path, Proto: x.r.Proto,
 	}
@@ -336,19 +347,10 @@ func (x *exchange) settle(err error) (aborted bool) {
 func (x *exchange) cross(ctx context.Context) (*http.Response, error) {
 	early := hop.NewEarly(x.w, x.r, x.clock)
 	defer early.Stop()
-	ctx = link.WithLean(hop.WithEarly(ctx, early.Send), x.lean)
 	if x.out == nil {
 		x.out = x.outgoing(ctx)
-	} else {
-		x.out = x.out.WithContext(ctx)
 	}
-	way := x.Over
-	if route := x.site.Route(x.r.Method, x.r.URL.Path); route != nil && route.Stay != "" {
-		if way = x.Stay; way == nil {
-			return nil, outcome.Errorf(outcome.Stays, "fetch %s: route %s of site %s stays in %s, and this edge is elsewhere", x.r.URL.Path, route.Path, x.site.Name, route.Stay)
-		}
-	}
-	res, err := way.RoundTrip(x.out)
+	res, err := x.send(ctx, early)
 	if err != nil {
 		return nil, err
 	}
@@ -359,6 +361,19 @@ func (x *exchange) cross(ctx context.Context) (*http.Response, error) {
 		return nil, err
 	}
 	return res, nil
+}
+
+// send takes the request the way that is its: through the cache, over, or nowhere.
+func (x *exchange) send(ctx context.Context, early *hop.Early) (*http.Response, error) {
+	way, route := x.Over, x.site.Route(x.r.Method, x.r.URL.Path)
+	if route != nil && route.Stay != "" {
+		if way = x.Stay; way == nil {
+			return nil, outcome.Errorf(outcome.Stays, "fetch %s: route %s of site %s stays in %s, and this edge is elsewhere", x.r.URL.Path, route.Path, x.site.Name, route.Stay)
+		}
+	} else if keeps := x.cached(route); keeps != nil {
+		return x.look(ctx, keeps, early)
+	}
+	return way.RoundTrip(x.out.WithContext(link.WithLean(hop.WithEarly(ctx, early.Send), x.lean)))
 }
 
 // outgoing is the request as it crosses: to the public host still, with what is
@@ -402,6 +417,10 @@ func (x *exchange) answer(res *http.Response) error {
 	})
 	if text, ok := res.Body.(interface{ Unmapped() string }); ok { // the relay in this process
 		x.rec.Unmapped = text.Unmapped()
+	} else if x.asked != nil {
+		if unmapped := x.asked.unmapped.Load(); unmapped != nil {
+			x.rec.Unmapped = *unmapped
+		}
 	}
 	return err
 }

@@ -1,0 +1,241 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"causeway/admin"
+	"causeway/cache"
+	"causeway/config"
+	"causeway/edge"
+)
+
+// keptCache is the cache of an edge. It outlives reloads of the file, as long as
+// that names the same folder.
+type keptCache struct {
+	*cache.Cache
+	tiers *cache.Tiers
+	dir   string // of the disk, "" for none
+}
+
+// prepareCache makes the cache that cfg wants, or finds it in the one there is;
+// nil when it wants none. It may fail; nothing is changed yet.
+func (d *Daemon) prepareCache(cfg *config.Config, node *config.Node) (*keptCache, error) {
+	if !node.IsEdge() || cfg.Cache.Off || len(cfg.Sites) == 0 {
+		return nil, nil
+	}
+	dir := ""
+	if cfg.Cache.Disk > 0 {
+		if dir = cfg.Cache.Dir; node.Role != config.RoleBoth {
+			dir = filepath.Join(dir, node.Name)
+		}
+	}
+	if d.cache != nil && d.cache.dir == dir {
+		return d.cache, nil
+	}
+	tiers, err := cache.OpenTiers(cache.TiersOptions{Memory: int64(cfg.Cache.Memory), Disk: int64(cfg.Cache.Disk), Dir: dir, Log: d.log})
+	if err != nil {
+		return nil, fmt.Errorf("open the cache: %w", err)
+	}
+	made := cache.New(cache.Options{Store: tiers, Codings: edge.Codings{}, MostBytes: cfg.Cache.MostBytes(), Log: d.log})
+	return &keptCache{Cache: made, tiers: tiers, dir: dir}, nil
+}
+
+// changeCache puts a prepared cache in the place of the one before, which
+// finishes what it fetches.
+func (d *Daemon) changeCache(next *keptCache, cfg *config.Config) {
+	before := d.cache
+	d.cache = next
+	d.kept.Store(next)
+	if next != nil {
+		next.tiers.Resize(int64(cfg.Cache.Memory), int64(cfg.Cache.Disk))
+		next.SetMostBytes(cfg.Cache.MostBytes())
+	}
+	if before != nil && before != next {
+		d.tasks.Go(func() { before.close(d) })
+	}
+}
+
+// close ends what is fetched, and lets go of the files.
+func (k *keptCache) close(d *Daemon) {
+	k.Close()
+	if err := k.tiers.Close(); err != nil {
+		d.log.Warn("the cache was not closed well", "err", err)
+	}
+}
+
+// Cache is what the node keeps, for the admin address.
+func (d *Daemon) Cache(match admin.CacheMatch, top int, byHits bool) (admin.Cache, error) {
+	k := d.kept.Load()
+	if k == nil {
+		return admin.Cache{}, admin.ErrNoCache
+	}
+	stats := k.tiers.Stats()
+	said := admin.Cache{
+		Node: d.options.Node, Found: !stats.Recovering, Ill: stats.Degraded, Objects: []admin.CachedObject{},
+		Memory: admin.CacheTier{Objects: stats.MemoryObjects, Bytes: stats.MemoryBytes, Limit: stats.MemoryLimit},
+	}
+	if k.dir != "" {
+		said.Disk = &admin.CacheTier{Objects: stats.DiskObjects, Bytes: stats.DiskBytes, Limit: stats.DiskLimit}
+	}
+	first := func(a, b cache.Listed) int { // what is shown before
+		if byHits {
+			return cmp.Or(cmp.Compare(b.Hits, a.Hits), cmp.Compare(a.URL, b.URL), cmp.Compare(a.ID, b.ID))
+		}
+		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.URL, b.URL), cmp.Compare(a.ID, b.ID))
+	}
+	best, all := topOf(top, first), 0
+	k.tiers.List(matchOf(match), func(l cache.Listed) bool {
+		all++
+		best.add(l)
+		return true
+	})
+	for _, l := range best.sorted() {
+		said.Objects = append(said.Objects, admin.CachedObject{
+			Site: l.Site, URL: l.URL, Variant: l.ID, Bytes: l.Bytes, Tier: l.Tier, Hits: l.Hits, Stored: l.Stored, Until: l.Until, Purged: l.Stale})
+	}
+	said.More = all - len(said.Objects)
+	return said, nil
+}
+
+func matchOf(m admin.CacheMatch) cache.Match {
+	return cache.Match{URL: m.URL, Prefix: m.Prefix, Host: m.Host, Tag: m.Tag}
+}
+
+// best is the first few of many.
+type best struct {
+	most  int
+	first func(a, b cache.Listed) int
+	list  []cache.Listed
+}
+
+func topOf(most int, first func(a, b cache.Listed) int) *best { return &best{most: most, first: first} }
+
+// add takes one in. Twice as many as are wanted are held at most.
+func (b *best) add(l cache.Listed) {
+	if b.list = append(b.list, l); len(b.list) >= 2*b.most+64 {
+		b.list = b.sorted()
+	}
+}
+
+func (b *best) sorted() []cache.Listed {
+	slices.SortFunc(b.list, b.first)
+	return b.list[:min(len(b.list), b.most)]
+}
+
+// Purge lets go of what the node keeps.
+func (d *Daemon) Purge(order admin.CachePurge) (n int, err error) {
+	k := d.kept.Load()
+	if k == nil {
+		return 0, admin.ErrNoCache
+	}
+	d.mu.Lock()
+	server := d.edge
+	d.mu.Unlock()
+	for _, match := range order.Match {
+		if match.URL != "" {
+			match.URL = server.KeptURL(match.URL)
+		}
+		n += k.Cache.Purge(matchOf(match), order.Soft)
+	}
+	d.log.Info("purged", "objects", n, "softly", order.Soft)
+	return n, nil
+}
+
+// Explain says what the cache does with a request.
+func (d *Daemon) Explain(ctx context.Context, question admin.CacheQuestion) ([]admin.CacheStep, error) {
+	if d.kept.Load() == nil {
+		return nil, admin.ErrNoCache
+	}
+	if question.Method != http.MethodGet && question.Method != http.MethodHead {
+		return nil, fmt.Errorf("explain %s: only GET and HEAD are ever kept", question.Method)
+	}
+	r, err := http.NewRequestWithContext(ctx, question.Method, question.URL, nil)
+	if err != nil {
+		return nil, fmt.Errorf("explain: %w", err)
+	}
+	r.RequestURI, r.RemoteAddr = r.URL.RequestURI(), "127.0.0.1:0"
+	for name, values := range question.Header {
+		r.Header[http.CanonicalHeaderKey(name)] = values
+	}
+	d.mu.Lock()
+	server := d.edge
+	d.mu.Unlock()
+	steps, err := server.Explain(ctx, r)
+	if err != nil {
+		return nil, fmt.Errorf("explain: %w", err)
+	}
+	said := make([]admin.CacheStep, len(steps))
+	for i, step := range steps {
+		said[i] = admin.CacheStep(step)
+	}
+	return said, nil
+}
+
+// cacheCollector gives the metrics of the store when asked.
+type cacheCollector struct{ kept *atomic.Pointer[keptCache] }
+
+func cacheDesc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("causeway_cache_"+name, help, labels, nil)
+}
+
+var (
+	cacheObjects   = cacheDesc("objects", "Answers that are kept, by where; those in memory may be on the disk too.", "tier")
+	cacheBytes     = cacheDesc("bytes", "Bytes of them with their headers, by where.", "tier")
+	cacheLimit     = cacheDesc("limit_bytes", "Most bytes that are kept, by where.", "tier")
+	cacheEvictions = cacheDesc("evictions_total", "Answers that left for want of room, by where.", "tier")
+	cacheErrors    = cacheDesc("disk_errors_total", "Failures of the disk.")
+	cacheCorrupt   = cacheDesc("corrupt_total", "Files that were not what had been written, and were thrown away.")
+	cacheIll       = cacheDesc("disk_ill", "1 while the disk fails and nothing is kept there.")
+	cacheFound     = cacheDesc("disk_found_ratio", "Part of the disk that has been looked through since the start.")
+)
+
+var cacheDescs = []*prometheus.Desc{cacheObjects, cacheBytes, cacheLimit, cacheEvictions, cacheErrors, cacheCorrupt, cacheIll, cacheFound}
+
+// Describe sends the descriptions.
+func (c *cacheCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, desc := range cacheDescs {
+		ch <- desc
+	}
+}
+
+// Collect sends what is so now: nothing on a node without a cache.
+func (c *cacheCollector) Collect(ch chan<- prometheus.Metric) {
+	k := c.kept.Load()
+	if k == nil {
+		return
+	}
+	s := k.tiers.Stats()
+	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+	}
+	count := func(desc *prometheus.Desc, value uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(value), labels...)
+	}
+	tier := func(name string, objects, bytes, limit int64, evictions uint64) {
+		gauge(cacheObjects, float64(objects), name)
+		gauge(cacheBytes, float64(bytes), name)
+		gauge(cacheLimit, float64(limit), name)
+		count(cacheEvictions, evictions, name)
+	}
+	tier("memory", s.MemoryObjects, s.MemoryBytes, s.MemoryLimit, s.MemoryEvictions)
+	if k.dir == "" {
+		return
+	}
+	tier("disk", s.DiskObjects, s.DiskBytes, s.DiskLimit, s.DiskEvictions)
+	count(cacheErrors, s.DiskErrors)
+	count(cacheCorrupt, s.Corrupt)
+	ill := 0.0
+	if s.Degraded {
+		ill = 1
+	}
+	gauge(cacheIll, ill)
+	gauge(cacheFound, s.Recovered)
+}
