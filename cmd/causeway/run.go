@@ -305,8 +305,11 @@ func adminAddress(verb, file, name string) (string, error) {
 
 // ask sends a request that changes something to the node behind address, and
 // gives its answer.
-func ask(verb, address, what string) (string, error) {
-	req, err := http.NewRequest(http.MethodPost, "http://"+address+"/"+what, nil)
+func ask(verb, address, what string) (string, error) { return send(verb, address, what, nil) }
+
+// send is ask with a body.
+func send(verb, address, what string, body io.Reader) (string, error) {
+	req, err := http.NewRequest(http.MethodPost, "http://"+address+"/"+what, body)
 	if err != nil {
 		return "", fmt.Errorf("%s: admin address %q: %w", verb, address, err)
 	}
@@ -320,6 +323,9 @@ func ask(verb, address, what string) (string, error) {
 	answer, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", verb, err)
+	}
+	if res.StatusCode == http.StatusNotFound && body != nil {
+		return "", fmt.Errorf("%s: %s", verb, strings.TrimSpace(string(answer)))
 	}
 	if res.StatusCode != http.StatusOK {
 		return "", errors.New(strings.TrimSpace(string(answer)))

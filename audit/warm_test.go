@@ -1,0 +1,144 @@
+package audit_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"causeway/audit"
+)
+
+// site is an edge whose answers say what its cache did.
+type site struct {
+	*httptest.Server
+
+	mu    sync.Mutex // guards asked
+	asked []string   // "path coding"
+}
+
+func newSite(t *testing.T, pages map[string]func(w http.ResponseWriter)) *site {
+	s := &site{}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		s.asked = append(s.asked, r.URL.Path+" "+r.Header.Get("Accept-Encoding"))
+		s.mu.Unlock()
+		page := pages[r.URL.Path]
+		if page == nil {
+			http.NotFound(w, r)
+			return
+		}
+		page(w)
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// says answers with a body of three bytes and a Cache-Status.
+func says(status string) func(http.ResponseWriter) {
+	return func(w http.ResponseWriter) {
+		w.Header().Set("Cache-Status", status)
+		_, _ = io.WriteString(w, "tea")
+	}
+}
+
+func TestWarm(t *testing.T) {
+	s := newSite(t, map[string]func(http.ResponseWriter){
+		"/new":     says("causeway; fwd=uri-miss; fwd-status=200; stored"),
+		"/there":   says("origin-cache; fwd=miss, causeway; hit; ttl=3"),
+		"/private": says(`causeway; fwd=uri-miss; fwd-status=200; detail="private"`),
+		"/none":    func(http.ResponseWriter) {},
+		"/broken":  func(w http.ResponseWriter) { w.WriteHeader(http.StatusBadGateway) },
+		"/cut": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Length", "9")
+			_, _ = io.WriteString(w, "tea")
+		},
+	})
+	var list strings.Builder
+	list.WriteString("# pages\n\n")
+	for _, path := range []string{"/new", "/there", "/private", "/none", "/broken", "/cut"} {
+		fmt.Fprintf(&list, " %s%s \n", s.URL, path)
+	}
+	told := 0
+	got, err := audit.Warm(t.Context(), http.DefaultClient, audit.List(strings.NewReader(list.String())), 1, func(done int) { told = done })
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := audit.Warming{URLs: 6, Kept: 1, Were: 1, NotKept: map[string]int{"private": 1, "no cache": 1}, Bytes: 3 + 3 + 3 + 3 + 3 + 3,
+		Failed: []string{s.URL + "/broken: 502 Bad Gateway", s.URL + "/cut: unexpected EOF"}, Took: got.Took}
+	if !reflect.DeepEqual(got, want) || told != 6 {
+		t.Errorf("%+v, told %d\nwant %+v", got, told, want)
+	}
+	if want := []string{"/new br, zstd, gzip", "/new gzip", "/there br, zstd, gzip", "/there gzip", "/private br, zstd, gzip", "/none br, zstd, gzip", "/broken br, zstd, gzip", "/cut br, zstd, gzip"}; !slices.Equal(s.asked, want) {
+		t.Errorf("asked %q", s.asked)
+	}
+}
+
+func TestWarmBadList(t *testing.T) {
+	_, err := audit.Warm(t.Context(), http.DefaultClient, audit.List(strings.NewReader("\n/tea\n")), 1, nil)
+	if err == nil || err.Error() != `line 2: "/tea" is no URL: write it whole, as in https://example.cn/tea` {
+		t.Error(err)
+	}
+}
+
+func TestWarmEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if got, err := audit.Warm(ctx, http.DefaultClient, audit.List(strings.NewReader("http://127.0.0.1:1/a\nhttp://127.0.0.1:1/b\n")), 1, nil); !errors.Is(err, context.Canceled) || len(got.Failed) > 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// urlsOf is a sitemap's, or the error.
+func urlsOf(t *testing.T, at string) (urls []string, err error) {
+	for of, err := range audit.Sitemap(t.Context(), http.DefaultClient, at) {
+		if err != nil {
+			return urls, err
+		}
+		urls = append(urls, of)
+	}
+	return urls, nil
+}
+
+func TestSitemap(t *testing.T) {
+	var s *site
+	text := func(format string) func(http.ResponseWriter) {
+		return func(w http.ResponseWriter) { _, _ = io.WriteString(w, strings.ReplaceAll(format, "HERE", s.URL)) }
+	}
+	var packed bytes.Buffer
+	zip := gzip.NewWriter(&packed)
+	_, _ = io.WriteString(zip, `<urlset><url><loc>PLACE/zipped</loc></url></urlset>`)
+	_ = zip.Close()
+	s = newSite(t, map[string]func(http.ResponseWriter){
+		"/index.xml": text(`<?xml version="1.0"?><sitemapindex xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">
+			<sitemap><loc> HERE/one.xml </loc><lastmod>2026-11-01</lastmod></sitemap><sitemap><loc>http://elsewhere.example/two.xml</loc></sitemap></sitemapindex>`),
+		"/one.xml": text(`<urlset><url><loc>HERE/a?x=1&amp;y=2</loc><image><loc>HERE/a.png</loc></image></url><url><loc>http://elsewhere.example/b</loc></url><url><loc>HERE/c</loc></url></urlset>`),
+		"/page":    text(`<html><a href="/">no</a></html>`),
+		"/empty":   text(``),
+		"/cut":     text(`<urlset><url><loc>HERE/a</loc>`),
+		"/zip":     func(w http.ResponseWriter) { _, _ = w.Write(packed.Bytes()) },
+	})
+	got, err := urlsOf(t, s.URL+"/index.xml")
+	if want := []string{s.URL + "/a?x=1&y=2", s.URL + "/c"}; err != nil || len(got) < 2 || got[0] != want[0] || got[len(got)-1] != want[1] {
+		t.Errorf("%q, %v", got, err)
+	}
+	for path, want := range map[string]string{
+		"/page": "it is no sitemap, but begins with <html>", "/empty": "it is no sitemap", "/cut": "unexpected EOF", "/none": "404 Not Found",
+	} {
+		if _, err := urlsOf(t, s.URL+path); err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if got, err := urlsOf(t, s.URL+"/zip"); err != nil || len(got) != 0 { // of another host
+		t.Errorf("%q, %v", got, err)
+	}
+}

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+
+	"causeway/audit"
+	"causeway/config"
+)
+
+func warmVerb() *cobra.Command {
+	var file, node, edge, sitemap, list string
+	var atOnce int
+	var asJSON bool
+	verb := &cobra.Command{
+		Use:   "warm (--sitemap URL | --list FILE) [--at-once N] [--edge ADDRESS] [--json] [--config FILE] [--node NAME]",
+		Short: "Ask an edge for pages, so that its cache has them before visitors come",
+		Long: `Asks the edge on this machine for each URL of a sitemap, or of a file with one a
+line (- is standard input), once for every coding that browsers take, and says
+how many are kept now, and why the others are not. The sitemap is read through
+the edge as well; of an index, all the sitemaps that it lists.
+
+--edge asks another edge, at its address; its certificate must be one that this
+machine trusts, or that the file names.`,
+		Example: "  causeway warm --sitemap https://example.cn/sitemap.xml\n  causeway warm --list urls.txt --at-once 8",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case (sitemap == "") == (list == ""):
+				return usagef("causeway warm: give --sitemap URL or --list FILE\nTry: causeway warm --help")
+			case atOnce < 1 || atOnce > 256:
+				return usagef("causeway warm: --at-once %d: give 1 to 256", atOnce)
+			}
+			cfg, part, err := readPart(file, node)
+			if err != nil {
+				return err
+			}
+			client, err := edgeClient(cfg, part, edge)
+			if err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			urls, end, err := warmURLs(ctx, client, sitemap, list)
+			if err != nil {
+				return err
+			}
+			defer end()
+			progress := func(int) {}
+			if isTerminal(os.Stderr) {
+				bar := progressbar.NewOptions(-1, progressbar.OptionSetDescription("asked"), progressbar.OptionSetWriter(os.Stderr),
+					progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("URL"), progressbar.OptionClearOnFinish())
+				defer func() { _ = bar.Finish() }()
+				progress = func(int) { _ = bar.Add(1) }
+			}
+			came, err := audit.Warm(ctx, client, urls, atOnce, progress)
+			if asJSON {
+				if failed := sayJSON(cmd.OutOrStdout(), came); failed != nil {
+					return failed
+				}
+			} else if _, failed := io.WriteString(cmd.OutOrStdout(), warmText(came)); failed != nil {
+				return failed
+			}
+			if err == nil && len(came.Failed) > 0 {
+				err = errors.New("not all could be fetched")
+			}
+			if err != nil {
+				return fmt.Errorf("warm: %w", err)
+			}
+			return nil
+		},
+	}
+	flags := verb.Flags()
+	flags.StringVar(&sitemap, "sitemap", "", "the URL of a sitemap, as in https://example.cn/sitemap.xml")
+	flags.StringVar(&list, "list", "", "a file with a URL a line")
+	flags.IntVar(&atOnce, "at-once", 4, "how many are asked for at a time")
+	flags.StringVar(&edge, "edge", "", "the address of an edge, in place of the one on this machine")
+	flags.StringVar(&file, "config", defaultFile, "the file, for the edge's listeners and certificates")
+	flags.StringVar(&node, "node", "", "the node (default: the only node)")
+	flags.BoolVar(&asJSON, "json", false, "print what came of it as a JSON object")
+	return verb
+}
+
+// warmURLs opens what names the URLs.
+func warmURLs(ctx context.Context, client *http.Client, sitemap, list string) (urls iter.Seq2[string, error], end func(), err error) {
+	switch list {
+	case "":
+		if sitemap, err = publicURL("warm", sitemap); err != nil {
+			return nil, nil, err
+		}
+		return audit.Sitemap(ctx, client, sitemap), func() {}, nil
+	case "-":
+		return audit.List(os.Stdin), func() {}, nil
+	}
+	file, err := os.Open(list)
+	if err != nil {
+		return nil, nil, fmt.Errorf("warm: %w", err)
+	}
+	return audit.List(file), func() { file.Close() }, nil
+}
+
+// edgeClient asks an edge for whatever host: at the listeners of node, or at
+// another address. It trusts the certificates that the file names, too.
+func edgeClient(cfg *config.Config, node *config.Node, address string) (*http.Client, error) {
+	if !node.IsEdge() && address == "" {
+		return nil, usagef("causeway warm: %s is no edge: give --node, or --edge", node.Name)
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	for _, site := range cfg.Sites {
+		if site.TLS == nil {
+			continue
+		}
+		if text, err := os.ReadFile(site.TLS.Cert); err == nil {
+			roots.AppendCertsFromPEM(text)
+		}
+	}
+	dialer := &net.Dialer{Timeout: 10 * time.Second}
+	dial := func(ctx context.Context, listen, asked string) (net.Conn, error) {
+		_, port, err := net.SplitHostPort(asked)
+		if err != nil {
+			return nil, err
+		}
+		if address != "" {
+			return dialer.DialContext(ctx, "tcp", net.JoinHostPort(address, port))
+		}
+		if listen == "" {
+			return nil, errors.New("the edge does not listen for that scheme")
+		}
+		host, port, err := net.SplitHostPort(listen)
+		if err != nil {
+			return nil, err
+		}
+		if host == "" || net.ParseIP(host).IsUnspecified() {
+			host = "127.0.0.1"
+		}
+		return dialer.DialContext(ctx, "tcp", net.JoinHostPort(host, port))
+	}
+	return &http.Client{
+		Timeout:       5 * time.Minute,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			MaxIdleConnsPerHost: 256,
+			DialContext: func(ctx context.Context, _, asked string) (net.Conn, error) {
+				return dial(ctx, node.Listen.HTTP, asked)
+			},
+			DialTLSContext: func(ctx context.Context, _, asked string) (net.Conn, error) {
+				conn, err := dial(ctx, node.Listen.HTTPS, asked)
+				if err != nil {
+					return nil, err
+				}
+				name, _, _ := strings.Cut(asked, ":")
+				secure := tls.Client(conn, &tls.Config{ServerName: name, RootCAs: roots, NextProtos: []string{"http/1.1"}})
+				if err := secure.HandshakeContext(ctx); err != nil {
+					conn.Close()
+					return nil, err
+				}
+				return secure, nil
+			},
+		},
+	}, nil
+}
+
+// warmText is what people are shown.
+func warmText(came audit.Warming) string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "%d URLs in %s, %s: %d kept now, %d were kept before\n", came.URLs, came.Took.Round(100*time.Millisecond), size(came.Bytes), came.Kept, came.Were)
+	for _, why := range slices.Sorted(maps.Keys(came.NotKept)) {
+		fmt.Fprintf(&text, "%d not kept: %s\n", came.NotKept[why], why)
+	}
+	for _, failed := range came.Failed {
+		fmt.Fprintf(&text, "failed: %s\n", failed)
+	}
+	if came.More > 0 {
+		fmt.Fprintf(&text, "and %d more failed\n", came.More)
+	}
+	return text.String()
+}
