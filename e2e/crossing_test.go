@@ -81,8 +81,8 @@ const codedSite = `
 func TestBodiesCross(t *testing.T) {
 	ca := newAuthority(t)
 	origin := newOrigin(t, ca, http.HandlerFunc(codedOrigin))
-	one := newCrossing(t, spec{layout: oneProcess, ca: ca, sites: fmt.Sprintf(codedSite, origin)})
-	two := newCrossing(t, spec{layout: edgeAndRelay, ca: ca, sites: fmt.Sprintf(codedSite, origin)})
+	one := newCrossing(t, spec{layout: oneProcess, ca: ca, sites: fmt.Sprintf(codedSite, origin), more: "cache: off"})
+	two := newCrossing(t, spec{layout: edgeAndRelay, ca: ca, sites: fmt.Sprintf(codedSite, origin), more: "cache: off"})
 	for _, major := range []int{1, 2} {
 		straight, crossing := one.client(t, major), two.client(t, major)
 		for _, accept := range []string{"", "gzip", "gzip, deflate, br, zstd", "br;q=0.5, gzip", "identity", "deflate"} {
@@ -181,7 +181,7 @@ func slicesEqual(a, b []string) bool { return strings.Join(a, "\n") == strings.J
 func TestRequestBodiesCross(t *testing.T) {
 	ca := newAuthority(t)
 	origin := newOrigin(t, ca, http.HandlerFunc(codedOrigin))
-	c := newCrossing(t, spec{layout: edgeAndRelay, ca: ca, sites: fmt.Sprintf(codedSite, origin)})
+	c := newCrossing(t, spec{layout: edgeAndRelay, ca: ca, sites: fmt.Sprintf(codedSite, origin), more: "cache: off"})
 	text := strings.Repeat(`{"name": "Longjing", "at": "elsewhere"}`, 200)
 	noise := make([]byte, 0, 8000)
 	for i := range 1000 {
@@ -248,7 +248,7 @@ func TestBodiesTrickle(t *testing.T) {
 			}
 		}
 	}))
-	c := newCrossing(t, spec{layout: edgeAndRelay, ca: ca, sites: fmt.Sprintf(codedSite, origin)})
+	c := newCrossing(t, spec{layout: edgeAndRelay, ca: ca, sites: fmt.Sprintf(codedSite, origin), more: "cache: off"})
 	for _, kind := range []string{"text_plain", "application_wasm"} {
 		for _, coding := range []string{"", "gzip", "zstd"} { // brotli's reader in this test would wait itself
 			a, err := c.client(t, 1).Do(newRequest(t, "GET", "https://example.cn/"+kind, nil, "Accept-Encoding: "+coding))

@@ -472,6 +472,7 @@ func TestLogsPage(t *testing.T) {
 	defer origin.Close()
 	forwarded, behind := freeAddress(t), freeAddress(t)
 	c := newCrossing(t, spec{layout: edgeAndRelay, more: fmt.Sprintf(`links: [{from: edge-1, to: relay-1, price: {per_mbps_month: 120, per_gb: 1, currency: CNY}}]
+cache: {disk: 32MiB, dir: kept}
 forwards:
   - {name: plain, listen: %q, targets: [%q]}
   - {name: behind, listen: %q, targets: [%[2]q], proxy: {accept: [127.0.0.0/8]}}`, forwarded, origin.Listener.Addr(), behind), sites: fmt.Sprintf(`

@@ -268,6 +268,9 @@ http {
 		ssl_certificate /origin.pem; ssl_certificate_key /origin.key;
 		location = /asked { default_type text/plain; return 200 "host $host\nclient $http_x_forwarded_for\nid $http_x_request_id\n"; }
 		location = /slow { limit_rate 1; return 200 "0123456789012345678901234567890123456789"; }
+		location = /news { add_header Cache-Control "max-age=600, stale-if-error=86400"; add_header Cache-Tag "news"; return 200 '<a href="https://$host/news/1">News</a>\n'; }
+		location = /account { add_header Cache-Control private; return 200 "for one alone\n"; }
+		location = /sitemap.xml { default_type application/xml; return 200 '<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"><url><loc>https://$host/news</loc></url><url><loc>https://$host/account</loc></url></urlset>\n'; }
 		location = /old { return 301 https://$host/new; }
 		location = /login { add_header Set-Cookie "session=1; Domain=example.com; Secure"; return 302 "https://login.example.com/?return=https%3A%2F%2Fexample.com%2F"; }
 		location / { return 200 '<link rel="stylesheet" href="https://fonts.googleapis.com/css2">\n<a href="https://$host/tea">Tea</a>\n<a href="//www.example.com/">Home</a>\n<script>shop = {"api": "https:\/\/api.example.com\/v1"}</script>\n'; }

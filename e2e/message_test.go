@@ -227,10 +227,14 @@ func TestRange(t *testing.T) {
 		if none := get(t, w.client, w.url("/noise"), "Range: bytes=200000-"); none.StatusCode != 416 {
 			t.Errorf("a range behind the end: %s", none.Status)
 		}
-		whole := get(t, w.client, w.url("/text"), "Range: bytes=10-20")
+		// What is rewritten is fetched whole; when the cache has the whole, its
+		// parts are those of what visitors see.
+		text := get(t, w.client, w.url("/text"), "Range: bytes=10-20")
 		want := strings.Repeat(publicPage+"\n", 100)
-		if whole.StatusCode != 200 || whole.Header.Get("Content-Range") != "" || string(whole.body) != want {
-			t.Errorf("%s %s, %d bytes, want all %d", whole.Status, whole.Header.Get("Content-Range"), len(whole.body), len(want))
+		whole := text.StatusCode == 200 && text.Header.Get("Content-Range") == "" && string(text.body) == want
+		some := text.StatusCode == 206 && text.Header.Get("Content-Range") == fmt.Sprintf("bytes 10-20/%d", len(want)) && string(text.body) == want[10:21]
+		if !whole && !some {
+			t.Errorf("%s %s, %q", text.Status, text.Header.Get("Content-Range"), text.body)
 		}
 	})
 }
