@@ -133,7 +133,7 @@ func expect(t testing.TB, form Form, want []byte) {
 func sameMeta(t testing.TB, got, want *Meta) {
 	t.Helper()
 	print := func(m *Meta) string {
-		c := *m
+		c := *m.with(m.Header)
 		c.Requested, c.Received, c.Until, c.Span = c.Requested.UTC().Round(0), c.Received.UTC().Round(0), c.Until.UTC().Round(0), nil
 		return fmt.Sprintf("%+v %+v", c, m.Span)
 	}
