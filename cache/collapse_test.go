@@ -381,6 +381,7 @@ func TestTooLargeHoldsBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		fast, done := r.begin(1, request("GET", "/a"), nil)
+		synctest.Wait() // it has joined
 		w := <-o.bodies
 		var wrote atomic.Int64
 		go func() {
