@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"net/http"
 	"time"
 )
 
@@ -89,6 +90,7 @@ func (a *ask) refresh(found *finding) {
 func (c *Cache) begin(a *ask, found *finding, key flightKey) *flight {
 	ranged := a.fetchesRange(found)
 	out := a.sent(found.own || ranged)
+	out.Method = http.MethodGet // also for a HEAD, that has what it found refreshed
 	if ranged {
 		out.Header["Range"] = []string{a.ranged.text()}
 		if lines := a.req.Header["If-Range"]; len(lines) > 0 {
