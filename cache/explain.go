@@ -224,7 +224,7 @@ func (e *explaining) asks(found *finding) {
 	}
 	if res.StatusCode == http.StatusNotModified && f.validates() {
 		e.say("answer", "RFC 9111 §4.3.4", "what is kept is still so, and freshened")
-		x.res = &http.Response{StatusCode: found.object.Meta.Status, Header: updated(found.object.Meta, res.Header), ContentLength: -1}
+		x.res = &http.Response{StatusCode: found.object.Meta.Status, Header: updated(found.object.Meta, res.Header, x.received), ContentLength: -1}
 		x.res.Header.Del("Set-Cookie")
 	}
 	e.judged(x)

@@ -48,7 +48,7 @@ func (f *flight) freshen(x *exchanged) bool {
 	if !f.validates() || tag != "" && old.facts().etag != "" && !alike(tag, old.facts().etag) {
 		return false
 	}
-	all := updated(old, x.res.Header)
+	all := updated(old, x.res.Header, x.received)
 	header := all.Clone()
 	delete(header, "Set-Cookie") // it is its client's, and says nothing of the rest
 	y := *x
@@ -82,7 +82,7 @@ func (f *flight) freshen(x *exchanged) bool {
 
 // updated is the header of a kept answer with the fields of a newer one in place
 // of its own (§3.2).
-func updated(old *Meta, newer http.Header) http.Header {
+func updated(old *Meta, newer http.Header, received time.Time) http.Header {
 	h := old.Header.Clone()
 	for name, values := range newer {
 		switch name {
@@ -96,6 +96,9 @@ func updated(old *Meta, newer http.Header) http.Header {
 		if !connection[name] || name == "Set-Cookie" {
 			h[name] = slices.Clip(values)
 		}
+	}
+	if len(newer["Date"]) == 0 {
+		h["Date"] = []string{received.UTC().Format(http.TimeFormat)} // RFC 9110 §6.6.1
 	}
 	if len(newer["Age"]) == 0 {
 		delete(h, "Age") // it was of the old one
@@ -177,7 +180,7 @@ func (a *ask) updateByHead(x *exchanged, o *Object) {
 		return // it does not say of what it is
 	}
 	y := *x
-	header := updated(old, h)
+	header := updated(old, h, x.received)
 	delete(header, "Set-Cookie")
 	y.res = &http.Response{StatusCode: old.Status, Header: header, ContentLength: -1}
 	v := y.judge()
