@@ -40,12 +40,14 @@ func (f *flight) validates() bool {
 	return f.valid != nil && (f.valid.Meta.facts().etag != "" || !f.valid.Meta.facts().modified.IsZero())
 }
 
-// freshen lands what was validated by a 304; not ok is that it is another's.
+// freshen lands what was validated by a 304; not ok is that it is another's. A
+// strong tag is compared as a weak one is, unlike §4.3.4: nginx weakens the tag of
+// what it compresses, and that of its 304 is strong.
 func (f *flight) freshen(x *exchanged) bool {
 	old := f.valid.Meta
 	x.res.Body.Close()
-	tag := first(x.res.Header, "Etag")
-	if !f.validates() || tag != "" && old.facts().etag != "" && !alike(tag, old.facts().etag) {
+	tag, was := first(x.res.Header, "Etag"), old.facts().etag
+	if !f.validates() || tag != "" && was != "" && !alike(tag, was) || was == "" && strong(tag) {
 		return false
 	}
 	all := updated(old, x.res.Header, x.received)
