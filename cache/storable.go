@@ -216,10 +216,8 @@ func keptHeader(h http.Header, f *facts) http.Header {
 			kept[name] = slices.Clip(values) // who adds to it makes another
 		}
 	}
-	for _, line := range h["Connection"] {
-		for name := range strings.SplitSeq(line, ",") {
-			delete(kept, http.CanonicalHeaderKey(strings.Trim(name, " \t")))
-		}
+	for name := range hopsOf(h["Connection"]) {
+		delete(kept, name)
 	}
 	for _, name := range f.noCacheFields {
 		delete(kept, name) // §5.2.2.4: not without validation, and that brings it
@@ -228,6 +226,20 @@ func keptHeader(h http.Header, f *facts) http.Header {
 		delete(kept, name) // §5.2.2.7
 	}
 	return kept
+}
+
+// hopsOf are the fields that a Connection field names.
+func hopsOf(lines []string) map[string]bool {
+	if len(lines) == 0 {
+		return nil
+	}
+	names := map[string]bool{}
+	for _, line := range lines {
+		for name := range strings.SplitSeq(line, ",") {
+			names[http.CanonicalHeaderKey(strings.Trim(name, " \t"))] = true
+		}
+	}
+	return names
 }
 
 // validHeader reports whether a header can be written without changing what the

@@ -86,6 +86,7 @@ func (f *flight) freshen(x *exchanged) bool {
 // of its own (§3.2).
 func updated(old *Meta, newer http.Header, received time.Time) http.Header {
 	h := old.Header.Clone()
+	hops := hopsOf(newer["Connection"])
 	for name, values := range newer {
 		switch name {
 		case "Content-Encoding", "Content-Length", "Content-Range":
@@ -95,7 +96,7 @@ func updated(old *Meta, newer http.Header, received time.Time) http.Header {
 				continue // the old one says which form it is for
 			}
 		}
-		if !connection[name] || name == "Set-Cookie" {
+		if !connection[name] && !hops[name] || name == "Set-Cookie" {
 			h[name] = slices.Clip(values)
 		}
 	}
