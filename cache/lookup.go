@@ -112,7 +112,7 @@ func (a *ask) weigh(f *finding) {
 		f.reason = whyRequestControl
 	case left <= 0:
 		f.reason = whyExpired
-		f.serve = must == "" && -left < while
+		f.serve = must == "" && -left < while && a.control.minFresh <= 0
 		f.refresh = f.serve
 		if f.serve && note != "" {
 			f.note = joined(f.note, note)
