@@ -182,6 +182,8 @@ func (x *exchanged) lifeless(v *verdict) Reason {
 		return whyNoCache
 	case v.life == unsaid:
 		return whyNoFreshness
+	case v.facts.mustValidate() == "" && (v.facts.staleWhileRevalidate > 0 || v.facts.staleIfError > 0):
+		return "" // it is of use as soon as it is stale
 	}
 	return whyExpired
 }
