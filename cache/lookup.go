@@ -45,6 +45,9 @@ func (a *ask) lookup() finding {
 			f.learn(m)
 		case m.Span != nil:
 			f.learn(m)
+			if f.reason == whyAbsent {
+				f.reason = whyPartial
+			}
 			if a.ranged != nil && a.fresh(m, f.now) {
 				f.parts = append(f.parts, o)
 			}
