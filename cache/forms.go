@@ -161,7 +161,7 @@ func (a *ask) pick(m *Meta, forms []Form) chosen {
 		}
 	}
 	came := &forms[0]
-	if f.opaque || a.c.options.Codings == nil || m.Span != nil {
+	if f.opaque || a.c.options.Codings == nil || m.Span != nil || m.Status == http.StatusNoContent || m.Status == http.StatusResetContent {
 		return chosen{came, came.Coding, came.Coding} // as it is, whatever the client takes
 	}
 	wanted := takes.best()
