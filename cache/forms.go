@@ -221,6 +221,9 @@ func (a *ask) recodeAlone(res *http.Response) {
 	for _, name := range digests {
 		delete(res.Header, name)
 	}
+	if !varies(res.Header, "Accept-Encoding") {
+		res.Header.Add("Vary", "Accept-Encoding")
+	}
 }
 
 // compressible reports whether a coding makes a body of this type smaller.
