@@ -161,7 +161,7 @@ func (a *ask) pick(m *Meta, forms []Form) chosen {
 		}
 	}
 	came := &forms[0]
-	if f.opaque || a.c.options.Codings == nil || m.Span != nil || m.Status == http.StatusNoContent || m.Status == http.StatusResetContent {
+	if f.opaque || a.c.options.Codings == nil || m.Span != nil || bodiless(m.Status) {
 		return chosen{came, came.Coding, came.Coding} // as it is, whatever the client takes
 	}
 	wanted := takes.best()
@@ -179,6 +179,11 @@ func (a *ask) pick(m *Meta, forms []Form) chosen {
 	return chosen{best, best.Coding, best.Coding}
 }
 
+// bodiless are the statuses of answers that have no body (RFC 9110 §6.4.1, §15.3.6).
+func bodiless(status int) bool {
+	return status < 200 || status == http.StatusNoContent || status == http.StatusResetContent || status == http.StatusNotModified
+}
+
 // smaller reports whether a form is the better of two that are liked alike.
 func smaller(a, b *Form) bool {
 	if a.Body == nil || b.Body == nil {
@@ -193,7 +198,7 @@ func smaller(a, b *Form) bool {
 func (a *ask) canTake(res *http.Response) bool {
 	coding, known := codingOf(res.Header)
 	takes := a.takes()
-	return coding == "" || !known || takes.quality(coding) > 0 || takes.quality(takes.best()) == 0 ||
+	return coding == "" || !known || bodiless(res.StatusCode) || takes.quality(coding) > 0 || takes.quality(takes.best()) == 0 ||
 		!opaque(res.Header) && res.StatusCode != http.StatusPartialContent && a.c.options.Codings != nil
 }
 
@@ -202,7 +207,7 @@ func (a *ask) recodeAlone(res *http.Response) {
 	coding, known := codingOf(res.Header)
 	takes := a.takes()
 	to := takes.best()
-	if coding == "" || !known || takes.quality(coding) > 0 || takes.quality(to) == 0 {
+	if coding == "" || !known || bodiless(res.StatusCode) || takes.quality(coding) > 0 || takes.quality(to) == 0 {
 		return
 	}
 	if res.Body != http.NoBody {

@@ -61,7 +61,7 @@ func (c *Cache) join(a *ask, found *finding, retried bool) (*flight, *seat) {
 	if !found.solo {
 		if f := c.joined[key]; f != nil {
 			// Who wants it validated wants no answer from before.
-			if s := f.sit(a.req.Context(), found.reason == whyRequestControl); s != nil {
+			if s := f.sit(a.req.Context(), a.control.noCache || found.reason == whyRequestControl); s != nil {
 				f.attend()
 				return f, s
 			}

@@ -132,6 +132,15 @@ func (a *ask) weigh(f *finding) {
 	}
 }
 
+// suits reports whether an answer that came for somebody else is what the request
+// wants: no older than its max-age, and fresh for its min-fresh (§5.2.1).
+func (a *ask) suits(m *Meta) bool {
+	now, control := time.Now(), &a.control
+	over := m.age(now) - control.maxAge
+	return (control.maxAge == unsaid || over <= 0 || control.maxStale != unsaid && over <= control.maxStale) &&
+		(control.minFresh <= 0 || m.Until.Sub(now) >= control.minFresh)
+}
+
 // fresh reports whether a part may be given as it is.
 func (a *ask) fresh(m *Meta, now time.Time) bool {
 	f := finding{now: now, object: &Object{Meta: m}}

@@ -109,12 +109,12 @@ func (a *ask) take(found *finding, f *flight, s *seat, retried bool) (*http.Resp
 			return nil, nil, l.err
 		}
 		return nil, &landed{failed: true}, nil
-	case l.object != nil && l.shared && a.selects(l.object.Meta):
+	case l.object != nil && l.shared && a.selects(l.object.Meta) && a.suits(l.object.Meta):
 		s.Close()
 		a.status.collapsed = true
 		res, err := a.validated(found, f, Collapsed)
 		return res, nil, err
-	case l.meta != nil && l.shared && a.selects(l.meta):
+	case l.meta != nil && l.shared && a.selects(l.meta) && a.suits(l.meta):
 		now := time.Now()
 		a.trace.Result, a.trace.Age = Collapsed, l.meta.age(now)
 		a.status.collapsed, a.status.note = true, l.meta.Note
@@ -123,7 +123,8 @@ func (a *ask) take(found *finding, f *flight, s *seat, retried bool) (*http.Resp
 		return res, nil, err
 	}
 	s.Close()
-	again := &landed{solo: !l.shared, own: l.own, failed: retried}
+	unsuited := l.meta != nil && !a.suits(l.meta) || l.object != nil && !a.suits(l.object.Meta)
+	again := &landed{solo: !l.shared || unsuited, own: l.own, failed: retried}
 	if l.meta != nil {
 		again.names = varyNames(l.meta.Header)
 	}
