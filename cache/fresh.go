@@ -200,12 +200,12 @@ func (m *Meta) age(now time.Time) time.Duration {
 // directive that says so.
 func (f *facts) mustValidate() string {
 	switch {
-	case f.noCache:
-		return "no-cache"
 	case f.mustRevalidate:
 		return "must-revalidate"
 	case f.proxyRevalidate:
 		return "proxy-revalidate"
+	case f.noCache: // the last: a TTL is in place of it, not of those
+		return "no-cache"
 	}
 	return ""
 }
@@ -217,7 +217,7 @@ func (f *facts) mustValidate() string {
 // meaning of proxy-revalidate, answers with s-maxage and stale-while-revalidate
 // mean what they say, and a policy is its owner's word.
 func (p *Policy) windows(f *facts, status int) (whileRevalidate, ifError time.Duration, note string) {
-	if f.mustValidate() != "" && !(f.noCache && !f.mustRevalidate && !f.proxyRevalidate && p.overrides(status)) {
+	if must := f.mustValidate(); must != "" && !(must == "no-cache" && p.overrides(status)) {
 		return 0, 0, ""
 	}
 	whileRevalidate, ifError = f.staleWhileRevalidate, f.staleIfError
