@@ -59,6 +59,9 @@ func (f *flight) freshen(x *exchanged) bool {
 	if v.header == nil {
 		v.header = keptHeader(header, v.facts)
 	}
+	if v.reason == "" && !sameFields(v.vary, old.Vary) {
+		v.reason = whyVaryMiss // what it was asked for with in those is not known
+	}
 	meta := old.with(v.header)
 	meta.Requested, meta.Received, meta.Until = x.requested, x.received, v.until(v.facts, x.received)
 	meta.Stale, meta.Note, meta.Tags = false, v.note, tagsOf(v.header)
@@ -187,7 +190,7 @@ func (a *ask) updateByHead(x *exchanged, o *Object) {
 	delete(header, "Set-Cookie")
 	y.res = &http.Response{StatusCode: old.Status, Header: header, ContentLength: -1}
 	v := y.judge()
-	if v.reason != "" {
+	if v.reason != "" || !sameFields(v.vary, old.Vary) {
 		return
 	}
 	meta := old.with(v.header)

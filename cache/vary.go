@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -130,6 +131,11 @@ func squeeze(value string) string {
 		}
 	}
 	return b.String()
+}
+
+// sameFields reports whether selectors are of the same fields.
+func sameFields(a, b []Selector) bool {
+	return slices.EqualFunc(a, b, func(a, b Selector) bool { return a.Name == b.Name })
 }
 
 // selects reports whether the request selects the answer.
