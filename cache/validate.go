@@ -167,11 +167,11 @@ func (a *ask) passAlone(found *finding, why Reason) (*http.Response, error) {
 // that is of another (§4.3.5).
 func (a *ask) updateByHead(x *exchanged, o *Object) {
 	old, h := o.Meta, x.res.Header
-	tag, same := first(h, "Etag"), true
+	tag, same := first(h, "Etag"), old.Status == x.res.StatusCode
 	if tag != "" || old.facts().etag != "" {
-		same = alike(tag, old.facts().etag)
+		same = same && alike(tag, old.facts().etag)
 	} else if modified, ok := readTime(h["Last-Modified"]); ok {
-		same = modified.Equal(old.facts().modified)
+		same = same && modified.Equal(old.facts().modified)
 	}
 	if coding, _ := codingOf(h); same && coding == old.Coding && len(h["Content-Length"]) > 0 {
 		same = strings.Trim(h["Content-Length"][0], " ") == strconv.FormatInt(o.Forms[0].Body.Size(), 10)
