@@ -115,6 +115,7 @@ const benchOriginConf = `
 		listen {{.Origin}};
 		listen {{.OriginTLS1}} ssl;
 		location = /small { default_type text/plain; return 200 "{{.Small}}"; }
+		location /kept/ { gzip on; gzip_types *; gzip_vary on; add_header Cache-Control "public, max-age=86400"; }
 	}
 	server { listen {{.OriginTLS2}} ssl http2; }
 `
@@ -146,6 +147,15 @@ const benchProxyConf = `
 		sub_filter https://{{.OriginHost}} https://example.cn;
 		location / { proxy_pass http://plain; }
 	}
+	proxy_cache_path DIR/kept keys_zone=kept:10m max_size=100m;
+	server {
+		listen {{.NginxHTTP}};
+		listen {{.NginxHTTPS}} ssl http2;
+		server_name kept.example.cn;
+		gzip off;
+		proxy_cache kept; proxy_cache_lock on; open_file_cache max=100;
+		location / { proxy_pass http://plain; proxy_set_header Accept-Encoding gzip; proxy_set_header Connection ""; proxy_set_header Host {{.OriginHost}}; }
+	}
 	server {
 		listen {{.NginxHTTP}};
 		listen {{.NginxHTTPS}} ssl http2;
@@ -162,14 +172,22 @@ sites:
     origin: {connect: ["{{.Origin}}"]}
     tls: {cert: {{.Cert}}, key: {{.Key}}}
     http: serve
+    cache: off
+  - name: kept
+    hosts: {kept.example.cn: "http://{{.OriginHost}}"}
+    origin: {connect: ["{{.Origin}}"]}
+    tls: {cert: {{.Cert}}, key: {{.Key}}}
+    http: serve
   - name: tls1
     hosts: {tls1.example.cn: "https://{{.OriginHost}}"}
     origin: {connect: ["{{.OriginTLS1}}"], tls: {ca: {{.CA}}}}
     tls: {cert: {{.Cert}}, key: {{.Key}}}
+    cache: off
   - name: tls2
     hosts: {tls2.example.cn: "https://{{.OriginHost}}"}
     origin: {connect: ["{{.OriginTLS2}}"], tls: {ca: {{.CA}}}}
     tls: {cert: {{.Cert}}, key: {{.Key}}}
+    cache: off
 `
 
 const benchOneYAML = `listen: {http: "{{.OneHTTP}}", https: "{{.OneHTTPS}}", admin: "{{.OneAdmin}}"}`
@@ -187,6 +205,9 @@ func benchFiles(b *testing.B, dir string) {
 	foreign := benchPage("www.another.com") // as long, and not mapped
 	for name, text := range map[string]string{
 		"page.html":       page,
+		"kept/page.html":  page,
+		"kept/1k.html":    page[:1000],
+		"1k.html":         page[:1000],
 		"nomatch.html":    foreign,
 		"nomatch.bin":     foreign,
 		"text-8m.html":    benchText(benchOriginHost, 8<<20, 3*8<<10),
