@@ -359,7 +359,7 @@ type record struct {
 	Status                                                          int
 	In, Out                                                         int64
 	Link                                                            struct{ In, Out int64 }
-	Relay, Unmapped, Kind, Err                                      string
+	Relay, Unmapped, Kind, Err, Cache                               string
 }
 
 // records are the access log so far. A line that is no JSON object fails the

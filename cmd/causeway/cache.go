@@ -133,7 +133,7 @@ func askCache(ctx context.Context, address string, match admin.CacheMatch, top i
 func cacheTable(kept admin.Cache, now time.Time) string {
 	var text strings.Builder
 	tier := func(name string, t admin.CacheTier) {
-		fmt.Fprintf(&text, "%s: %d objects, %s of %s\n", name, t.Objects, size(t.Bytes), size(t.Limit))
+		fmt.Fprintf(&text, "%s: %s, %s of %s\n", name, count(int(t.Objects), "object"), size(t.Bytes), size(t.Limit))
 	}
 	tier("memory", kept.Memory)
 	if kept.Disk != nil {
@@ -314,11 +314,7 @@ as far as stale-while-revalidate and stale-if-error allow.`,
 			if err := json.Unmarshal([]byte(said), &went); err != nil {
 				return fmt.Errorf("purge: read the answer of %s: %w: is it a causeway's admin address, of this version?", address, err)
 			}
-			what := "objects"
-			if went.Purged == 1 {
-				what = "object"
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "purged %d %s\n", went.Purged, what)
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), "purged", count(went.Purged, "object"))
 			return err
 		},
 	}
