@@ -60,7 +60,7 @@ is kept or not.`,
 					return err
 				}
 			}
-			address, err := at.find(cmd)
+			address, err := at.meant(cmd)
 			if err != nil {
 				return err
 			}
@@ -223,7 +223,7 @@ comes.`,
 				}
 				question.Header.Add(strings.TrimSpace(name), strings.TrimSpace(value))
 			}
-			address, err := at.find(cmd)
+			address, err := at.meant(cmd)
 			if err != nil {
 				return err
 			}
@@ -294,7 +294,7 @@ as far as stale-while-revalidate and stale-if-error allow.`,
 			if len(args) == 0 {
 				order.Match = append(order.Match, which.match(""))
 			}
-			address, err := at.find(cmd)
+			address, err := at.meant(cmd)
 			if err != nil {
 				return err
 			}

@@ -60,6 +60,19 @@ func (at *nodeAt) checked(verb, address string, links admin.Links) error {
 // between gives the rates.
 const between = time.Second
 
+// meant is find, for a node that must be the one that is meant.
+func (at *nodeAt) meant(verb *cobra.Command) (string, error) {
+	address, err := at.find(verb)
+	if err != nil || at.node == "" {
+		return address, err
+	}
+	links, err := askLinks(verb.Context(), verb.Name(), address)
+	if err != nil {
+		return "", err
+	}
+	return address, at.checked(verb.Name(), address, links)
+}
+
 func linksVerb() *cobra.Command {
 	var at nodeAt
 	var asJSON, watch bool
