@@ -63,6 +63,7 @@ func BenchmarkWAN(b *testing.B) {
 		}{
 			{"first-byte", (*wanScene).firstByte, []wanFigure{{"first byte, new visitor", "ms"}}},
 			{"page", (*wanScene).page, []wanFigure{{"page of 24 assets in Chromium", "ms"}, {"bytes over the border for it", "KB"}}},
+			{"kept", (*wanScene).kept, []wanFigure{{"the same, its assets asked for before", "ms"}, {"bytes over the border for it", "KB"}}},
 			{"download", (*wanScene).download, []wanFigure{{"20 MB download", "Mbit/s"}, {"its second half", "Mbit/s"}}},
 			{"beside", (*wanScene).beside, []wanFigure{{"30 KB beside a download, p95", "ms"}}},
 		} {
@@ -187,11 +188,26 @@ func wanMilliseconds(d time.Duration) float64 { return float64(d) / float64(time
 // Chromium, and the kilobytes over the border for it.
 func (s *wanScene) page(b testing.TB, c wanContender) []float64 {
 	b.Helper()
+	return s.load(b, c, s.unseen())
+}
+
+// kept is page of one that another visitor has loaded before: the origin forbids
+// to keep the page itself, and lets its assets be kept.
+func (s *wanScene) kept(b testing.TB, c wanContender) []float64 {
+	b.Helper()
+	path := s.unseen()
+	s.load(b, c, path)
+	return s.load(b, c, path)
+}
+
+// load is what a new Chromium has of a page.
+func (s *wanScene) load(b testing.TB, c wanContender, path string) []float64 {
+	b.Helper()
 	browser := startBrowserIn(b, s.china, filepath.Join(s.ca.dir, "site.pem"), fmt.Sprintf("MAP %s:443 %s, MAP * ~NOTFOUND", benchPublicHost, c.address))
 	defer browser.close()
 	s.quiet(b)
 	before := s.line.bytes()
-	browser.follow(b, "open the page", chromedp.Navigate("https://"+benchPublicHost+s.unseen()))
+	browser.follow(b, "open the page", chromedp.Navigate("https://"+benchPublicHost+path))
 	loaded := read(b, browser, "read the time", chromedp.Evaluate[float64](`performance.getEntriesByType('navigation')[0].loadEventStart`))
 	seen := read(b, browser, "count what was loaded", chromedp.Evaluate[int](`performance.getEntriesByType('resource').length + 1000 * [...document.images].filter(i => i.naturalWidth > 0).length`))
 	if seen != 12024 || len(browser.failed) > 0 {
@@ -299,7 +315,7 @@ func newWANScene(b *testing.B) *wanScene {
 	s := &wanScene{wan: newWAN(b, congestion, longLine(0)), ca: newAuthority(b), runs: runs, congestion: congestion}
 	s.line = s.lines[0]
 	dir, origin := b.TempDir(), freeAddress(b)
-	wanFiles(b, dir, len(wanLosses)*2*2*runs)
+	wanFiles(b, dir, len(wanLosses)*3*2*runs)
 	cert, key := s.ca.issue(b, "origin", benchOriginHost)
 	startNginxIn(b, string(s.overseas), origin, fmt.Sprintf(`
 	sendfile on; tcp_nopush on; root %s; ssl_certificate %s; ssl_certificate_key %s;
