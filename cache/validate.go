@@ -74,6 +74,11 @@ func (f *flight) freshen(x *exchanged) bool {
 	case whyRequestNoStore, whyAuthorization: // of this request: what is kept may stay as it was
 	default:
 		f.c.options.Store.Remove(f.valid)
+		for _, o := range f.c.options.Store.Find(f.key.key) {
+			if o.Meta.Span != nil && o.Meta.facts().etag == was {
+				f.c.options.Store.Remove(o) // a part of the same, of which it says the same (§4.3.4)
+			}
+		}
 	}
 	if v.reason == "" && v.shared {
 		f.c.remember(f.key.key, func(m *mark) { m.uncacheable = time.Time{} })
