@@ -272,13 +272,18 @@ func (h *history) lineages(v *visit, base, last int) (all []*lineage) {
 			all = append(all, l)
 		}
 		for _, u := range h.fetched[slices.Index(h.fetched, b)+1:] {
-			if u.url != v.url || u.sentAt > v.doneAt || u.failed || last != 0 && u.n > last || !l.updatedBy(u) {
+			if u.url != v.url || u.sentAt > v.doneAt || u.failed || last != 0 && u.n > last {
 				continue
 			}
-			next := &lineage{base: b, last: u, header: update(l.header, u.header, u.answered), chain: append(slices.Clone(l.chain), u)}
+			if alone := (&lineage{base: b, last: b, header: b.header}); len(l.chain) > 0 && (last == 0 || last == u.n) && alone.updatedBy(u) {
+				all = append(all, alone.with(u))
+			}
+			if !l.updatedBy(u) {
+				continue
+			}
+			next := l.with(u)
 			if last == 0 || last == u.n {
 				all = append(all, next)
-				all = append(all, &lineage{base: b, last: u, header: update(b.header, u.header, u.answered), chain: []*fetched{u}})
 			}
 			if s, _ := control(next.header); !u.noStoreAsked && (!u.personal || s.has("public") || s.has("s-maxage") || s.has("must-revalidate")) {
 				l = next // else others see nothing of it
@@ -288,9 +293,17 @@ func (h *history) lineages(v *visit, base, last int) (all []*lineage) {
 	return all
 }
 
+// with is the response as u updates it.
+func (l *lineage) with(u *fetched) *lineage {
+	return &lineage{base: l.base, last: u, header: update(l.header, u.header, u.answered), chain: append(slices.Clone(l.chain), u)}
+}
+
 // updatedBy reports whether u may freshen the response (§4.3.4, §4.3.5).
 func (l *lineage) updatedBy(u *fetched) bool {
 	if u.status != 304 && (u.method != "HEAD" || u.status != 200 || l.base.status != 200 && l.base.status != 206) {
+		return false
+	}
+	if reason := l.selects(u.request); reason != "" && reason != "Vary: *" {
 		return false
 	}
 	was, is := l.header.Get("Etag"), u.header.Get("Etag")
@@ -514,10 +527,8 @@ func (h *history) may(l *lineage, v *visit) string {
 	if reason := now.storableWith(l.header); reason != "" && !validated {
 		return "it may not be stored any more: " + reason
 	}
-	for _, u := range l.chain {
-		if u.sentAt < v.begunAt && (u.noStoreAsked || u.personal && !s.has("public") && !s.has("s-maxage") && !s.has("must-revalidate")) {
-			return "updated by what may not be stored"
-		}
+	if u := l.last; u != l.base && u.sentAt < v.begunAt && (u.noStoreAsked || u.personal && !s.has("public") && !s.has("s-maxage") && !s.has("must-revalidate")) {
+		return "updated by what may not be stored"
 	}
 	switch {
 	case l.base.method == "HEAD" && v.method != "HEAD":
@@ -652,6 +663,11 @@ func (h *history) sure(v *visit) *fetched {
 		if x.url != v.url || x.sentAt > v.begunAt {
 			continue
 		}
+		for _, part := range h.fetched { // that came meanwhile, and may have made another whole with older ones
+			if part.url == v.url && part.status == 206 && part.doneAt > x.sentAt {
+				return nil
+			}
+		}
 		if v.method != "GET" || !h.certain(x, v) || x.doneAt > v.begunAt {
 			return nil // what came since may have had it removed
 		}
@@ -716,7 +732,7 @@ func (l *lineage) shows(v *visit, fromStore bool) string {
 		low, high := l.age(v.begun)
 		_, latest := l.age(v.done)
 		n, err := strconv.ParseInt(h.Get("Age"), 10, 33)
-		if got := time.Duration(n) * time.Second; err != nil || got < low-time.Second || got > max(high, latest)+time.Second {
+		if got := time.Duration(n) * time.Second; err != nil || got < low-time.Second || got > max(high, latest)+time.Second && l.base.status != 206 { // a part may be given with older ones
 			return fmt.Sprintf("Age is %q, the response is %v old", h["Age"], low)
 		}
 	}

@@ -54,11 +54,38 @@ type page struct {
 	latency  time.Duration
 	fails    bool
 	cut      bool
+	short    bool // where it is cut, it just ends
 	unsized  bool
 }
 
+// Themes of sequences: what is drawn more often.
+const (
+	anything = iota
+	parts    // ranges, of what changes
+	validity // validation, by GET and HEAD
+)
+
 // redraw changes how a page is answered.
-func (p *page) redraw(d *draws) {
+func (p *page) redraw(d *draws, theme int) {
+	p.vary, p.coded, p.ranges, p.stubborn, p.other, p.fails, p.cut, p.short = "", false, true, false, false, false, false, false
+	p.status, p.fields, p.latency, p.unsized = 200, nil, 0, false
+	switch theme {
+	case parts:
+		p.control = []string{choose(d, "max-age=60", "max-age=60", "max-age=20", "no-cache", "max-age=60, private")}
+		p.etag, p.size = choose(d, 1, 1, 3, 2), choose(d, 100, 40, 100)
+		p.vary = choose(d, "", "", "Accept-Language")
+		p.cut, p.latency = d.of(8) == 1, choose(d, 0, 0, time.Second)
+		p.short = p.cut && d.of(2) == 1
+		return
+	case validity:
+		p.status = choose(d, 200, 200, 200, 200, 301, 410)
+		p.control = []string{choose(d, "max-age=5", "max-age=5", "max-age=0", "no-cache", "public, max-age=5", "max-age=5, must-revalidate", "private, max-age=5", "no-store", `max-age=5, no-cache="X-Field"`)}
+		p.fields = []string{choose(d, "X-Field: for you", "X-Field: for you", "Set-Cookie: user=", "Expires: +60", "Date: ", "Age: 3")}
+		p.etag, p.modified, p.size = d.of(4), d.of(3) > 0, choose(d, 100, 40)
+		p.vary = choose(d, "", "", "", "Accept-Language", "*")
+		p.other = d.of(12) == 1
+		return
+	}
 	p.status = choose(d, 200, 200, 200, 200, 200, 200, 404, 301, 500, 503, 302, 204, 410, 299)
 	p.control = nil
 	for range choose(d, 1, 1, 1, 2, 0, 3) {
@@ -87,6 +114,7 @@ func (p *page) redraw(d *draws) {
 	p.latency = choose(d, 0, 0, 100*time.Millisecond, time.Second, 7*time.Second)
 	p.fails = d.of(10) == 1
 	p.cut = d.of(10) == 1
+	p.short = p.cut && d.of(2) == 1
 	p.unsized = d.of(3) == 1
 }
 
@@ -94,6 +122,7 @@ func (p *page) redraw(d *draws) {
 type world struct {
 	t      *testing.T
 	policy *Policy
+	theme  int
 	cache  *Cache
 	close  func() error // the store, if it needs that
 	way    *Transport
@@ -240,8 +269,11 @@ func (w *world) answer(req *http.Request) (*http.Response, error) {
 	if p.cut && len(body) > 0 {
 		x.cut, r.rest, r.end = true, body[:len(body)/2], io.ErrUnexpectedEOF
 	}
-	if res.Body = r; p.unsized {
+	if res.Body = r; p.unsized && !p.short {
 		res.ContentLength = -1
+	}
+	if p.cut && p.short {
+		r.end = io.EOF // though its length says otherwise
 	}
 	return res, nil
 }
@@ -301,6 +333,20 @@ func (w *world) representation(url string, p *page, request http.Header) *rep {
 func (w *world) visitor(d *draws) *http.Request {
 	w.happened.Lock()
 	defer w.happened.Unlock()
+	if w.theme == parts && d.of(4) > 0 {
+		req := request("GET", "/a", "Range: "+choose(d, "bytes=0-19", "bytes=20-39", "bytes=40-", "bytes=0-49", "bytes=30-99", "bytes=10-29", "bytes=-60", "bytes=5-60"))
+		if d.of(6) == 1 {
+			req.Header.Set("Accept-Language", choose(d, "en", "de"))
+		}
+		return req
+	}
+	if w.theme == validity && d.of(3) > 0 {
+		req := request(choose(d, "GET", "GET", "GET", "HEAD"), "/a")
+		if d.of(3) == 1 {
+			req.Header.Set(choose(d, "Accept-Language", "Accept-Language", "Cookie", "Authorization"), choose(d, "en", "de"))
+		}
+		return req
+	}
 	method := choose(d, "GET", "GET", "GET", "GET", "GET", "GET", "HEAD", "POST")
 	req := request(method, choose(d, "/a", "/a", "/b"))
 	for range choose(d, 0, 0, 1, 1, 2) {
@@ -356,6 +402,9 @@ func (w *world) visit(req *http.Request, leaves bool) {
 			body, cut = body[:n], errLeft
 		} else {
 			body, cut = io.ReadAll(res.Body)
+			if cut == nil && req.Method != "HEAD" && res.ContentLength > int64(len(body)) {
+				cut = io.ErrUnexpectedEOF // a client sees that
+			}
 		}
 		res.Body.Close()
 	}
@@ -388,7 +437,7 @@ func (w *world) step(d *draws) {
 		all.Wait()
 	case 6, 7:
 		w.happened.Lock()
-		w.page(origin + choose(d, "/a", "/a", "/b")).redraw(d)
+		w.page(origin+choose(d, "/a", "/a", "/b")).redraw(d, w.theme)
 		w.happened.Unlock()
 	case 8:
 		w.happened.Lock()
@@ -416,7 +465,8 @@ type tally struct{ sequences, visits, hits, stale, validated, parts, unchanged i
 func sequence(t *testing.T, bytes []byte, count *tally) string {
 	d := &draws{bytes: bytes}
 	w := newWorld(t, d)
-	w.page(origin + "/a").redraw(d)
+	w.theme = choose(d, anything, anything, anything, parts, validity)
+	w.page(origin+"/a").redraw(d, w.theme)
 	for steps := 0; d.left() && steps < 60; steps++ {
 		w.step(d)
 	}
