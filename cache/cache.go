@@ -87,6 +87,18 @@ func New(options Options) *Cache {
 // SetMostBytes changes how large a body may be that is kept, for fetches to come.
 func (c *Cache) SetMostBytes(n int64) { c.most.Store(n) }
 
+// Retire lets the fetches under way finish, until ctx ends, and closes the cache
+// then. Requests pass by from the beginning.
+func (c *Cache) Retire(ctx context.Context) {
+	c.flights.Lock()
+	c.closed = true
+	c.flights.Unlock()
+	stop := context.AfterFunc(ctx, c.Close)
+	c.work.Wait()
+	stop()
+	c.Close()
+}
+
 // Close ends all fetches, and the making of forms, and waits for them. Requests
 // pass by from then on.
 func (c *Cache) Close() {

@@ -479,3 +479,42 @@ func TestRefreshOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestRetire shows that a cache that is retired finishes what it fetches, as long
+// as its time lasts, and lets what comes meanwhile pass by.
+func TestRetire(t *testing.T) {
+	for _, inTime := range []bool{true, false} {
+		o := newSlow("Cache-Control: max-age=60")
+		bubble(t, Policy{}, o, func(r *rig) {
+			all, done := r.begin(2, request("GET", "/a"), nil)
+			w := <-o.bodies
+			_, _ = w.Write([]byte("begun, "))
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			retired := make(chan time.Duration)
+			begun := time.Now()
+			go func() { r.Cache.Retire(ctx); retired <- time.Since(begun) }()
+			synctest.Wait()
+			_, passed := r.begin(1, request("GET", "/a"), nil)
+			_ = (<-o.bodies).Close()
+			passed()
+			took := time.Minute
+			if inTime {
+				took = time.Since(begun)
+				writeBody(w, []byte("done"), nil)
+			}
+			done()
+			if got := <-retired; got != took {
+				t.Errorf("in time %v: it took %v, not %v", inTime, got, took)
+			}
+			for i, c := range all {
+				if (c.cut == nil) != inTime || inTime && string(c.body) != "begun, done" {
+					t.Errorf("in time %v: %d: %q %v", inTime, i, c.body, c.cut)
+				}
+			}
+			if o.asked.Load() != 2 {
+				t.Errorf("asked %d times", o.asked.Load())
+			}
+		})
+	}
+}

@@ -72,6 +72,8 @@ func OpenTiers(o TiersOptions) (*Tiers, error) {
 		if err := t.revive(); errors.Is(err, errLocked) && !o.Handover {
 			t.stop()
 			return nil, fmt.Errorf("open the cache: %w", err)
+		} else if errors.Is(err, errLocked) {
+			t.log.Info("another has the cache's folder yet: memory is the cache until it lets go", "dir", t.disk.dir)
 		} else if err != nil {
 			t.disk.well.Store(true) // as it was, as far as the log knows
 			t.disk.failed(err)

@@ -22,7 +22,8 @@ import (
 type keptCache struct {
 	*cache.Cache
 	tiers *cache.Tiers
-	dir   string // of the disk, "" for none
+	dir   string        // of the disk, "" for none
+	gone  chan struct{} // closed when the folder is let go
 }
 
 // prepareCache makes the cache that cfg wants, or finds it in the one there is;
@@ -40,16 +41,31 @@ func (d *Daemon) prepareCache(cfg *config.Config, node *config.Node) (*keptCache
 	if d.cache != nil && d.cache.dir == dir {
 		return d.cache, nil
 	}
-	tiers, err := cache.OpenTiers(cache.TiersOptions{Memory: int64(cfg.Cache.Memory), Disk: int64(cfg.Cache.Disk), Dir: dir, Log: d.log})
+	tiers, err := cache.OpenTiers(cache.TiersOptions{
+		Memory: int64(cfg.Cache.Memory), Disk: int64(cfg.Cache.Disk), Dir: dir, Handover: d.lets(dir), Log: d.log})
 	if err != nil {
-		return nil, fmt.Errorf("open the cache: %w", err)
+		return nil, err // says what it opens
 	}
 	made := cache.New(cache.Options{Store: tiers, Codings: edge.Codings{}, MostBytes: cfg.Cache.MostBytes(), Log: d.log})
-	return &keptCache{Cache: made, tiers: tiers, dir: dir}, nil
+	return &keptCache{Cache: made, tiers: tiers, dir: dir, gone: make(chan struct{})}, nil
+}
+
+// lets reports whether a cache of an earlier file has the folder yet, and will let
+// it go.
+func (d *Daemon) lets(dir string) bool {
+	d.leaving = slices.DeleteFunc(d.leaving, func(k *keptCache) bool {
+		select {
+		case <-k.gone:
+			return true
+		default:
+			return false
+		}
+	})
+	return slices.ContainsFunc(d.leaving, func(k *keptCache) bool { return k.dir == dir })
 }
 
 // changeCache puts a prepared cache in the place of the one before, which
-// finishes what it fetches.
+// finishes what it fetches, within the limit of a drain.
 func (d *Daemon) changeCache(next *keptCache, cfg *config.Config) {
 	before := d.cache
 	d.cache = next
@@ -59,12 +75,19 @@ func (d *Daemon) changeCache(next *keptCache, cfg *config.Config) {
 		next.SetMostBytes(cfg.Cache.MostBytes())
 	}
 	if before != nil && before != next {
-		d.tasks.Go(func() { before.close(d) })
+		d.leaving = append(d.leaving, before)
+		d.tasks.Go(func() {
+			limit, cancel := context.WithTimeout(d.base, cfg.Limits.DrainTimeout)
+			defer cancel()
+			before.Retire(limit)
+			before.close(d)
+		})
 	}
 }
 
 // close ends what is fetched, and lets go of the files.
 func (k *keptCache) close(d *Daemon) {
+	defer close(k.gone)
 	k.Close()
 	if err := k.tiers.Close(); err != nil {
 		d.log.Warn("the cache was not closed well", "err", err)

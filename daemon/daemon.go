@@ -84,6 +84,7 @@ type Daemon struct {
 	passed  *edge.Server  // at a relay: ends the TLS of what passes through the edges
 	streams *link.Streams // where that comes from
 	cache   *keptCache    // nil without one
+	leaving []*keptCache  // caches of earlier files, whose fetches finish yet
 	links   map[linkKey]*runningLink
 	checks  context.CancelFunc // ends the checks of origins; nil without any
 	servers map[serverKey]*runningServer
