@@ -423,6 +423,44 @@ func TestTooLargeHoldsBack(t *testing.T) {
 	})
 }
 
+// TestTooLargeIsRemembered shows that who asks for what turned out too large is not
+// held back by others any more, until it is kept.
+func TestTooLargeIsRemembered(t *testing.T) {
+	o := newSlow("Cache-Control: max-age=60")
+	bubble(t, Policy{}, o, func(r *rig) {
+		large, small := bytesOf(3<<20), bytesOf(1<<10)
+		_, done := r.begin(1, request("GET", "/a"), nil)
+		writeBody(<-o.bodies, large, nil)
+		done()
+		for range 2 {
+			slow, err := r.RoundTrip(request("GET", "/a")) // and does not read
+			if err != nil {
+				t.Fatal(err)
+			}
+			go writeBody(<-o.bodies, large, nil)
+			all, done := r.begin(1, request("GET", "/a"), nil)
+			select {
+			case w := <-o.bodies:
+				writeBody(w, large, nil)
+			case <-time.After(time.Minute):
+				t.Error("it shares what is too large")
+			}
+			slow.Body.Close()
+			done()
+			if len(all[0].body) != len(large) || all[0].cut != nil {
+				t.Errorf("%d bytes, %v", len(all[0].body), all[0].cut)
+			}
+		}
+		_, done = r.begin(1, request("GET", "/a"), nil)
+		writeBody(<-o.bodies, small, nil)
+		done()
+		r.idle()
+		if _, _, trace := r.get("/a"); trace.Result != Hit {
+			t.Errorf("what fits now is not kept: %+v", trace)
+		}
+	})
+}
+
 // TestVaryReleases shows that who waits for another's variant gets its own.
 func TestVaryReleases(t *testing.T) {
 	var asked atomic.Int32

@@ -219,10 +219,11 @@ func (f *flight) copy(x *exchanged, v *verdict) {
 	defer x.res.Body.Close()
 	f.most = x.limit()
 	f.c.remember(f.key.key, func(m *mark) {
-		if v.shared {
-			m.uncacheable = time.Time{}
-		} else {
+		switch {
+		case !v.shared:
 			m.uncacheable = x.received.Add(aloneFor)
+		case x.res.ContentLength >= 0: // else it may turn out too large again
+			m.uncacheable = time.Time{}
 		}
 	})
 	l := landing{
@@ -248,6 +249,9 @@ func (f *flight) copy(x *exchanged, v *verdict) {
 		}
 		f.finish(err)
 		if err == nil && f.ring == nil {
+			if v.shared {
+				f.c.remember(f.key.key, func(m *mark) { m.uncacheable = time.Time{} })
+			}
 			f.keep(meta)
 		}
 		return

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"time"
 )
 
 // The body of a fetch, as all read it who wait for it:
@@ -109,6 +110,9 @@ func (f *flight) write(p []byte) bool {
 		}
 		f.ring = make([]byte, ringSize)
 		f.reads.Unlock()
+		if f.written+int64(len(p)-n) > f.most { // the next are not held back by who reads slowly
+			f.c.remember(f.key.key, func(m *mark) { m.uncacheable = time.Now().Add(aloneFor) })
+		}
 		p = p[n:]
 		f.c.flights.Lock()
 		f.unjoin()
