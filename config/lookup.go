@@ -129,6 +129,15 @@ func authorityKey(authority string) (string, bool) {
 	return rewrite.Base{Host: host, Port: port}.Authority(), true
 }
 
+// Authority is a Host field in the one form that the nodes say it in: in lower
+// case, without a final dot or a default port. What is no host stays as it is.
+func Authority(written string) string {
+	if key, ok := authorityKey(written); ok {
+		return key
+	}
+	return written
+}
+
 // hostKey is a host name as the index has it.
 func hostKey(host string) string {
 	host = strings.ToLower(strings.TrimSuffix(host, "."))

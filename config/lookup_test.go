@@ -101,6 +101,18 @@ func TestLookup(t *testing.T) {
 	}
 }
 
+func TestAuthority(t *testing.T) {
+	for written, want := range map[string]string{
+		"example.cn": "example.cn", "EXAMPLE.cn.:80": "example.cn", "example.cn:443": "example.cn", "example.cn:": "example.cn",
+		"Example.cn:8443": "example.cn:8443", "[2001:DB8::1]:80": "[2001:db8::1]", "[2001:db8::1]:81": "[2001:db8::1]:81",
+		"": "", "a:b:c": "a:b:c",
+	} {
+		if got := Authority(written); got != want {
+			t.Errorf("%q: %q, not %q", written, got, want)
+		}
+	}
+}
+
 func TestLookupName(t *testing.T) {
 	c, err := Parse("f.yaml", []byte(lookupFile))
 	if err != nil {

@@ -103,6 +103,7 @@ func (s *Server) KeptURL(written string) string {
 	if !ok {
 		return written
 	}
+	r.Host = config.Authority(r.Host)
 	return cache.URL(r, site.Caching(site.Route(r.Method, r.URL.Path)))
 }
 

@@ -386,9 +386,10 @@ func (x *exchange) outgoing(ctx context.Context) *http.Request {
 		x.body = limitBody(r, x.w, x.Config.Limits)
 		r.Body = x.body
 	}
-	out := hop.Outgoing(ctx, r, x.rec.Scheme, r.Host)
+	host := config.Authority(r.Host) // its spelling is in no key of the cache
+	out := hop.Outgoing(ctx, r, x.rec.Scheme, host)
 	hop.RemoveOwn(out.Header)
-	forwarded(out.Header, x.rec.Client, r.Host, x.rec.Scheme)
+	forwarded(out.Header, x.rec.Client, host, x.rec.Scheme)
 	out.Header["X-Request-Id"] = []string{x.rec.RequestID}
 	out.Header.Add("Cdn-Loop", loopID(x.site.Map.Version()))
 	return out
