@@ -115,7 +115,7 @@ func (d *Daemon) Cache(match admin.CacheMatch, top int, byHits bool) (admin.Cach
 		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.URL, b.URL), cmp.Compare(a.ID, b.ID))
 	}
 	best, all := topOf(top, first), 0
-	k.tiers.List(matchOf(match), func(l cache.Listed) bool {
+	k.tiers.List(d.matchOf(match), func(l cache.Listed) bool {
 		all++
 		best.add(l)
 		return true
@@ -128,7 +128,14 @@ func (d *Daemon) Cache(match admin.CacheMatch, top int, byHits bool) (admin.Cach
 	return said, nil
 }
 
-func matchOf(m admin.CacheMatch) cache.Match {
+// matchOf is what is meant, as the cache has it.
+func (d *Daemon) matchOf(m admin.CacheMatch) cache.Match {
+	if m.URL != "" {
+		d.mu.Lock()
+		server := d.edge
+		d.mu.Unlock()
+		m.URL = server.KeptURL(m.URL)
+	}
 	return cache.Match{URL: m.URL, Prefix: m.Prefix, Host: m.Host, Tag: m.Tag}
 }
 
@@ -159,14 +166,8 @@ func (d *Daemon) Purge(order admin.CachePurge) (n int, err error) {
 	if k == nil {
 		return 0, admin.ErrNoCache
 	}
-	d.mu.Lock()
-	server := d.edge
-	d.mu.Unlock()
 	for _, match := range order.Match {
-		if match.URL != "" {
-			match.URL = server.KeptURL(match.URL)
-		}
-		n += k.Cache.Purge(matchOf(match), order.Soft)
+		n += k.Cache.Purge(d.matchOf(match), order.Soft)
 	}
 	d.log.Info("purged", "objects", n, "softly", order.Soft)
 	return n, nil

@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"causeway/admin"
 )
 
 // A reload that turns the cache off, or gives it another folder, cuts nothing that
@@ -60,5 +63,33 @@ func TestReloadOfTheCacheCutsNothing(t *testing.T) {
 		if got := <-answers; !strings.HasSuffix(got, " begun, done <nil>") {
 			t.Errorf("the request under way got %q", got)
 		}
+	}
+}
+
+// What is kept is found by any URL that asks for it, by a list as by a purge.
+func TestCacheByURL(t *testing.T) {
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		fmt.Fprint(w, "tea")
+	}))
+	defer origin.Close()
+	file := filepath.Join(t.TempDir(), "causeway.yaml")
+	address := freeAddress(t)
+	text := fmt.Sprintf(oneSite, address, freeAddress(t), origin.URL, "")
+	write(t, file, strings.Replace(text, "http: serve", "http: serve, cache: {query_ignore: ['utm_*']}", 1))
+	n := start(t, file, "")
+	if code, _, err := client(t)(address, "example.cn:80", "/tea?utm_source=a"); code != 200 || err != nil {
+		t.Fatal(code, err)
+	}
+	of := admin.CacheMatch{URL: "http://example.cn/tea?utm_source=b"}
+	kept, err := n.Cache(of, 10, false)
+	for deadline := time.Now().Add(10 * time.Second); err == nil && len(kept.Objects) == 0 && time.Now().Before(deadline); { // it is kept in a moment
+		kept, err = n.Cache(of, 10, false)
+	}
+	if err != nil || len(kept.Objects) != 1 || kept.Objects[0].URL != "http://example.cn/tea" {
+		t.Errorf("listed %+v, %v", kept.Objects, err)
+	}
+	if purged, err := n.Purge(admin.CachePurge{Match: []admin.CacheMatch{of}}); purged != 1 || err != nil {
+		t.Errorf("purged %d, %v", purged, err)
 	}
 }
