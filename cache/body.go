@@ -101,6 +101,10 @@ func (b *body) openFile() (Reader, error) {
 	small := b.size <= mostPromoted
 	wanted := small && t.memory.asked(b.key) >= hot && b.size <= t.memory.largest()
 	if b.verified.Load() && !wanted {
+		if info, err := f.Stat(); err != nil || info.Size() < headSize+b.size {
+			f.Close()
+			return nil, b.lost(errCorrupt) // it was cut since
+		}
 		return &fileReader{file: f, size: b.size}, nil
 	}
 	bytes, err := b.read(f, small)

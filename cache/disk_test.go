@@ -252,6 +252,25 @@ func TestCorrupt(t *testing.T) {
 	}
 }
 
+// TestCutLater cuts a file that has been read already: it is let go, so that one
+// visitor alone waits for another.
+func TestCutLater(t *testing.T) {
+	const size = mostPromoted + 1000
+	o := TiersOptions{Disk: 64 << 20, Dir: t.TempDir()}
+	s := open(t, o)
+	keep(t, s, metaOf(1, "a"), bodyOf(1, size))
+	object := one(t, s, testKey(1))
+	expect(t, object.Forms[0], bodyOf(1, size))
+	cut(t, files(t, o)[0])
+	if _, err := read(object.Forms[0].Body); err == nil {
+		t.Error("it was opened")
+	}
+	none(t, s, testKey(1))
+	if stats := s.Stats(); stats.Corrupt != 1 || len(files(t, o)) != 0 {
+		t.Errorf("%+v, %d files", stats, len(files(t, o)))
+	}
+}
+
 // TestForeign puts other things into the folder: nothing of it is read or removed.
 func TestForeign(t *testing.T) {
 	o := TiersOptions{Disk: 64 << 20, Dir: t.TempDir()}
