@@ -2,11 +2,14 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // originFunc answers as an origin.
@@ -172,4 +175,29 @@ func TestClock(t *testing.T) {
 	if _, _, trace := r.get("/a"); trace.Result != Miss || asked != 2 {
 		t.Errorf("%+v, asked %d times", trace, asked)
 	}
+}
+
+// TestStaleIfErrorIsNamed shows that each answer that a rule lets be given stale
+// says so, also while the origin is not waited for.
+func TestStaleIfErrorIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down := false
+		r := newRig(t, Policy{StaleIfError: time.Hour}, func(*http.Request) (*http.Response, error) {
+			if down {
+				return nil, errors.New("down")
+			}
+			return text(200, "a", "Cache-Control: max-age=1"), nil
+		})
+		defer r.Cache.Close()
+		r.get("/a")
+		r.idle()
+		down = true
+		time.Sleep(2 * time.Second)
+		for i := range 3 {
+			res, body, trace := r.get("/a")
+			if said := res.Header.Get("Cache-Status"); body != "a" || trace.Result != Stale || !strings.Contains(said, `detail="stale_if_error=3600"`) {
+				t.Errorf("%d: %q %q %+v", i, body, said, trace)
+			}
+		}
+	})
 }

@@ -177,6 +177,7 @@ func (a *ask) answer() (*http.Response, error) {
 			return a.unavailable(&found), nil
 		}
 		if found.onError && a.troubled(&found) {
+			a.noteError(&found)
 			if res := a.fromStore(&found); res != nil {
 				return res, nil
 			}

@@ -134,11 +134,17 @@ func (a *ask) take(found *finding, f *flight, s *seat, retried bool) (*http.Resp
 // stale gives what was found, beyond its freshness, as there is no other.
 func (a *ask) stale(found *finding) (*http.Response, error) {
 	found.reason, found.refresh = whyError, false
-	if age := a.policy.StaleIfError; age > 0 && found.object.Meta.facts().staleIfError == unsaid {
-		found.note = joined(found.note, "stale_if_error="+secondsText(age))
-	}
+	a.noteError(found)
 	if res := a.fromStore(found); res != nil {
 		return res, nil
 	}
 	return a.pass(whyError)
+}
+
+// noteError names the rule by which something stale is given on an error, if it is
+// one of the owner's.
+func (a *ask) noteError(found *finding) {
+	if age := a.policy.StaleIfError; age > 0 && found.object.Meta.facts().staleIfError == unsaid {
+		found.note = joined(found.note, "stale_if_error="+secondsText(age))
+	}
 }
