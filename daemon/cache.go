@@ -185,6 +185,9 @@ func (d *Daemon) Explain(ctx context.Context, question admin.CacheQuestion) ([]a
 	if err != nil {
 		return nil, fmt.Errorf("explain: %w", err)
 	}
+	if r.URL.Scheme != "http" && r.URL.Scheme != "https" {
+		return nil, fmt.Errorf("explain: %q is no scheme of a site", r.URL.Scheme)
+	}
 	r.RequestURI, r.RemoteAddr = r.URL.RequestURI(), "127.0.0.1:0"
 	for name, values := range question.Header {
 		r.Header[http.CanonicalHeaderKey(name)] = values

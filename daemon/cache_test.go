@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"causeway/admin"
+	"causeway/cert"
 )
 
 // A reload that turns the cache off, or gives it another folder, cuts nothing that
@@ -91,5 +92,42 @@ func TestCacheByURL(t *testing.T) {
 	}
 	if purged, err := n.Purge(admin.CachePurge{Match: []admin.CacheMatch{of}}); purged != 1 || err != nil {
 		t.Errorf("purged %d, %v", purged, err)
+	}
+}
+
+// What an edge does not look up at all is not explained as if it did.
+func TestExplainOfAScheme(t *testing.T) {
+	dir := t.TempDir()
+	authority, err := cert.OpenAuthority(filepath.Join(dir, "pki"), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := authority.Issue(dir, "other", []string{"other.cn", "none.cn"}); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "causeway.yaml")
+	write(t, file, fmt.Sprintf(`listen: {http: %q, https: %q}
+sites:
+  - {name: plain, hosts: {plain.cn: "http://origin.invalid"}, http: serve}
+  - {name: other, hosts: {other.cn: "http://origin.invalid"}, tls: {cert: other.pem, key: other.key}}
+  - {name: none, hosts: {none.cn: "http://origin.invalid"}, tls: {cert: other.pem, key: other.key}, http: off}
+`, freeAddress(t), freeAddress(t)))
+	n := start(t, file, "")
+	for url, want := range map[string]string{
+		"http://plain.cn/":  "GET is looked up",
+		"https://plain.cn/": "the site is served on plain HTTP alone",
+		"http://other.cn/":  "plain HTTP is sent on to https, and not looked up",
+		"https://other.cn/": "GET is looked up",
+		"http://none.cn/":   "plain HTTP is not served",
+		"ftp://plain.cn/":   `explain: "ftp" is no scheme of a site`,
+	} {
+		steps, err := n.Explain(t.Context(), admin.CacheQuestion{Method: "GET", URL: url})
+		got := fmt.Sprint(err)
+		if err == nil {
+			got = steps[0].Says
+		}
+		if got != want {
+			t.Errorf("%s: %q, not %q", url, got, want)
+		}
 	}
 }

@@ -81,7 +81,13 @@ func (s *Server) Explain(ctx context.Context, r *http.Request) ([]cache.Step, er
 	x.site = site
 	x.out = x.outgoing(ctx)
 	route := site.Route(r.Method, r.URL.Path)
-	switch {
+	switch secure := r.URL.Scheme == "https"; {
+	case !secure && site.HTTP == config.HTTPRedirect:
+		return []cache.Step{{About: "site " + site.Name, Says: "plain HTTP is sent on to https, and not looked up", Section: "http: redirect"}}, nil
+	case !secure && site.HTTP != config.HTTPServe:
+		return []cache.Step{{About: "site " + site.Name, Says: "plain HTTP is not served", Section: "http: off"}}, nil
+	case secure && site.TLS == nil:
+		return []cache.Step{{About: "site " + site.Name, Says: "the site is served on plain HTTP alone", Section: "tls"}}, nil
 	case route != nil && route.Stay != "":
 		return []cache.Step{{About: "route " + route.Path, Says: "what stays is never kept", Section: "stay"}}, nil
 	case x.cached(route) == nil:
