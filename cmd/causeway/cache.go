@@ -33,6 +33,14 @@ func (m *matchFlags) match(of string) admin.CacheMatch {
 	return admin.CacheMatch{URL: of, Prefix: m.prefix, Host: strings.ToLower(m.host), Tag: m.tag}
 }
 
+// whole makes the prefix what the cache has it as.
+func (m *matchFlags) whole(verb string) (err error) {
+	if m.prefix != "" {
+		m.prefix, err = publicURL(verb+": --prefix", m.prefix)
+	}
+	return err
+}
+
 func (m *matchFlags) isEmpty() bool { return *m == matchFlags{} }
 
 func cacheVerb() *cobra.Command {
@@ -53,10 +61,13 @@ is kept or not.`,
 			if top < 0 || top > 10000 {
 				return usagef("causeway cache: --top %d: give 0 to 10000", top)
 			}
+			if err := which.whole("cache"); err != nil {
+				return err
+			}
 			of := ""
 			if len(args) == 1 {
 				var err error
-				if of, err = publicURL("cache", args[0]); err != nil {
+				if of, err = publicURL("cache:", args[0]); err != nil {
 					return err
 				}
 			}
@@ -84,11 +95,12 @@ is kept or not.`,
 	return verb
 }
 
-// publicURL checks a URL given to a verb, and gives it as the cache has it.
-func publicURL(verb, written string) (string, error) {
+// publicURL checks a URL, and gives it as the cache has it. asked is where it was
+// given, as in "purge:".
+func publicURL(asked, written string) (string, error) {
 	u, err := url.Parse(written)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Fragment != "" || u.User != nil {
-		return "", usagef("causeway %s: %q is no URL of a site: write it whole, as in https://example.cn/tea", verb, written)
+		return "", usagef("causeway %s %q is no URL of a site: write it whole, as in https://example.cn/tea", asked, written)
 	}
 	u.Host = strings.ToLower(u.Host)
 	if u.Path == "" {
@@ -211,15 +223,21 @@ comes.`,
 		Example: "  causeway cache explain https://example.cn/news\n  causeway cache explain https://example.cn/ -H 'Cookie: session=1' -H 'Cache-Control: no-cache'",
 		Args:    argsBetween(1, 1, "one URL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			of, err := publicURL("cache explain", args[0])
+			of, err := publicURL("cache explain:", args[0])
 			if err != nil {
 				return err
 			}
 			question := admin.CacheQuestion{Method: strings.ToUpper(method), URL: of, Header: http.Header{}}
+			if question.Method != http.MethodGet && question.Method != http.MethodHead {
+				return usagef("causeway cache explain: --method %s: give GET or HEAD, nothing else is ever kept", question.Method)
+			}
 			for _, field := range fields {
 				name, value, ok := strings.Cut(field, ":")
 				if !ok || strings.TrimSpace(name) == "" {
 					return usagef("causeway cache explain: -H %q: write it as in -H 'Cookie: session=1'", field)
+				}
+				if strings.EqualFold(strings.TrimSpace(name), "Host") {
+					return usagef("causeway cache explain: -H %q: the host is that of the URL", field)
 				}
 				question.Header.Add(strings.TrimSpace(name), strings.TrimSpace(value))
 			}
@@ -283,9 +301,12 @@ as far as stale-while-revalidate and stale-if-error allow.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := which.whole("purge"); err != nil {
+				return err
+			}
 			order := admin.CachePurge{Soft: soft}
 			for _, arg := range args {
-				of, err := publicURL("purge", arg)
+				of, err := publicURL("purge:", arg)
 				if err != nil {
 					return err
 				}

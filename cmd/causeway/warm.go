@@ -48,6 +48,9 @@ machine trusts, or that the file names.`,
 			case atOnce < 1 || atOnce > 256:
 				return usagef("causeway warm: --at-once %d: give 1 to 256", atOnce)
 			}
+			if _, _, err := net.SplitHostPort(edge); err == nil {
+				return usagef("causeway warm: --edge %s: give its address without a port: that is of the URL", edge)
+			}
 			cfg, part, err := readPart(file, node)
 			if err != nil {
 				return err
@@ -102,7 +105,7 @@ machine trusts, or that the file names.`,
 func warmURLs(ctx context.Context, client *http.Client, sitemap, list string) (urls iter.Seq2[string, error], end func(), err error) {
 	switch list {
 	case "":
-		if sitemap, err = publicURL("warm", sitemap); err != nil {
+		if sitemap, err = publicURL("warm:", sitemap); err != nil {
 			return nil, nil, err
 		}
 		return audit.Sitemap(ctx, client, sitemap), func() {}, nil
