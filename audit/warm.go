@@ -140,7 +140,7 @@ func (w *warmer) get(ctx context.Context, of, coding string) (said cacheSaid, n 
 	}
 	defer res.Body.Close()
 	n, err = io.Copy(io.Discard, res.Body)
-	if err == nil && res.StatusCode >= 500 {
+	if err == nil && (res.StatusCode >= 500 || res.StatusCode == http.StatusMisdirectedRequest) { // 421: the edge has no such site
 		err = errors.New(statusLine(res.StatusCode))
 	}
 	return readCacheStatus(strings.Join(res.Header["Cache-Status"], ", ")), n, err
