@@ -27,7 +27,9 @@ const AcceptEncoding = "br, zstd, gzip"
 // that is not there is "".
 const empty = " "
 
-// varyNames gives the names in a Vary field, canonical.
+// varyNames gives the names in a Vary field, canonical, and Origin where the answer
+// is one that a single Origin may read (Access-Control-Allow-Origin, Fetch §3.2.5):
+// kept for all, the first who asks would lock the others out.
 func varyNames(h http.Header) []string {
 	var names []string
 	for _, line := range h["Vary"] {
@@ -35,6 +37,11 @@ func varyNames(h http.Header) []string {
 			if name = strings.Trim(name, " \t"); name != "" {
 				names = append(names, http.CanonicalHeaderKey(name))
 			}
+		}
+	}
+	for _, allowed := range h["Access-Control-Allow-Origin"] {
+		if strings.Trim(allowed, " \t") != "*" && !slices.Contains(names, "Origin") {
+			names = append(names, "Origin")
 		}
 	}
 	return names

@@ -23,7 +23,7 @@ import (
 //  2. cache.Transport looks it up; a hit ends there,
 //  3. what it must fetch, for this request, for several, or to have it fresh, goes
 //     through fetching: over the link, as any request,
-//  4. took notes what became of it. What crossed is counted where it is fetched,
+//  4. look notes what became of it. What crossed is counted where it is fetched,
 //     as that need not be for one request.
 
 // asking is what fetching must know of the exchange that a fetch began with. The
