@@ -37,11 +37,11 @@ func (f *fake) Cache(match CacheMatch, top int, byHits bool) (Cache, error) {
 	return Cache{Node: fmt.Sprint(match, top, byHits), Objects: []CachedObject{}}, nil
 }
 
-func (f *fake) Purge(order CachePurge) (int, error) {
+func (f *fake) Purge(order CachePurge) (CachePurged, error) {
 	if f.ready != nil {
-		return 0, ErrNoCache
+		return CachePurged{}, ErrNoCache
 	}
-	return len(order.Match), nil
+	return CachePurged{Purged: len(order.Match)}, nil
 }
 
 func (f *fake) Explain(_ context.Context, question CacheQuestion) ([]CacheStep, error) {

@@ -56,6 +56,12 @@ type CachePurge struct {
 	Soft  bool         `json:"soft,omitempty"` // they are stale from now on, and may be given while they are asked for anew, or the origin fails
 }
 
+// CachePurged is what came of a CachePurge.
+type CachePurged struct {
+	Purged int  `json:"purged"`
+	Ill    bool `json:"ill,omitempty"` // the disk fails: what it holds may be found again by another process
+}
+
 // CacheStep is one step of a decision of the cache.
 type CacheStep struct {
 	About   string `json:"about"`             // what it is about, in a word
@@ -79,7 +85,7 @@ type Cacher interface {
 	// first, or the most asked for.
 	Cache(match CacheMatch, top int, byHits bool) (Cache, error)
 	// Purge lets go of objects, and says how many those were.
-	Purge(order CachePurge) (int, error)
+	Purge(order CachePurge) (CachePurged, error)
 	// Explain says step by step what becomes of a request.
 	Explain(ctx context.Context, question CacheQuestion) ([]CacheStep, error)
 }
@@ -112,8 +118,8 @@ func serveCache(mux *http.ServeMux, node Cacher) {
 			http.Error(w, "match names nothing; {} is all objects", http.StatusBadRequest)
 			return
 		}
-		n, err := node.Purge(order)
-		say(w, map[string]int{"purged": n}, err)
+		purged, err := node.Purge(order)
+		say(w, purged, err)
 	}))
 	mux.HandleFunc("POST /cache/explain", meant(func(w http.ResponseWriter, r *http.Request) {
 		var question CacheQuestion

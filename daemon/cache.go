@@ -161,16 +161,17 @@ func (b *best) sorted() []cache.Listed {
 }
 
 // Purge lets go of what the node keeps.
-func (d *Daemon) Purge(order admin.CachePurge) (n int, err error) {
+func (d *Daemon) Purge(order admin.CachePurge) (purged admin.CachePurged, err error) {
 	k := d.kept.Load()
 	if k == nil {
-		return 0, admin.ErrNoCache
+		return purged, admin.ErrNoCache
 	}
 	for _, match := range order.Match {
-		n += k.Cache.Purge(d.matchOf(match), order.Soft)
+		purged.Purged += k.Cache.Purge(d.matchOf(match), order.Soft)
 	}
-	d.log.Info("purged", "objects", n, "softly", order.Soft)
-	return n, nil
+	purged.Ill = k.tiers.Stats().Degraded
+	d.log.Info("purged", "objects", purged.Purged, "softly", order.Soft)
+	return purged, nil
 }
 
 // Explain says what the cache does with a request.

@@ -90,8 +90,8 @@ func TestCacheByURL(t *testing.T) {
 	if err != nil || len(kept.Objects) != 1 || kept.Objects[0].URL != "http://example.cn/tea" {
 		t.Errorf("listed %+v, %v", kept.Objects, err)
 	}
-	if purged, err := n.Purge(admin.CachePurge{Match: []admin.CacheMatch{of}}); purged != 1 || err != nil {
-		t.Errorf("purged %d, %v", purged, err)
+	if purged, err := n.Purge(admin.CachePurge{Match: []admin.CacheMatch{of}}); purged.Purged != 1 || err != nil {
+		t.Errorf("purged %d, %v", purged.Purged, err)
 	}
 }
 

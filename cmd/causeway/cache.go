@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -331,11 +332,14 @@ as far as stale-while-revalidate and stale-if-error allow.`,
 				_, err := fmt.Fprintln(cmd.OutOrStdout(), said)
 				return err
 			}
-			var went struct{ Purged int }
+			var went admin.CachePurged
 			if err := json.Unmarshal([]byte(said), &went); err != nil {
 				return fmt.Errorf("purge: read the answer of %s: %w: is it a causeway's admin address, of this version?", address, err)
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), "purged", count(went.Purged, "object"))
+			if went.Ill && err == nil {
+				err = errors.New("purge: the disk of the cache fails: purge again if the node is started anew before it is well")
+			}
 			return err
 		},
 	}
