@@ -173,29 +173,67 @@ func readCacheStatus(field string) (said cacheSaid) {
 	return said
 }
 
+// mostList bounds a list, and mostBadLines how many of its lines are told that are
+// no URL.
+const (
+	mostList     = 256 << 20
+	mostBadLines = 20
+)
+
 // List gives the URLs of a text: a line each, without empty ones and those that
-// begin with #.
+// begin with #. It reads all of it first: where a line is no URL it gives none, and
+// the error names the lines.
 func List(r io.Reader) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		lines := bufio.NewScanner(r)
-		lines.Buffer(nil, 64<<10)
-		for n := 1; lines.Scan(); n++ {
-			of := strings.TrimSpace(lines.Text())
-			if of == "" || of[0] == '#' {
-				continue
-			}
-			if err := whole(of); err != nil {
-				yield("", fmt.Errorf("line %d: %w", n, err))
-				return
-			}
+		all, err := readList(r)
+		if err != nil {
+			yield("", err)
+			return
+		}
+		for _, of := range all {
 			if !yield(of, nil) {
 				return
 			}
 		}
-		if err := lines.Err(); err != nil {
-			yield("", fmt.Errorf("read the list: %w", err))
+	}
+}
+
+func readList(r io.Reader) (all []string, err error) {
+	limited := &io.LimitedReader{R: r, N: mostList + 1}
+	lines := bufio.NewScanner(limited)
+	lines.Buffer(nil, 64<<10)
+	var bad []error
+	n := 0
+	for more := 0; ; {
+		n++
+		if !lines.Scan() {
+			if more > 0 {
+				bad = append(bad, fmt.Errorf("and %d more lines", more))
+			}
+			break
+		}
+		of := strings.TrimSpace(lines.Text())
+		if of == "" || of[0] == '#' {
+			continue
+		}
+		switch err := whole(of); {
+		case err == nil:
+			all = append(all, of)
+		case len(bad) < mostBadLines:
+			bad = append(bad, fmt.Errorf("line %d: %w", n, err))
+		default:
+			more++
 		}
 	}
+	switch err := lines.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
+		return nil, fmt.Errorf("read the list: line %d is longer than 64 KB", n)
+	case err != nil:
+		return nil, fmt.Errorf("read the list: %w", err)
+	case limited.N <= 0:
+		return nil, errors.New("read the list: it is longer than 256 MB: give it in parts")
+	}
+	return all, errors.Join(bad...)
 }
 
 // whole refuses what is no absolute URL.

@@ -84,9 +84,24 @@ func TestWarm(t *testing.T) {
 	}
 }
 
+// TestWarmBadList shows that nothing is asked for of a list with lines that are no
+// URL, and that all of them are named.
 func TestWarmBadList(t *testing.T) {
-	_, err := audit.Warm(t.Context(), http.DefaultClient, audit.List(strings.NewReader("\n/tea\n")), 1, nil)
-	if err == nil || err.Error() != `line 2: "/tea" is no URL: write it whole, as in https://example.cn/tea` {
+	s := newSite(t, map[string]func(http.ResponseWriter){"/tea": says("causeway; fwd=uri-miss; stored")})
+	got, err := audit.Warm(t.Context(), http.DefaultClient, audit.List(strings.NewReader(s.URL+"/tea\n\n/tea\nftp://example.cn/\n")), 1, nil)
+	want := "line 3: \"/tea\" is no URL: write it whole, as in https://example.cn/tea\n" +
+		"line 4: \"ftp://example.cn/\" is no URL: write it whole, as in https://example.cn/tea"
+	if err == nil || err.Error() != want {
+		t.Error(err)
+	}
+	if got.URLs != 0 || len(s.asked) > 0 {
+		t.Errorf("asked for %q, %+v", s.asked, got)
+	}
+	many := strings.Repeat("tea\n", 30)
+	if _, err := audit.Warm(t.Context(), http.DefaultClient, audit.List(strings.NewReader(many)), 1, nil); err == nil || !strings.HasSuffix(err.Error(), "and 10 more lines") {
+		t.Error(err)
+	}
+	if _, err := audit.Warm(t.Context(), http.DefaultClient, audit.List(strings.NewReader("\n"+strings.Repeat("a", 1<<17))), 1, nil); err == nil || err.Error() != "read the list: line 2 is longer than 64 KB" {
 		t.Error(err)
 	}
 }
