@@ -96,6 +96,7 @@ func readPart(path, name string) (*config.Config, *config.Node, error) {
 
 // serve runs a daemon until a signal ends it. ready is called when it listens.
 func serve(options daemon.Options, ready func()) error {
+	routeLog(options.Log)
 	d, err := daemon.New(options)
 	if err != nil {
 		return err
