@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -103,6 +104,34 @@ type Caching struct {
 	Off bool `yaml:"-"`
 
 	policy *cache.Policy
+}
+
+// CacheDir is the folder of the cache of a node, "" for none.
+func (c *Config) CacheDir(n *Node) string {
+	switch {
+	case !n.IsEdge() || c.Cache.Off || c.Cache.Disk == 0 || len(c.Sites) == 0:
+		return ""
+	case n.Role != RoleBoth:
+		return filepath.Join(c.Cache.Dir, n.Name)
+	}
+	return c.Cache.Dir
+}
+
+// CheckCacheDir says why the cache of a node can't keep anything in its folder, as
+// far as can be seen. The error is Errors. A node that starts so serves, with its
+// memory alone.
+func (c *Config) CheckCacheDir(n *Node) error { return c.checkCacheDir(n).orNil() }
+
+func (c *Config) checkCacheDir(n *Node) Errors {
+	dir := c.CacheDir(n)
+	if dir == "" {
+		return nil
+	}
+	r := &report{file: c.Path, places: c.places, bad: map[string]bool{}}
+	if err := cache.CheckDir(dir); err != nil {
+		r.value("cache.dir", "let the user that runs causeway write there, or name another folder", "nothing can be kept in %s: %v", dir, err)
+	}
+	return r.errs
 }
 
 // Caching is the policy for a request, with that of its route (nil: none

@@ -62,6 +62,7 @@ func Check(path, name string) (*Config, *Node, error) {
 	}
 	if node != nil {
 		errs = append(errs, c.checkFiles(node, time.Now())...)
+		errs = append(errs, c.checkCacheDir(node)...)
 	}
 	if len(errs) > 0 {
 		errs = errs.sorted()

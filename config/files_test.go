@@ -220,3 +220,32 @@ func TestCheckFiles(t *testing.T) {
 		})
 	}
 }
+
+// TestCheckCacheDir shows that check says of a folder of the cache what keeps it
+// from being one, and only for the node that would have it.
+func TestCheckCacheDir(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "taken"), "a file")
+	var ca *issuer
+	ca.write(t, filepath.Join(dir, "a"), time.Now().Add(-time.Hour), time.Now().Add(time.Hour), "example.cn")
+	file := filepath.Join(dir, "causeway.yaml")
+	check := func(dir string) error {
+		write(t, file, "sites:\n  - {name: shop, hosts: {example.cn: https://example.com}, tls: {cert: a.pem, key: a.key}}\ncache: {disk: 1GiB, dir: "+dir+"}\n")
+		_, _, err := Check(file, "")
+		return err
+	}
+	if err := check("kept"); err != nil {
+		t.Error(err)
+	}
+	err := check("taken/kept")
+	want := file + ":3:26: cache.dir: nothing can be kept in " + dir + "/taken/kept: " + dir + "/taken is no folder; let the user that runs causeway write there, or name another folder"
+	if err == nil || err.Error() != want {
+		t.Errorf("%v\nwant %s", err, want)
+	}
+	for role, want := range map[Role]string{RoleBoth: "/kept", RoleEdge: "/kept/a", RoleRelay: ""} {
+		c := &Config{Sites: []*Site{{}}, Cache: Cache{Disk: 1, Dir: "/kept"}}
+		if got := c.CacheDir(&Node{Name: "a", Role: role}); got != want {
+			t.Errorf("%s: %q", role, got)
+		}
+	}
+}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"sync/atomic"
 
@@ -32,14 +31,14 @@ func (d *Daemon) prepareCache(cfg *config.Config, node *config.Node) (*keptCache
 	if !node.IsEdge() || cfg.Cache.Off || len(cfg.Sites) == 0 {
 		return nil, nil
 	}
-	dir := ""
-	if cfg.Cache.Disk > 0 {
-		if dir = cfg.Cache.Dir; node.Role != config.RoleBoth {
-			dir = filepath.Join(dir, node.Name)
-		}
-	}
+	dir := cfg.CacheDir(node)
 	if d.cache != nil && d.cache.dir == dir {
 		return d.cache, nil
+	}
+	if d.edge != nil { // a node that starts serves with its memory alone; one that serves keeps the file before
+		if err := cfg.CheckCacheDir(node); err != nil {
+			return nil, err
+		}
 	}
 	tiers, err := cache.OpenTiers(cache.TiersOptions{
 		Memory: int64(cfg.Cache.Memory), Disk: int64(cfg.Cache.Disk), Dir: dir, Handover: d.lets(dir), Log: d.log})

@@ -131,3 +131,21 @@ sites:
 		}
 	}
 }
+
+// A reload that gives the cache a folder that can't be made changes nothing.
+func TestReloadOfTheCacheFails(t *testing.T) {
+	origin := httptest.NewServer(http.NotFoundHandler())
+	defer origin.Close()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "causeway.yaml")
+	address, adminAddress := freeAddress(t), freeAddress(t)
+	with := func(cache string) {
+		write(t, file, fmt.Sprintf(oneSite, address, adminAddress, origin.URL, "cache: "+cache))
+	}
+	with("{disk: 16MiB, dir: " + dir + "/a}")
+	n := start(t, file, "")
+	with("{disk: 16MiB, dir: " + file + "/b}")
+	if err := n.Reload(); err == nil || !strings.Contains(err.Error(), "cache.dir: nothing can be kept in "+file+"/b: "+file+" is no folder") {
+		t.Error(err)
+	}
+}

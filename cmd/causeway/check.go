@@ -37,7 +37,8 @@ func checkVerb() *cobra.Command {
 		Long: `Checks FILE (default causeway.yaml) and prints every error at once, each as
 file:line:column: path: what is wrong; the mend. With --node, or in a file
 without nodes, the files that the node's part needs are checked too:
-certificates, keys, authorities.
+certificates, keys, authorities, and whether the folder of the cache can be
+written to.
 
 With --live, a file that is fine is held against the world: this machine asks
 for / of every public host that is no wildcard, as the relay would, dialled and
