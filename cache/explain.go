@@ -61,11 +61,15 @@ func (t *Transport) Explain(ctx context.Context, req *http.Request) []Step {
 		e.say("answer", "RFC 9111 §3.4", "given from the parts that are kept")
 		return e.steps
 	}
-	e.say("lookup", sections[found.reason], "the origin is asked: %s", explained[found.reason])
 	if e.control.onlyIfCached {
-		e.say("answer", "RFC 9111 §5.2.1.7", "504: the request wants no answer but a kept one")
+		e.say("answer", "RFC 9111 §5.2.1.7", "504, and the origin is not asked: %s, and the request wants no answer but a kept one", explained[found.reason])
 		return e.steps
 	}
+	if found.onError && e.troubled(&found) {
+		e.say("answer", "RFC 5861 §4", "given stale: the origin failed less than %s ago, and is asked in the background", troubleFor)
+		return e.steps
+	}
+	e.say("lookup", sections[found.reason], "the origin is asked: %s", explained[found.reason])
 	e.asks(&found)
 	return e.steps
 }
@@ -227,6 +231,21 @@ func (e *explaining) asks(found *finding) {
 		x.res = &http.Response{StatusCode: found.object.Meta.Status, Header: updated(found.object.Meta, res.Header, x.received), ContentLength: -1}
 		x.res.Header.Del("Set-Cookie")
 	}
+	if isTrouble(res.StatusCode) && found.onError {
+		e.say("answer", "RFC 5861 §4", "what is kept is given stale, and that is not kept")
+		return
+	}
+	if e.head {
+		e.say("store", sections[whyHead], "not kept: %s", explained[whyHead])
+		if found.object != nil {
+			e.say("store", "RFC 9111 §4.3.5", "but what is kept is updated by it, or let go")
+		}
+		return
+	}
+	if found.object == nil && conditional(e.req.Header) && e.expectsAlone() {
+		e.say("store", sections[whyExpected], "not kept: %s, and the request has a condition of its own, so that it goes on as it is", explained[whyExpected])
+		return
+	}
 	e.judged(x)
 }
 
@@ -235,6 +254,9 @@ func (e *explaining) judged(x *exchanged) {
 	v := x.judge()
 	if v.facts.targeted {
 		e.say("store", "RFC 9213 §2.2", "CDN-Cache-Control counts, in place of Cache-Control and Expires")
+	}
+	if v.reason == "" && x.res.Body != nil { // of a 304 the body is there already
+		v.reason = e.roomless(x)
 	}
 	if v.reason != "" {
 		e.say("store", sections[v.reason], "not kept: %s", explained[v.reason])
@@ -249,11 +271,24 @@ func (e *explaining) judged(x *exchanged) {
 	}
 	e.say("store", freshnessSection(v.lifetimes), "fresh for %s by %s, %s old already", v.life, v.source, v.facts.initial.Round(time.Second))
 	if v.shared {
-		e.say("store", "RFC 9111 §3", "kept until %s", v.until(v.facts, x.received).UTC().Format(time.RFC3339))
+		e.say("store", "RFC 9111 §3", "kept, and given without asking until %s", v.until(v.facts, x.received).UTC().Format(time.RFC3339))
 	} else {
 		e.say("store", "RFC 9111 §4.3", "kept, and validated each time")
 	}
 	if len(x.res.Header["Set-Cookie"]) > 0 {
 		e.say("store", "", "Set-Cookie is for whose request fetched it, and not kept")
 	}
+}
+
+// roomless says why the store would not take an answer.
+func (e *explaining) roomless(x *exchanged) Reason {
+	draft, err := e.c.options.Store.Begin(x.res.ContentLength)
+	if err != nil {
+		return whyNoRoom
+	}
+	draft.Discard()
+	if x.res.ContentLength < 0 {
+		e.say("store", "policy object_bytes", "its length is not known yet: not kept if it turns out larger than %d bytes", x.limit())
+	}
+	return ""
 }

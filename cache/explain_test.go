@@ -14,12 +14,20 @@ func TestExplain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, Policy{Site: "shop", StaleIfError: time.Hour}, func(req *http.Request) (*http.Response, error) {
 			now := "Date: " + time.Now().UTC().Format(http.TimeFormat)
-			if req.Header.Get("If-None-Match") == `"1"` {
+			if req.URL.Path != "/down" && req.Header.Get("If-None-Match") == `"1"` {
 				return text(304, "", now), nil
 			}
 			switch req.URL.Path {
 			case "/private":
 				return text(200, "x", now, "Cache-Control: private"), nil
+			case "/down":
+				if time.Now().Minute() > 0 {
+					return text(503, "down", now), nil
+				}
+			case "/long":
+				res := text(200, "hello", now, "Cache-Control: max-age=60")
+				res.ContentLength = -1
+				return res, nil
 			case "/vary":
 				return text(200, "x", now, "Cache-Control: max-age=60", "Vary: Accept-Language"), nil
 			}
@@ -28,10 +36,17 @@ func TestExplain(t *testing.T) {
 		defer r.Cache.Close()
 		explain := func(req *http.Request, want ...string) {
 			t.Helper()
+			kept := ""
+			defer func() {
+				if strings.Contains(kept, "store: not kept: ") && strings.Contains(kept, "store: kept") {
+					t.Errorf("kept, and not:\n%s", kept)
+				}
+			}()
 			var b strings.Builder
 			for _, s := range r.Explain(t.Context(), req) {
 				b.WriteString(s.About + ": " + s.Says + " [" + s.Section + "]\n")
 			}
+			kept = b.String()
 			for _, w := range want {
 				if !strings.Contains(b.String(), w) {
 					t.Errorf("no %q in\n%s", w, &b)
@@ -43,10 +58,17 @@ func TestExplain(t *testing.T) {
 			"lookup: nothing is kept under the key [RFC 9111 §4]",
 			"fetch: the origin answers 200 in 0s",
 			"fresh for 1m0s by max-age, 0s old already [RFC 9111 §4.2.1]",
-			"store: kept until 2000-01-01T00:01:00Z")
+			"store: kept, and given without asking until 2000-01-01T00:01:00Z")
+		explain(request("HEAD", "/a"), "store: not kept: a HEAD has no body to keep [RFC 9110 §9.3.2]")
+		explain(request("GET", "/a", "Cache-Control: only-if-cached"), "answer: 504, and the origin is not asked: nothing is kept")
+		explain(request("GET", "/long"), "store: its length is not known yet: not kept if it turns out larger than 1048576 bytes [policy object_bytes]", "store: kept, and given")
+		r.store.broken = true
+		explain(request("GET", "/a"), "store: not kept: the store has no room")
+		r.store.broken = false
 		explain(request("GET", "/private"), "store: not kept: it says private: it is for one client [RFC 9111 §5.2.2.7]")
 		explain(request("POST", "/a"), "passes by the cache: only GET and HEAD are looked up [RFC 9111 §3]", "RFC 9111 §4.4")
 		r.get("/a")
+		r.get("/down")
 		r.get("/vary", "Accept-Language: zh")
 		synctest.Wait()
 		explain(request("GET", "/a"), "fresh until", "answer: a hit, in no coding")
@@ -54,6 +76,8 @@ func TestExplain(t *testing.T) {
 		explain(request("GET", "/a", "Cache-Control: no-cache"), "the origin is asked: the request wants it fresher, or validated [RFC 9111 §5.2.1]")
 		time.Sleep(2 * time.Minute)
 		explain(request("GET", "/a"), "stale since", "may be given for 1h0m0s when the origin fails", `If-None-Match: "1"`, "still so, and freshened [RFC 9111 §4.3.4]")
+		explain(request("GET", "/down"), "the origin answers 503", "what is kept is given stale, and that is not kept [RFC 5861 §4]")
+		explain(request("HEAD", "/a"), "but what is kept is updated by it")
 		if _, _, trace := r.get("/a"); trace.Result != Revalidated {
 			t.Errorf("explaining changed something: %+v", trace)
 		}
