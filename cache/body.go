@@ -12,7 +12,8 @@ import (
 // The body of a form, and how it is opened:
 //
 //  1. its bytes, if they are in memory,
-//  2. else its file; checked first, if this process neither wrote nor checked it,
+//  2. else its file; checked first, if this process neither wrote nor checked it, or
+//     if it looks otherwise than then (stamp.go),
 //  3. and what is small and was asked for before comes into memory.
 
 const (
@@ -47,16 +48,16 @@ func newLive(key Key, id uint64) *live {
 
 // stored is where the bytes of a form are.
 type stored struct {
-	tiers    *Tiers
-	key      Key
-	id       uint64
-	number   uint8
-	coding   string
-	size     int64
-	sum      uint32
-	onDisk   atomic.Bool
-	verified atomic.Bool // the file
-	bytes    atomic.Pointer[pieces]
+	tiers  *Tiers
+	key    Key
+	id     uint64
+	number uint8
+	coding string
+	size   int64
+	sum    uint32
+	onDisk atomic.Bool
+	stamp  atomic.Uint32 // of the file, when it was as it should be; 0 is not known yet
+	bytes  atomic.Pointer[pieces]
 }
 
 // body is a Body: a stored one, for an edition of its object.
@@ -100,11 +101,13 @@ func (b *body) openFile() (Reader, error) {
 	}
 	small := b.size <= mostPromoted
 	wanted := small && t.memory.asked(b.key) >= hot && b.size <= t.memory.largest()
-	if b.verified.Load() && !wanted {
-		if info, err := f.Stat(); err != nil || info.Size() < headSize+b.size {
-			f.Close()
-			return nil, b.lost(errCorrupt) // it was cut since
-		}
+	info, err := f.Stat()
+	if err != nil || info.Size() < headSize+b.size {
+		f.Close()
+		return nil, b.lost(errCorrupt) // it was cut
+	}
+	stamp := stampOf(info) // before the bytes are read: what is changed meanwhile looks otherwise
+	if b.stamp.Load() == stamp && !wanted {
 		return &fileReader{file: f, size: b.size}, nil
 	}
 	bytes, err := b.read(f, small)
@@ -112,8 +115,9 @@ func (b *body) openFile() (Reader, error) {
 		f.Close()
 		return nil, b.lost(err)
 	}
-	b.verified.Store(true)
-	t.verified(b)
+	if b.stamp.Swap(stamp) != stamp {
+		t.stamped(b, stamp)
+	}
 	if !wanted {
 		return &fileReader{file: f, size: b.size}, nil
 	}

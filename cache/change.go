@@ -81,8 +81,10 @@ func (t *Tiers) rewrite(key Key, id uint64, meta []byte, stale bool, room int64)
 	err := errNoRoom
 	if meta == nil || room > 0 && len(meta) <= mostMeta {
 		var size int64
-		if size, err = t.disk.renew(t.disk.path(key, id, 0), meta, stale); err == nil {
+		var was, is uint32
+		if size, was, is, err = t.disk.renew(t.disk.path(key, id, 0), meta, stale); err == nil {
 			t.resized(key, id, size, room)
+			t.restamped(key, id, was, is)
 			return
 		}
 	}
@@ -106,6 +108,24 @@ func (t *Tiers) resized(key Key, id uint64, size, room int64) {
 	grown := (pagesOf(size) - int64(e.pages)) * headSize
 	e.pages = uint32(pagesOf(size))
 	t.disk.give(room - grown)
+}
+
+// restamped notes how a file looks that this process changed itself: its body is what
+// it was.
+func (t *Tiers) restamped(key Key, id uint64, was, is uint32) {
+	s := t.index.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.get(key, id)
+	if e == nil {
+		return
+	}
+	if e.stamp == was {
+		e.stamp = is
+	}
+	if e.live != nil {
+		e.live.forms[0].stamp.CompareAndSwap(was, is)
+	}
 }
 
 // leaveDisk removes the files of an object that don't say what the index does: it
@@ -185,7 +205,7 @@ func (t *Tiers) Form(of *Object, coding string, from Draft) {
 		return
 	}
 	if pages > 0 {
-		file = extra{coding: coding, size: form.size, pages: pages, number: number, verified: true}
+		file = extra{coding: coding, size: form.size, pages: pages, number: number, stamp: form.stamp.Load()}
 		e.add(file)
 	}
 	var out []*item
@@ -211,9 +231,9 @@ func (t *Tiers) formFile(d *draft, form *stored, number uint8) (size int64, err 
 		form.bytes.Store(d.whole())
 	}
 	h := header{key: form.key, id: form.id, number: number, size: form.size, sum: form.sum}
-	size, err = t.toFile(d, &h, []byte(form.coding))
+	size, stamp, err := t.toFile(d, &h, []byte(form.coding))
 	form.onDisk.Store(err == nil)
-	form.verified.Store(err == nil)
+	form.stamp.Store(stamp)
 	return size, err
 }
 
@@ -328,8 +348,8 @@ func (t *Tiers) forget(out []*item) {
 	}
 }
 
-// verified notes that the file of a body is what was written.
-func (t *Tiers) verified(b *body) {
+// stamped notes how the file of a body looks, which is what was written.
+func (t *Tiers) stamped(b *body, stamp uint32) {
 	s := t.index.shard(b.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -338,7 +358,7 @@ func (t *Tiers) verified(b *body) {
 		return
 	}
 	if b.number == 0 {
-		e.verified = true
+		e.stamp = stamp
 		return
 	}
 	if e.extras == nil {
@@ -347,7 +367,7 @@ func (t *Tiers) verified(b *body) {
 	for i := range e.extras.files {
 		if e.extras.files[i].number == b.number {
 			files := slices.Clone(e.extras.files)
-			files[i].verified = true
+			files[i].stamp = stamp
 			e.extras = &extras{files}
 			return
 		}

@@ -147,37 +147,38 @@ func (d *disk) publish(from string, key Key, id uint64, number uint8) error {
 }
 
 // renew writes another meta into a file, or only that it's stale. It says how
-// long the file is.
-func (d *disk) renew(path string, meta []byte, stale bool) (size int64, err error) {
+// long the file is, and how it looked and looks.
+func (d *disk) renew(path string, meta []byte, stale bool) (size int64, was, is uint32, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return 0, fmt.Errorf("renew: %w", err)
+		return 0, 0, 0, fmt.Errorf("renew: %w", err)
 	}
 	defer f.Close()
+	was = stampOfFile(f)
 	head := make([]byte, headerSize)
 	if _, err := f.ReadAt(head, 0); err != nil {
-		return 0, fmt.Errorf("renew: %w", err)
+		return 0, 0, 0, fmt.Errorf("renew: %w", err)
 	}
 	h, err := parseHeader(head)
 	if err != nil {
-		return 0, fmt.Errorf("renew: %w", err)
+		return 0, 0, 0, fmt.Errorf("renew: %w", err)
 	}
 	h.stale = stale
 	if meta != nil {
 		h.metaAt = h.place(len(meta), false)
 		h.metaLen, h.metaSum = len(meta), checksum(meta)
 		if _, err := f.WriteAt(meta, h.metaAt); err != nil {
-			return 0, fmt.Errorf("renew: %w", err)
+			return 0, 0, 0, fmt.Errorf("renew: %w", err)
 		}
 	}
 	if _, err := f.WriteAt(h.bytes(), 0); err != nil {
-		return 0, fmt.Errorf("renew: %w", err)
+		return 0, 0, 0, fmt.Errorf("renew: %w", err)
 	}
 	info, err := f.Stat()
 	if err != nil {
-		return 0, fmt.Errorf("renew: %w", err)
+		return 0, 0, 0, fmt.Errorf("renew: %w", err)
 	}
-	return info.Size(), nil
+	return info.Size(), was, stampOf(info), nil
 }
 
 // pagesOf is how many pages a file of a size takes.

@@ -271,6 +271,86 @@ func TestCutLater(t *testing.T) {
 	}
 }
 
+// TestAlteredLater alters bytes of a file in place that has been read already: it is
+// not given, whether it is brought into memory or sent from the disk, and whether
+// its object is in memory. What only looks otherwise is looked at again, and given.
+func TestAlteredLater(t *testing.T) {
+	for _, size := range []int{5000, mostPromoted + 1000} {
+		for _, memory := range []int64{0, 8 << 20} {
+			t.Run(fmt.Sprintf("%d/%d", size, memory), func(t *testing.T) {
+				o := TiersOptions{Memory: memory, Disk: 64 << 20, Dir: t.TempDir()}
+				s := open(t, o)
+				if keep(t, s, metaOf(1, "a"), bodyOf(1, size)); memory > 0 && size <= mostPromoted {
+					s.Resize(0, o.Disk) // else its bytes are in memory, and the file is of no matter
+				}
+				for range 3 {
+					expect(t, one(t, s, testKey(1)).Forms[0], bodyOf(1, size))
+				}
+				path := files(t, o)[0]
+				later := time.Now().Add(time.Hour)
+				if err := os.Chtimes(path, later, later); err != nil {
+					t.Fatal(err)
+				}
+				expect(t, one(t, s, testKey(1)).Forms[0], bodyOf(1, size))
+				if err := os.Chtimes(path, later, later); err != nil { // and as it was but for the inode's time
+					t.Fatal(err)
+				}
+				expect(t, one(t, s, testKey(1)).Forms[0], bodyOf(1, size))
+				object := one(t, s, testKey(1))
+				time.Sleep(20 * time.Millisecond) // longer than a kernel's clock for files stands still
+				overwrite(t, path, int64(headSize+size/2), "altered")
+				if err := os.Chtimes(path, later, later); err != nil { // an attacker, or a tool that keeps times
+					t.Fatal(err)
+				}
+				if _, err := read(object.Forms[0].Body); err == nil {
+					t.Error("it was opened")
+				}
+				none(t, s, testKey(1))
+				if stats := s.Stats(); stats.Corrupt != 1 || len(files(t, o)) != 0 {
+					t.Errorf("%+v, %d files", stats, len(files(t, o)))
+				}
+			})
+		}
+	}
+}
+
+// TestStamp holds that what this process changes of a file itself does not have it
+// read again, and that a start has it read once.
+func TestStamp(t *testing.T) {
+	o := TiersOptions{Memory: 8 << 20, Disk: 64 << 20, Dir: t.TempDir()}
+	s := open(t, o)
+	known := func() (now, of uint32) {
+		t.Helper()
+		info, err := os.Stat(files(t, o)[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		sh := s.index.shard(testKey(1))
+		sh.mu.Lock()
+		defer sh.mu.Unlock()
+		return stampOf(info), sh.at(sh.first[testKey(1)]).stamp
+	}
+	same := func(what string) {
+		t.Helper()
+		if now, of := known(); now != of {
+			t.Errorf("%s: it looks like %x, and is known as %x", what, now, of)
+		}
+	}
+	keep(t, s, metaOf(1, "a"), bodyOf(1, mostPromoted+1000))
+	same("kept")
+	s.Renew(one(t, s, testKey(1)), metaOf(1, "a"))
+	same("renewed")
+	s.Purge(Match{URL: metaOf(1, "a").URL}, true)
+	same("purged softly")
+	s = reopen(t, s, o)
+	object := one(t, s, testKey(1))
+	if _, of := known(); of != 0 {
+		t.Errorf("after a start it is known as %x", of)
+	}
+	expect(t, object.Forms[0], bodyOf(1, mostPromoted+1000))
+	same("read")
+}
+
 // TestForeign puts other things into the folder: nothing of it is read or removed.
 func TestForeign(t *testing.T) {
 	o := TiersOptions{Disk: 64 << 20, Dir: t.TempDir()}

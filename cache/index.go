@@ -57,9 +57,9 @@ type entry struct {
 	hits     uint32 // besides those that live counts
 	received uint32 // seconds since 1970, as until
 	until    uint32
+	stamp    uint32 // of the file of the form that came, when its body was what was written; 0 is not known yet
 	site     uint16
 	stale    bool
-	verified bool // the body on disk is what was written, as far as this process knows
 	unseen   bool // the journal told of it, and its file wasn't met yet
 }
 
@@ -68,11 +68,11 @@ type extras struct{ files []extra }
 
 // extra is one of them.
 type extra struct {
-	coding   string
-	size     int64
-	pages    uint32
-	number   uint8
-	verified bool
+	coding string
+	size   int64
+	pages  uint32
+	stamp  uint32 // as an entry's
+	number uint8
 }
 
 func newIndex() *index {

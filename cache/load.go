@@ -61,7 +61,7 @@ func (t *Tiers) loaded(meta *Meta, h *header, size int64) (*Object, []*item) {
 	l := newLive(h.key, h.id)
 	first := &stored{tiers: t, key: h.key, id: h.id, coding: meta.Coding, size: h.size, sum: h.sum}
 	first.onDisk.Store(true)
-	first.verified.Store(e.verified)
+	first.stamp.Store(e.stamp)
 	l.forms = []*stored{first}
 	if e.extras != nil {
 		for _, file := range e.extras.files {
@@ -78,6 +78,6 @@ func (t *Tiers) loaded(meta *Meta, h *header, size int64) (*Object, []*item) {
 func (x extra) stored(t *Tiers, key Key, id uint64) *stored {
 	form := &stored{tiers: t, key: key, id: id, number: x.number, coding: x.coding, size: x.size}
 	form.onDisk.Store(true)
-	form.verified.Store(x.verified)
+	form.stamp.Store(x.stamp)
 	return form
 }

@@ -205,7 +205,7 @@ func (t *Tiers) Keep(meta *Meta, from Draft) *Object {
 	l.found = []*Object{object}
 	e := t.index.entry(meta.Key, form.id, briefOf(meta))
 	e.live, e.size, e.pages, e.stale = l, form.size, pages, meta.Stale
-	e.asked, e.verified = t.kept.Add(1), pages > 0
+	e.asked, e.stamp = t.kept.Add(1), form.stamp.Load()
 
 	s := t.index.shard(meta.Key)
 	s.mu.Lock()
@@ -245,11 +245,11 @@ func (t *Tiers) settle(d *draft, form *stored, number uint8, meta *Meta) (pages 
 	} else {
 		extra = []byte(form.coding)
 	}
-	size, err := t.toFile(d, &head, extra)
+	size, stamp, err := t.toFile(d, &head, extra)
 	switch {
 	case err == nil:
 		form.onDisk.Store(true)
-		form.verified.Store(true)
+		form.stamp.Store(stamp)
 		if form.size > mostPromoted {
 			form.bytes.Store(nil)
 		}
@@ -264,39 +264,39 @@ func (t *Tiers) settle(d *draft, form *stored, number uint8, meta *Meta) (pages 
 	return 0, true
 }
 
-// toFile gives the draft's bytes a head and a name on disk. The room that the
-// draft had is the file's from then on.
-func (t *Tiers) toFile(d *draft, h *header, meta []byte) (size int64, err error) {
+// toFile gives the draft's bytes a head and a name on disk, and says how long the
+// file is and how it looks. The room that the draft had is the file's from then on.
+func (t *Tiers) toFile(d *draft, h *header, meta []byte) (size int64, stamp uint32, err error) {
 	if !t.disk.usable() || len(meta) > mostMeta {
-		return 0, errNoRoom
+		return 0, 0, errNoRoom
 	}
 	h.metaLen = len(meta)
 	h.metaAt = h.place(len(meta), true)
 	need := pagesOf(h.end()) * headSize
 	if !t.roomFor(d, h.end()) {
-		return 0, errNoRoom
+		return 0, 0, errNoRoom
 	}
 	file := d.file
 	if file == nil {
 		if file, err = t.disk.create(h.id, h.number); err != nil {
-			return 0, t.unsettled(d, err)
+			return 0, 0, t.unsettled(d, err)
 		}
 		defer file.Close()
 		d.path = file.Name()
 		at := int64(headSize)
 		for _, piece := range d.pieces {
 			if _, err = file.WriteAt(piece, at); err != nil {
-				return 0, t.unsettled(d, err)
+				return 0, 0, t.unsettled(d, err)
 			}
 			at += int64(len(piece))
 		}
 	}
 	if size, err = t.disk.seal(file, h, meta); err != nil {
-		return 0, t.unsettled(d, err)
+		return 0, 0, t.unsettled(d, err)
 	}
 	t.disk.give(d.room - need)
 	d.room, d.path = 0, ""
-	return size, nil
+	return size, stampOfFile(file), nil
 }
 
 // roomFor sees to it that a draft has the room of a file of a size.
