@@ -59,7 +59,7 @@ type CachePurge struct {
 // CachePurged is what came of a CachePurge.
 type CachePurged struct {
 	Purged int  `json:"purged"`
-	Ill    bool `json:"ill,omitempty"` // the disk fails: what it holds may be found again by another process
+	Ill    bool `json:"ill,omitempty"` // the disk fails, and still has what was purged: it may be found again by another process
 }
 
 // CacheStep is one step of a decision of the cache.

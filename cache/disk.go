@@ -43,6 +43,7 @@ type disk struct {
 	journal journal
 	wake    chan struct{} // the evictor
 	full    atomic.Bool   // the last failure was for want of room
+	quota   atomic.Bool   // which the disk does not show
 }
 
 func newDisk(dir string, limit int64, log *slog.Logger) *disk {

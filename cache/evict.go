@@ -69,9 +69,27 @@ func (t *Tiers) relieve() {
 	}
 	for end := t.disk.used.Load() / 8 * 7; t.ctx.Err() == nil && t.disk.used.Load() > end; {
 		if !t.evictOne() {
-			return
+			break
 		}
 	}
+	t.disk.hold()
+}
+
+// spare lets go of ours where others have filled the disk but for a part of the
+// reserve: until half of that is free again, but no more than an eighth of ours.
+func (t *Tiers) spare() {
+	d := t.disk
+	free, ok := freeIn(d.dir)
+	if !ok || !d.usable() || free >= d.reserve()/4 {
+		return
+	}
+	used := d.used.Load()
+	for end := max(used/8*7, used-(d.reserve()/2-free)); t.ctx.Err() == nil && d.used.Load() > end; {
+		if !t.evictOne() {
+			break
+		}
+	}
+	d.hold()
 }
 
 // evictOne evicts an object from the disk, and so from the store; false if there

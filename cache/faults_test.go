@@ -92,6 +92,16 @@ func large(s *Tiers, n int) bool {
 	return err == nil && s.Keep(metaOf(n, "a"), d) != nil
 }
 
+// copied copies a folder to one that has room.
+func copied(t *testing.T, dir string) string {
+	t.Helper()
+	to := t.TempDir() + "/copy"
+	if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
 func TestDiskFull(t *testing.T) {
 	dir := mount(t, "size=6m")
 	synctest.Test(t, func(t *testing.T) {
@@ -112,6 +122,26 @@ func TestDiskFull(t *testing.T) {
 		}
 		if stats := s.Stats(); !stats.Degraded || stats.DiskErrors == 0 || stats.Corrupt != 0 {
 			t.Errorf("%+v", stats)
+		}
+		if n := s.Purge(Match{URL: metaOf(3, "").URL}, false); n != 1 || s.Owes() {
+			t.Errorf("purged %d, owes %t", n, s.Owes())
+		}
+		if n := s.Purge(Match{URL: metaOf(4, "").URL}, true); n != 1 || s.Owes() {
+			t.Errorf("purged %d softly, owes %t", n, s.Owes())
+		}
+		other, err := OpenTiers(TiersOptions{Memory: 1 << 20, Disk: 64 << 20, Dir: copied(t, dir+"/cache")}) // as a kill would leave it
+		if err != nil {
+			t.Fatal(err)
+		}
+		none(t, other, testKey(3))
+		for _, object := range other.Find(testKey(4)) {
+			if !object.Meta.Stale {
+				t.Error("what was purged softly is fresh")
+			}
+		}
+		expect(t, one(t, other, testKey(5)).Forms[0], bodyOf(5, 5000))
+		if err := other.Close(); err != nil {
+			t.Fatal(err)
 		}
 		synctest.Wait()
 		lines(t, log, 1, 0)
@@ -151,9 +181,85 @@ func TestDiskFullOfOurs(t *testing.T) {
 				t.Fatalf("%+v\n%s", s.Stats(), log)
 			}
 		}
-		if s.Stats().DiskEvictions == 0 {
+		if s.Stats().DiskEvictions == 0 || !s.Stats().Short {
 			t.Errorf("%+v", s.Stats())
 		}
+		lines(t, log, 0, 0)
+	})
+}
+
+// fill fills a disk but for so many bytes, with others' files.
+func fill(t *testing.T, dir string, but int64) {
+	t.Helper()
+	f, err := os.OpenFile(dir+"/others", os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for {
+		free, ok := freeIn(dir)
+		if !ok {
+			t.Fatal("free bytes are not known")
+		}
+		if free -= but; free <= 0 {
+			return
+		}
+		if _, err := f.Write(make([]byte, min(free, 1<<20))); err != nil {
+			return
+		}
+	}
+}
+
+// TestDiskShared keeps on a disk that others fill, slowly: the store lets go of its
+// own before there is no room, and the disk never fails.
+func TestDiskShared(t *testing.T) {
+	dir := mount(t, "size=16m")
+	synctest.Test(t, func(t *testing.T) {
+		s, log := faulty(t, dir+"/cache")
+		n := 0
+		for free := int64(14 << 20); free > 0; free -= 100 << 10 {
+			if now, _ := freeIn(dir); now > free {
+				fill(t, dir, free)
+			} else {
+				fill(t, dir, max(0, now-60<<10))
+			}
+			for range 40 {
+				n++
+				keep(t, s, metaOf(n, "a"), bodyOf(n, 5000))
+			}
+			time.Sleep(spareEvery)
+			synctest.Wait()
+		}
+		if stats := s.Stats(); stats.Degraded || !stats.Short || stats.DiskEvictions == 0 {
+			t.Errorf("%+v", stats)
+		}
+		lines(t, log, 0, 0)
+		if warned := strings.Count(log.String(), "has no room"); warned == 0 || warned > 5 {
+			t.Errorf("%d warnings in %v", warned, 140*spareEvery)
+		}
+	})
+}
+
+// TestDiskFlaps keeps on a disk whose room others take as soon as there is any: the
+// log has it a few times an hour, not every second.
+func TestDiskFlaps(t *testing.T) {
+	dir := mount(t, "size=16m")
+	synctest.Test(t, func(t *testing.T) {
+		s, log := faulty(t, dir+"/cache")
+		keepAll(t, s, 0, 1000)
+		n := 1000
+		for range 60 * 60 {
+			fill(t, dir, 0)
+			n++
+			keep(t, s, metaOf(n, "a"), bodyOf(n, 5000))
+			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		text := log.String()
+		if fell := strings.Count(text, "the cache's disk fails"); fell == 0 || fell > 20 {
+			t.Errorf("fell %d times in an hour:\n%s", fell, text)
+		}
+		expect(t, one(t, s, testKey(n)).Forms[0], bodyOf(n, 5000))
 	})
 }
 
@@ -186,6 +292,9 @@ func TestDiskReadOnly(t *testing.T) {
 		if n := s.Purge(Match{URL: metaOf(3, "").URL}, true); n != 1 || !one(t, s, testKey(3)).Meta.Stale {
 			t.Errorf("purged %d", n)
 		}
+		if !s.Owes() {
+			t.Error("says that the disk has it")
+		}
 		synctest.Wait()
 		lines(t, log, 1, 0)
 		time.Sleep(10 * mostRest)
@@ -195,6 +304,9 @@ func TestDiskReadOnly(t *testing.T) {
 		time.Sleep(2 * mostRest)
 		synctest.Wait()
 		lines(t, log, 1, 1)
+		if s.Owes() {
+			t.Error("owes what it has paid")
+		}
 		keepAll(t, s, 40, 60)
 		o := TiersOptions{Memory: 8 << 20, Disk: 64 << 20, Dir: dir}
 		s = reopen(t, s, o)

@@ -15,10 +15,18 @@ import (
 // again after twice that, and so on. When it is well, it is used again; if it's
 // another one by then, or was emptied, the index of it begins anew. The log has a
 // line when it falls and one when it's back.
+//
+// On one that others fill as well, the store makes room before there is none: it
+// takes no more than leaves a reserve, and lets go of its own when others come near
+// it (spare). One that falls again soon is tried as seldom as before.
 
 const (
 	leastRest = time.Second
 	mostRest  = time.Minute
+	// steady is how long a disk is well before it counts as one that never fell.
+	steady = 10 * time.Minute
+	// spareEvery is how often the free bytes of the disk are looked at.
+	spareEvery = 10 * time.Second
 )
 
 // errLocked is of a folder that another process has.
@@ -48,6 +56,9 @@ const (
 func (d *disk) unseen(match Match) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.well.Load() && !d.holds() {
+		d.failed(errors.New("its folder is another, or gone"))
+	}
 	switch {
 	case d.well.Load():
 	case len(d.purged) < mostPurged:
@@ -55,6 +66,13 @@ func (d *disk) unseen(match Match) {
 	default:
 		d.purged = []Match{{}}
 	}
+}
+
+// owing reports whether a purge is not on the disk yet.
+func (d *disk) owing() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.doomed) > 0 || !d.well.Load() && !d.holds()
 }
 
 // failed notes an error of the disk, which is left alone from then on; unless it's
@@ -66,6 +84,8 @@ func (d *disk) failed(err error) {
 	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		d.full.Store(true)
+		free, known := freeIn(d.dir)
+		d.quota.Store(!known || free > d.reserve())
 	}
 	if !d.well.Swap(false) {
 		return
@@ -103,6 +123,9 @@ func (d *disk) nudge() {
 // tries the disk again when it failed.
 func (t *Tiers) tend() {
 	rest := leastRest
+	var wellSince time.Time
+	look := time.NewTicker(spareEvery)
+	defer look.Stop()
 	var again <-chan time.Time
 	if !t.disk.well.Load() && t.disk.limit.Load() > 0 {
 		again = time.After(rest)
@@ -113,13 +136,18 @@ func (t *Tiers) tend() {
 			return
 		case <-t.disk.fell:
 			if again == nil {
-				rest = leastRest
+				if rest = min(2*rest, mostRest); time.Since(wellSince) > steady {
+					rest = leastRest
+				}
 				again = time.After(rest)
 			}
+		case <-look.C:
+			t.spare()
 		case <-again:
 			again = nil
 			switch err := t.tryAgain(); {
 			case err == nil:
+				wellSince = time.Now()
 				continue
 			case errors.Is(err, errLocked): // and will be let go
 				rest = leastRest

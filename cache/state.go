@@ -8,12 +8,14 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // The state file says what must hold from one process to the next: how often the
 // store was opened, so that names are never given twice, and a bound of the bytes
 // that its files take, so that there is room to be had before they are counted.
-// The bound is raised ahead of use, and seldom. Where the file is missing or
+// The bound is raised ahead of use, and seldom, and no further than the disk has
+// room for beside what others keep there. Where the file is missing or
 // can't be true, the folders are looked through for the highest name, and the
 // disk counts as full until its files are counted.
 
@@ -26,6 +28,8 @@ type serial struct {
 
 	boundMu sync.Mutex // guards the writing of the file
 	bound   atomic.Int64
+	short   atomic.Int64 // since when there is less room than the limit, as the log had it last, Unix nanoseconds; 0 for enough
+	shut    atomic.Int64 // until then there is no more room, as far as is known: Unix nanoseconds
 }
 
 // numberBits is how many bits of a name count the objects of one process.
@@ -112,7 +116,9 @@ func (d *disk) take(n int64) bool {
 		}
 		if err := d.raise(); err != nil {
 			d.give(n)
-			d.failed(err)
+			if !errors.Is(err, errNoRoom) {
+				d.failed(err)
+			}
 			return false
 		}
 		return true
@@ -123,10 +129,52 @@ func (d *disk) take(n int64) bool {
 func (d *disk) raise() error {
 	d.boundMu.Lock()
 	defer d.boundMu.Unlock()
-	if used := d.used.Load(); used > d.bound.Load() {
-		return d.writeState(used + max(d.limit.Load()/64, 1<<20))
+	used, bound := d.used.Load(), d.bound.Load()
+	if used <= bound {
+		return nil
 	}
-	return nil
+	step := max(d.limit.Load()/64, 1<<20)
+	if free, ok := freeIn(d.dir); ok {
+		if free -= d.reserve(); used-bound > free {
+			d.shortOf(free + d.reserve())
+			return errNoRoom
+		}
+		d.short.Store(0)
+		step = min(step, (free-(used-bound))/2)
+	}
+	if d.quota.Load() && time.Now().UnixNano() < d.shut.Load() {
+		return errNoRoom
+	}
+	return d.writeState(used + step)
+}
+
+// reserve is how much of a disk is left to others, and to what is not counted.
+func (d *disk) reserve() int64 { return 64<<10 + min(d.limit.Load()/256, 1<<30) }
+
+// shortEvery is how often the log has it that there is no more room.
+const shortEvery = 10 * time.Minute
+
+// shortOf notes that others leave no more room than the store has.
+func (d *disk) shortOf(free int64) {
+	now := time.Now().UnixNano()
+	if was := d.short.Load(); was != 0 && now-was < int64(shortEvery) {
+		return
+	}
+	d.short.Store(now)
+	d.log.Warn("the cache's disk has no room for all that the file gives it", "dir", d.dir, "free", free, "left_to_others", d.reserve(),
+		"used", d.used.Load(), "limit", d.limit.Load())
+}
+
+// shutFor is how long a disk on which there is no more room for us, for a reason that
+// can't be seen, as a quota, is not tried for more.
+const shutFor = 10 * time.Minute
+
+// hold keeps the store from growing, as there is no more room than it has.
+func (d *disk) hold() {
+	d.boundMu.Lock()
+	defer d.boundMu.Unlock()
+	d.shut.Store(time.Now().Add(shutFor).UnixNano())
+	d.bound.Store(min(d.bound.Load(), d.used.Load())) // that of the file is higher, which does no harm
 }
 
 // lower brings the bound down to what is used, if that is worth it.

@@ -19,6 +19,7 @@ type Stats struct {
 	Corrupt         uint64 // files that were not what had been written
 
 	Degraded   bool    // there is a disk, and it fails
+	Short      bool    // others leave less room on it than DiskLimit
 	Recovering bool    // what an earlier process left isn't all indexed
 	Recovered  float64 // which part of it is; 1 is all
 }
@@ -52,6 +53,7 @@ func (t *Tiers) Stats() Stats {
 	stats.DiskBytes, stats.DiskLimit = t.disk.used.Load()+t.disk.journal.length.Load(), t.disk.limit.Load()
 	stats.DiskErrors = t.disk.failures.Load()
 	stats.Degraded = stats.DiskLimit > 0 && !t.disk.well.Load()
+	stats.Short = t.disk.short.Load() != 0
 	if scan := t.scan.Load(); scan != nil {
 		stats.Recovered = float64(scan.folders.Load()) / folders
 		stats.Recovering = stats.Recovered < 1

@@ -73,6 +73,10 @@ func (t *Tiers) Purge(match Match, soft bool) int {
 	return purged
 }
 
+// Owes reports whether something that was purged may be found again by another
+// process: its files could not be removed or marked, or not even be looked at.
+func (t *Tiers) Owes() bool { return t.disk != nil && t.disk.limit.Load() > 0 && t.disk.owing() }
+
 // writeStale tells the file of an object that it was purged, if it still is.
 func (t *Tiers) writeStale(e entry) {
 	if e.pages == 0 {

@@ -168,7 +168,7 @@ func (d *Daemon) Purge(order admin.CachePurge) (purged admin.CachePurged, err er
 	for _, match := range order.Match {
 		purged.Purged += k.Cache.Purge(d.matchOf(match), order.Soft)
 	}
-	purged.Ill = k.tiers.Stats().Degraded
+	purged.Ill = k.tiers.Owes()
 	d.log.Info("purged", "objects", purged.Purged, "softly", order.Soft)
 	return purged, nil
 }
@@ -221,10 +221,11 @@ var (
 	cacheErrors    = cacheDesc("disk_errors_total", "Failures of the disk.")
 	cacheCorrupt   = cacheDesc("corrupt_total", "Files that were not what had been written, and were thrown away.")
 	cacheIll       = cacheDesc("disk_ill", "1 while the disk fails and nothing is kept there.")
+	cacheShort     = cacheDesc("disk_short", "1 while others leave less room on the disk than disk says.")
 	cacheFound     = cacheDesc("disk_found_ratio", "Part of the disk that has been looked through since the start.")
 )
 
-var cacheDescs = []*prometheus.Desc{cacheObjects, cacheBytes, cacheLimit, cacheEvictions, cacheErrors, cacheCorrupt, cacheIll, cacheFound}
+var cacheDescs = []*prometheus.Desc{cacheObjects, cacheBytes, cacheLimit, cacheEvictions, cacheErrors, cacheCorrupt, cacheIll, cacheShort, cacheFound}
 
 // Describe sends the descriptions.
 func (c *cacheCollector) Describe(ch chan<- *prometheus.Desc) {
@@ -264,5 +265,10 @@ func (c *cacheCollector) Collect(ch chan<- prometheus.Metric) {
 		ill = 1
 	}
 	gauge(cacheIll, ill)
+	short := 0.0
+	if s.Short {
+		short = 1
+	}
+	gauge(cacheShort, short)
 	gauge(cacheFound, s.Recovered)
 }
