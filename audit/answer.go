@@ -2,13 +2,11 @@ package audit
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/net/publicsuffix"
 
@@ -35,63 +33,22 @@ func statusLine(status int) string {
 	return strings.TrimSpace(strconv.Itoa(status) + " " + http.StatusText(status))
 }
 
-// hsts warns of a Strict-Transport-Security that binds more than the host over
-// TLS.
+// hsts notes what the edges leave out of the origin's Strict-Transport-Security,
+// where the file says nothing of its own.
 func (v *visit) hsts(values []string) {
-	if len(values) == 0 || isAddress(v.public.Host) { // no policy for addresses: RFC 6797 section 8.1.1
+	if len(values) == 0 || v.site.TLS.HSTS != nil || isAddress(v.public.Host) { // no policy for addresses: RFC 6797 section 8.1.1
 		return
 	}
 	policy, ok := parsePolicy(values[0]) // the first alone counts: section 8.1
-	if !ok || policy.maxAge == 0 {
-		return
+	switch {
+	case !ok || policy.maxAge == 0:
+	case v.site.HTTP == config.HTTPServe:
+		v.add(Note, kindHSTS, "write http: redirect, if browsers are to keep to https",
+			"the origin's Strict-Transport-Security is left out: browsers would refuse plain HTTP, and the site has http: serve")
+	case policy.below || policy.preload:
+		v.add(Note, kindHSTS, "write tls: {hsts: {max_age: 8760h, include_subdomains: true}}, if every host below "+v.public.Host+" has TLS",
+			"the origin's Strict-Transport-Security says %s, which is left out: here it would bind every host below %s, in this file or not (RFC 6797 section 6.1.2); its max-age is passed on", policy.words(), v.public.Host)
 	}
-	if v.site.HTTP == config.HTTPServe {
-		v.add(Warning, kindHSTS, "write http: redirect, or take the field out at the origin",
-			"Strict-Transport-Security: a browser that was here over HTTPS refuses plain HTTP for %s, and the site has http: serve; over plain HTTP itself browsers ignore the field",
-			seconds(policy.maxAge))
-	}
-	known, plain, wildcard := v.below()
-	if !policy.below && !policy.preload || wildcard && len(plain) == 0 {
-		return
-	}
-	v.add(Warning, kindHSTS, "see that every host below "+v.public.Host+" has TLS, or take "+policy.words()+" out at the origin", "%s",
-		policy.says(v.public.Host)+"; "+counted(known, plain))
-}
-
-// below counts the hosts of the file below this one, and names those without
-// TLS. wildcard says that it publishes every such host over TLS.
-func (v *visit) below() (known int, plain []string, wildcard bool) {
-	seen := map[string]bool{} // a host may be there with several ports
-	for _, site := range v.cfg.Sites {
-		for _, host := range site.Hosts {
-			name := host.Public.Host
-			if !strings.HasSuffix(name, "."+v.public.Host) || seen[name] {
-				continue
-			}
-			seen[name] = true
-			known++
-			if site.TLS == nil {
-				plain = append(plain, name)
-			} else if name == "*."+v.public.Host {
-				wildcard = true
-			}
-		}
-	}
-	return known, plain, wildcard
-}
-
-// counted says of the hosts below one what the file has of them.
-func counted(known int, plain []string) string {
-	const most = 8 // names in a message
-	text := "the file has " + strconv.Itoa(known) + " of them"
-	if len(plain) == 0 {
-		return text
-	}
-	text += ", without TLS " + strings.Join(plain[:min(len(plain), most)], ", ")
-	if len(plain) > most {
-		text += fmt.Sprintf(" and %d more", len(plain)-most)
-	}
-	return text
 }
 
 // policy is a Strict-Transport-Security field (RFC 6797 section 6.1).
@@ -110,19 +67,6 @@ func (p policy) words() string {
 		return "preload"
 	}
 	return "includeSubDomains and preload"
-}
-
-// says is what the policy does to the hosts below one.
-func (p policy) says(host string) string {
-	const list = "the list that browsers come with, on which a domain stands with every host below it"
-	if !p.below {
-		return "Strict-Transport-Security with preload lets anybody put " + host + " on " + list
-	}
-	text := fmt.Sprintf("Strict-Transport-Security with includeSubDomains: for %s browsers refuse plain HTTP to every host below %s, in this file or not (RFC 6797 section 6.1.2)", seconds(p.maxAge), host)
-	if p.preload {
-		text += ", and with preload anybody may put it on " + list
-	}
-	return text
 }
 
 // parsePolicy reads the field as a browser does: it ignores one with a directive
@@ -151,15 +95,6 @@ func parsePolicy(value string) (p policy, ok bool) {
 		}
 	}
 	return p, ok
-}
-
-// seconds is a number of seconds for people: "365 days", "5m0s".
-func seconds(n uint64) string {
-	const day = 24 * 60 * 60
-	if n >= 2*day {
-		return strconv.FormatUint(n/day, 10) + " days"
-	}
-	return (time.Duration(n) * time.Second).String()
 }
 
 // clearSiteData warns of a Clear-Site-Data that takes the cookies of other hosts:

@@ -28,7 +28,7 @@ type Level string
 const (
 	Error   Level = "error"   // visitors get no answer
 	Warning Level = "warning" // they get one that does more than it seems to, or slower than need be
-	Note    Level = "note"    // what was not asked, and why
+	Note    Level = "note"    // what was not asked, or is not passed on, and why
 )
 
 // The kinds of findings that are no outcome.Kind.

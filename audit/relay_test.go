@@ -95,7 +95,7 @@ sites:
 		t.Fatalf("%+v, %v", report, err)
 	}
 	wants := []struct{ host, kind, has string }{
-		{"https://example.cn", "hsts", "the file has 7 of them; "},
+		{"https://example.cn", "hsts", "says includeSubDomains, which is left out"},
 		{"https://leaves.example.cn", "redirect", "https://example.org"},
 		{"https://ill.example.cn", "status", "500 Internal Server Error"},
 		{"https://cut.example.cn", "origin_cut", "fetch from origin https://cut.example.com: "},

@@ -26,7 +26,7 @@ var explained = map[Reason]string{
 	whyNoStore:        "it says no-store",
 	whyMustUnderstand: "it says must-understand, and its status is not known here",
 	whyPrivate:        "it says private: it is for one client",
-	whyAuthorization:  "the request has Authorization, and the answer says neither public, s-maxage nor must-revalidate",
+	whyAuthorization:  "the request has Authorization or a client certificate, and the answer says neither public, s-maxage nor must-revalidate",
 	whySetCookie:      "it sets a cookie, and says neither public nor s-maxage",
 	whyStatus:         "its status is of one request alone",
 	whyVaryAny:        "Vary: * is for no other request",

@@ -88,7 +88,7 @@ func (x *exchanged) forbidden(f *facts) Reason {
 		return whyMustUnderstand
 	case f.private:
 		return whyPrivate
-	case len(x.sent.Header["Authorization"]) > 0 && !f.mustRevalidate && !f.public && f.sMaxAge == unsaid: // §3.5
+	case authenticated(x.sent.Header) && !f.mustRevalidate && !f.public && f.sMaxAge == unsaid: // §3.5
 		return whyAuthorization
 	case len(h["Set-Cookie"]) > 0 && !f.sharesCookies():
 		return whySetCookie
@@ -189,7 +189,13 @@ func (x *exchanged) lifeless(v *verdict) Reason {
 }
 
 // personal reports whether a request says who the client is.
-func personal(h http.Header) bool { return len(h["Cookie"]) > 0 || len(h["Authorization"]) > 0 }
+func personal(h http.Header) bool { return len(h["Cookie"]) > 0 || authenticated(h) }
+
+// authenticated reports whether a request proves who the client is: by itself, or,
+// as the edge found, by the certificate of its connection (RFC 9440 section 3).
+func authenticated(h http.Header) bool {
+	return len(h["Authorization"]) > 0 || len(h["Client-Cert"]) > 0
+}
 
 // implicit reports whether a kept answer says nothing of caches: it is validated
 // each time, and only for those who do not say who they are. Many origins answer

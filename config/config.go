@@ -17,7 +17,7 @@
 // It refuses to guess: no key is ignored, no value is corrected, nothing is
 // taken from the environment. It opens no socket and resolves no name.
 //
-// The comments on the fields below, and in forwards.go and caching.go, are the manual: docs/CONFIG.md and
+// The comments on the fields below, and in forwards.go, caching.go and front.go, are the manual: docs/CONFIG.md and
 // schema.json are made from them.
 package config
 
@@ -243,6 +243,32 @@ type TLS struct {
 
 	// A PEM file: the private key of the certificate. Read by edges.
 	Key string `yaml:"key" kind:"path" example:"example.cn.key"`
+
+	// The lowest version of TLS. `1.3` leaves clients of before 2018 outside.
+	Min string `yaml:"min,omitempty" enum:"1.2|1.3" default:"1.2"`
+
+	// The cipher suites of TLS 1.2, by their IANA or OpenSSL names. Left out, all
+	// that have forward secrecy and AEAD; others can't be had. In which order
+	// they are chosen is not for the file: by what both machines are fast at.
+	// The suites of TLS 1.3 are always on.
+	Suites []string `yaml:"suites,omitempty" kind:"suite" example:"[TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384]"`
+
+	// The key exchanges. Left out, the hybrid post-quantum `X25519MLKEM768`
+	// (and, of the same kind, those of the NIST's curves) for clients that know
+	// it, else `X25519`, `secp256r1`, `secp384r1` or `secp521r1`. Their order is
+	// not for the file.
+	Curves []string `yaml:"curves,omitempty" kind:"curve" example:"[X25519MLKEM768, X25519]"`
+
+	// Visitors must show a certificate that one of these authorities signed:
+	// `clients: clients.pem`, or `{ca: clients.pem, require: false}`. The origin
+	// gets it in the field Client-Cert (RFC 9440). Left out, none is asked for.
+	Clients *Clients `yaml:"clients,omitempty" example:"clients.pem"`
+
+	// Tell browsers to keep to https (Strict-Transport-Security, RFC 6797), in
+	// place of what the origin says. Left out, the `max-age` of the origin is
+	// passed on, without its includeSubDomains and preload, which are promises
+	// for other hosts than its own here; with `http: serve` it is dropped.
+	HSTS *HSTS `yaml:"hsts,omitempty" example:"{max_age: 8760h}"`
 }
 
 // Entry is how an edge takes a connection.

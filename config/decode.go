@@ -255,6 +255,13 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, tag reflect.StructTag, pa
 			d.value(n, reflect.ValueOf(&p.To).Elem(), to.Tag, path)
 			return
 		}
+	case *Clients:
+		if n.Kind == yaml.ScalarNode {
+			p.Require = true
+			ca, _ := reflect.TypeFor[Clients]().FieldByName("CA")
+			d.value(n, reflect.ValueOf(&p.CA).Elem(), ca.Tag, path)
+			return
+		}
 	case *Cache:
 		if p.Off = isOff(n); p.Off {
 			return
@@ -511,6 +518,10 @@ func (d *decoder) kind(kind, s string) (string, *fault) {
 		return parseCookieName(s)
 	case "prefix":
 		return parsePrefix(s)
+	case "suite":
+		return parseSuite(s)
+	case "curve":
+		return parseCurve(s)
 	case "sni":
 		return parseSNI(s)
 	case "fieldname":
@@ -588,7 +599,9 @@ func (d *decoder) mistyped(n *yaml.Node, t reflect.Type, tag reflect.StructTag, 
 	mend := "write " + wanted(t, tag)
 	if n.Kind == yaml.ScalarNode && t.Kind() == reflect.String {
 		mend = "put it in quotes"
-		if tag.Get("enum") != "" {
+		if words := strings.Split(tag.Get("enum"), "|"); slices.Contains(words, n.Value) {
+			mend = "put it in quotes: " + strconv.Quote(n.Value)
+		} else if tag.Get("enum") != "" {
 			mend = "write " + orList(strings.Split(tag.Get("enum"), "|"))
 		}
 	}

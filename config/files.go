@@ -29,6 +29,9 @@ func (c *Config) checkFiles(n *Node, now time.Time) Errors {
 		if s.EndsTLS(n) && s.TLS.Cert != "" && s.TLS.Key != "" {
 			f.site(path+".tls", s)
 		}
+		if s.EndsTLS(n) && s.TLS.Clients != nil && s.TLS.Clients.CA != "" {
+			f.authorities(f.placed(path+".tls.clients.ca", path+".tls.clients"), s.TLS.Clients.CA, "write the authorities as PEM: -----BEGIN CERTIFICATE-----")
+		}
 		if n.IsRelay() && s.Origin.TLS.CA != "" {
 			f.authorities(path+".origin.tls.ca", s.Origin.TLS.CA, "write the authorities as PEM: -----BEGIN CERTIFICATE-----")
 		}
@@ -42,6 +45,14 @@ func (c *Config) checkFiles(n *Node, now time.Time) Errors {
 		f.pki(c.PKI, n.Name)
 	}
 	return f.errs
+}
+
+// placed is path when the file has it, else what stands for it.
+func (f *filesCheck) placed(path, other string) string {
+	if _, ok := f.places[path]; ok {
+		return path
+	}
+	return other
 }
 
 // pemFile is a file and the path in the configuration that names it.

@@ -66,7 +66,7 @@ func makeSchema(t *testing.T) *jsonschema.Schema {
 		reflect.TypeFor[OriginTLS](), reflect.TypeFor[TLS](), reflect.TypeFor[Route](), reflect.TypeFor[Headers](),
 		reflect.TypeFor[Forward](), reflect.TypeFor[Target](), reflect.TypeFor[ForwardHealth](), reflect.TypeFor[ForwardProxy](), reflect.TypeFor[ForwardLimits](),
 		reflect.TypeFor[Node](), reflect.TypeFor[Link](), reflect.TypeFor[Price](), reflect.TypeFor[Limits](), reflect.TypeFor[Log](),
-		reflect.TypeFor[Cache](), reflect.TypeFor[Caching](),
+		reflect.TypeFor[Cache](), reflect.TypeFor[Caching](), reflect.TypeFor[Clients](), reflect.TypeFor[HSTS](),
 	} {
 		def := s.Definitions[typ.Name()]
 		if def == nil {
@@ -80,6 +80,9 @@ func makeSchema(t *testing.T) *jsonschema.Schema {
 		prop.AnyOf = []*jsonschema.Schema{{Ref: prop.Ref}, {Const: "off"}}
 		prop.Ref = ""
 	}
+	clients, _ := s.Definitions["TLS"].Properties.Get("clients")
+	clients.AnyOf = []*jsonschema.Schema{{Type: "string"}, {Ref: clients.Ref}}
+	clients.Ref = ""
 	one := uint64(1)
 	sites, _ := s.Properties.Get("sites")
 	sites.MinItems = &one

@@ -32,6 +32,9 @@ func (c *Config) check(r *report) {
 		checkBases(r, path, s)
 		checkOneWayBack(r, path, s)
 	}
+	for i, s := range c.Sites {
+		c.checkFront(r, fmt.Sprintf("sites[%d]", i), s)
+	}
 	checkPublicOnce(r, c.Sites)
 	checkDefaultOnce(r, c.Sites)
 	c.checkLoops(r)

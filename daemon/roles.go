@@ -46,6 +46,10 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 	if err != nil {
 		return err
 	}
+	doors, err := edge.NewDoors(cfg, func(site *config.Site) bool { return site.EndsTLS(node) })
+	if err != nil {
+		return err
+	}
 	sockets, err := d.openSockets(cfg, node)
 	if err != nil {
 		return err
@@ -75,7 +79,7 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 	if node.IsEdge() {
 		var crossing edge.Crossing
 		crossing, obsolete = d.crossing(cfg, node, identity)
-		crossing.Certificate = certificates.GetCertificate
+		crossing.Certificate, crossing.Doors = certificates.GetCertificate, doors
 		if kept != nil {
 			crossing.Cache = kept.Cache
 		}
@@ -86,7 +90,7 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 		}
 	}
 	d.changeCache(kept, cfg)
-	d.changePassed(cfg, node, certificates)
+	d.changePassed(cfg, node, certificates, doors)
 	d.config, d.node = cfg, node
 	d.most.Store(new(mostConnections(cfg, node)))
 	d.serve(sockets, cfg, node, identity)
@@ -101,11 +105,11 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 // changePassed makes or swaps the role that ends the TLS of sites that pass
 // through, on a relay. As the edge in a file without nodes, it crosses to the
 // relay of its own process.
-func (d *Daemon) changePassed(cfg *config.Config, node *config.Node, certificates *cert.Store) {
+func (d *Daemon) changePassed(cfg *config.Config, node *config.Node, certificates *cert.Store, doors *edge.Doors) {
 	if node.Role != config.RoleRelay {
 		return
 	}
-	crossing := edge.Crossing{Config: cfg, Certificate: orDefault(cfg, certificates), Over: d.relay}
+	crossing := edge.Crossing{Config: cfg, Certificate: orDefault(cfg, certificates), Doors: doors, Over: d.relay}
 	if d.passed == nil {
 		d.passed = edge.New(crossing, edge.Options{Node: node.Name, Sink: d.sink, Log: d.log, Passed: true})
 	} else {

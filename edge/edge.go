@@ -4,7 +4,7 @@
 //
 //  1. ServeHTTP takes the snapshot, opens the record,
 //  2. admit finds the site by the Host and refuses what is not ours: another
-//     host (421), CONNECT, a loop; on a plain listener it redirects (plain.go),
+//     host, or one that the connection is not for (421, doors.go), CONNECT, a loop; on a plain listener it redirects (plain.go),
 //  3. outgoing says who the client is (forwarded.go) and bounds the body
 //     (body.go),
 //  4. cross hands the request to the crossing, an http.RoundTripper: the cache
@@ -51,6 +51,8 @@ type Crossing struct {
 	// Certificate chooses a site's certificate by the hello; nil, nil for a
 	// name that is not ours, which crypto/tls answers with unrecognized_name.
 	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	// Doors are the TLS settings of the sites; nil are those of no site.
+	Doors *Doors
 	// Over carries a request to the other side.
 	Over http.RoundTripper
 	// Cache keeps what crossed; nil keeps nothing.
@@ -70,6 +72,9 @@ type Options struct {
 	// Passed is the server at a relay that ends the TLS of the sites whose
 	// connections pass through the edges. It serves no others.
 	Passed bool
+	// Tickets are the secrets of session tickets; nil are random ones of this
+	// Server's own, which a Swap keeps.
+	Tickets TicketSecrets
 }
 
 // Server answers clients. Serve it with the http.Servers that HTTP and HTTPS
@@ -85,6 +90,9 @@ type Server struct {
 // New makes a Server.
 func New(crossing Crossing, options Options) *Server {
 	s := &Server{options: options}
+	if s.options.Tickets == nil {
+		s.options.Tickets = &ownTickets{}
+	}
 	s.base, s.cut = context.WithCancel(context.Background())
 	s.Swap(crossing)
 	return s
@@ -96,6 +104,12 @@ func (s *Server) Swap(crossing Crossing) {
 	if crossing.Cache != nil {
 		crossing.keeps = &cache.Transport{Cache: crossing.Cache, Next: fetching{crossing.Over, s}, Policy: policyOf}
 	}
+	if crossing.Doors == nil {
+		crossing.Doors, _ = NewDoors(crossing.Config, func(*config.Site) bool { return false }) // no file is read
+	}
+	crossing.Doors.serve(func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		return s.now.Load().Certificate(hello)
+	})
 	s.now.Store(&crossing)
 }
 
@@ -119,11 +133,9 @@ func (s *Server) Close() {
 func (s *Server) HTTPS(limits config.Limits) *http.Server {
 	server := s.server(limits, true)
 	server.TLSConfig = &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		NextProtos: []string{"h2", "http/1.1"},
-		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return s.now.Load().Certificate(hello)
-		},
+		MinVersion:         tls.VersionTLS12,
+		NextProtos:         []string{"h2", "http/1.1"},
+		GetConfigForClient: s.doorFor,
 	}
 	return server
 }
@@ -256,14 +268,14 @@ func (x *exchange) admit(secure bool) bool {
 		if !ok {
 			return x.refuse(outcome.Errorf(outcome.HostUnknown, "find a site for host %q: none in %s", x.r.Host, x.Config.Path))
 		}
-		if !x.sameSite(site) {
-			return x.refuse(outcome.Errorf(outcome.HostUnknown, "host %q on a connection made for %q", x.r.Host, x.r.TLS.ServerName))
-		}
 		if site.TLS == nil {
 			return x.refuse(outcome.Errorf(outcome.HostUnknown, "host %q is served on plain HTTP alone", x.r.Host))
 		}
 		if (site.Entry == config.Passthrough) != x.server.options.Passed {
 			return x.refuse(outcome.Errorf(outcome.HostUnknown, "host %q on a connection that was ended here: entry of site %s is %s", x.r.Host, site.Name, site.Entry))
+		}
+		if err := x.fits(site); err != nil {
+			return x.refuse(err)
 		}
 		x.site = site
 	}
@@ -275,17 +287,6 @@ func (x *exchange) admit(secure bool) bool {
 		return x.refuse(outcome.Errorf(outcome.BodyTooBig, "a body of %d bytes is over limits.body_bytes, %d", x.r.ContentLength, limit))
 	}
 	return true
-}
-
-// sameSite reports whether the connection was made for the site that the
-// request asks for: a client that reuses a connection because the certificates
-// look alike gets 421 and makes another (RFC 9110 §15.5.20).
-func (x *exchange) sameSite(site *config.Site) bool {
-	if x.r.TLS == nil || x.r.TLS.ServerName == "" {
-		return true
-	}
-	of, _, ok := x.Config.LookupName(x.r.TLS.ServerName)
-	return !ok || of == site
 }
 
 // refuse answers with the page of err's kind and notes it. It gives false, for
@@ -302,6 +303,9 @@ func (x *exchange) refuse(err error) bool {
 	}
 	if (x.rec.Kind == outcome.ClientSlow || x.rec.Kind == outcome.BodyTooBig) && x.r.ProtoMajor == 1 {
 		x.w.Header().Set("Connection", "close") // the rest of the body is not waited for
+	}
+	if x.site != nil {
+		x.strictTransport(x.w.Header())
 	}
 	x.rec.BytesOut = outcome.WritePage(x.w, x.r.Method, x.rec.Kind, x.rec.RequestID)
 	return false
@@ -392,6 +396,9 @@ func (x *exchange) outgoing(ctx context.Context) *http.Request {
 	forwarded(out.Header, x.rec.Client, host, x.rec.Scheme)
 	out.Header["X-Request-Id"] = []string{x.rec.RequestID}
 	out.Header.Add("Cdn-Loop", loopID(x.site.Map.Version()))
+	if field := x.clientCert(); field != "" {
+		out.Header["Client-Cert"] = []string{field}
+	}
 	return out
 }
 
@@ -406,6 +413,7 @@ func (x *exchange) answer(res *http.Response) error {
 	if x.site.Headers.ServerTiming {
 		res.Header.Add("Server-Timing", serverTiming(&x.rec))
 	}
+	x.strictTransport(res.Header)
 	limits := &x.Config.Limits
 	if x.body != nil && x.body.unread() && x.r.ProtoMajor == 1 {
 		own.Set("Connection", "close") // an early answer: the rest of the body is not waited for

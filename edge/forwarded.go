@@ -44,6 +44,19 @@ var clientClaims = map[string]bool{
 	"Cf-Connecting-Ip":         true, // Cloudflare
 	"Fastly-Client-Ip":         true,
 	"Ali-Cdn-Real-Ip":          true, // Alibaba Cloud CDN
+	"Client-Cert":              true, // RFC 9440 section 2.4, as the next
+	"Client-Cert-Chain":        true,
+	"X-Client-Cert":            true,
+	"X-Client-Verify":          true,
+	"X-Forwarded-Client-Cert":  true, // Envoy
+	"X-Ssl-Cert":               true,
+	"X-Ssl-Client-Cert":        true, // nginx, HAProxy, by custom, as those that follow
+	"X-Ssl-Client-Cn":          true,
+	"X-Ssl-Client-Dn":          true,
+	"X-Ssl-Client-S-Dn":        true,
+	"X-Ssl-Client-Verify":      true,
+	"Ssl-Client-Cert":          true,
+	"Ssl-Client-Verify":        true,
 	"Proxy":                    true, // httpoxy: becomes HTTP_PROXY in CGI
 }
 

@@ -9,7 +9,7 @@ import "net/http"
 
 // clientFields are the fields in which the edge says who the client is and what
 // it asked for.
-var clientFields = []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip"}
+var clientFields = []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Client-Cert"}
 
 // toThirdParty takes out of a request what a third party must not see.
 func toThirdParty(h http.Header) {

@@ -44,9 +44,8 @@ With --live, a file that is fine is held against the world: this machine asks
 for / of every public host that is no wildcard, as the relay would, dialled and
 verified alike. An origin that can't be reached, that does not verify or that
 answers 5xx is an error, and the exit status is 1. Warnings are for answers that
-bind more than their own host: Strict-Transport-Security over other hosts,
-Clear-Site-Data with the cookies of the whole domain, redirects to hosts that
-are not in the file. In a file with nodes name the one that this machine is:
+bind more than their own host: Clear-Site-Data with the cookies of the whole
+domain, redirects to hosts that are not in the file. In a file with nodes name the one that this machine is:
 relays reach the origins, so that an edge asks none, and says so. An edge checks
 the targets of its forwards, each address once, as it does in service. A target
 that fails is an error when no other target of its forward is well, and a warning

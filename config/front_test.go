@@ -1,0 +1,58 @@
+package config
+
+import (
+	"crypto/tls"
+	"slices"
+	"testing"
+)
+
+func TestFront(t *testing.T) {
+	c := parse(t, "valid-front.yaml")
+	strict, some := c.Sites[0].TLS, c.Sites[1].TLS
+	if f := strict.Front(); f.Min != tls.VersionTLS13 || !slices.Equal(f.Curves, []tls.CurveID{tls.X25519MLKEM768, tls.CurveP256}) || len(f.Suites) != len(suites) {
+		t.Errorf("strict: %+v", f)
+	}
+	if f := some.Front(); f.Min != tls.VersionTLS12 || f.Curves != nil || !slices.Equal(f.Suites, []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384}) {
+		t.Errorf("some: %+v", f)
+	}
+	if got := *strict.Clients; got != (Clients{CA: "/etc/causeway/ca.pem", Require: true}) {
+		t.Errorf("clients of strict: %+v", got)
+	}
+	if got := *some.Clients; got != (Clients{CA: "/etc/causeway/ca.pem", Require: false}) {
+		t.Errorf("clients of some: %+v", got)
+	}
+	if got := strict.HSTS.Field(); got != "max-age=31536000; includeSubDomains; preload" {
+		t.Errorf("hsts of strict: %q", got)
+	}
+	if got := some.HSTS.Field(); got != "max-age=0" {
+		t.Errorf("hsts of some: %q", got)
+	}
+	var none *TLS
+	if f := none.Front(); f.Min != tls.VersionTLS12 || len(f.Suites) != len(suites) || none.Strict() {
+		t.Errorf("none: %+v", f)
+	}
+	if !strict.Strict() || !some.Strict() || (&TLS{Cert: "a", Key: "b", HSTS: &HSTS{}}).Strict() {
+		t.Error("strict is who asks for more of a connection")
+	}
+}
+
+// TestSuites holds that nothing weak can be written: each suite that may be has
+// forward secrecy and is not one that crypto/tls calls insecure.
+func TestSuites(t *testing.T) {
+	for name, id := range suites {
+		if tls.CipherSuiteName(id) != name {
+			t.Errorf("%s is %s", name, tls.CipherSuiteName(id))
+		}
+		if slices.ContainsFunc(tls.InsecureCipherSuites(), func(s *tls.CipherSuite) bool { return s.ID == id }) {
+			t.Errorf("%s is insecure", name)
+		}
+	}
+	if len(opensslSuites) != len(suites) {
+		t.Error("a suite has no OpenSSL name")
+	}
+	for _, name := range opensslSuites {
+		if suites[name] == 0 {
+			t.Errorf("%s is no suite", name)
+		}
+	}
+}
