@@ -51,6 +51,7 @@ type Cache struct {
 	lone    atomic.Int64   // fetches that nobody waits for
 	most    atomic.Int64   // Options.MostBytes, as it is now
 	rules   rules          // of No-Vary-Search
+	covers  covers         // failures that nobody saw
 
 	flights sync.Mutex // guards the rest
 	closed  bool

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -199,5 +200,57 @@ func TestStaleIfErrorIsNamed(t *testing.T) {
 				t.Errorf("%d: %q %q %+v", i, body, said, trace)
 			}
 		}
+	})
+}
+
+// TestCovered shows that a failure that no visitor sees is in the log once a minute
+// for a site, without the query, and counted: whether the origin can't be reached or
+// answers with an error, whether a visitor waits or nobody does.
+func TestCovered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said strings.Builder
+		down := 0
+		policy := Policy{Site: "shop", StaleIfError: time.Hour}
+		r := newRig(t, policy, func(*http.Request) (*http.Response, error) {
+			switch down {
+			case 1:
+				return nil, errors.New("dial: refused")
+			case 2:
+				return text(503, "down"), nil
+			}
+			return text(200, "a", "Cache-Control: max-age=1"), nil
+		})
+		defer r.Cache.Close()
+		r.Cache.options.Log = slog.New(slog.NewTextHandler(&said, nil))
+		lines := func(n int, counted uint64, with string) {
+			t.Helper()
+			synctest.Wait()
+			if text := said.String(); strings.Count(text, "the origin fails") != n || !strings.Contains(text, with) || r.Cache.Covered()["shop"] != counted || strings.Contains(text, "secret") {
+				t.Errorf("want %d lines, counted %v:\n%s", n, r.Cache.Covered(), text)
+			}
+		}
+		r.get("/a?secret=1")
+		r.idle()
+		down = 1
+		time.Sleep(2 * time.Second)
+		for range 3 {
+			r.get("/a?secret=1")
+			time.Sleep(retryAfter + time.Second)
+		}
+		lines(1, 3, `level=WARN msg="the origin fails: what is kept is given, stale" site=shop url=https://example.cn/a failures=1 err="dial: refused"`)
+		down = 2
+		time.Sleep(time.Minute)
+		r.get("/a?secret=1")
+		lines(2, 4, `failures=3 status=503`)
+		time.Sleep(2 * time.Minute)
+		r.do(request("HEAD", "/a?secret=1"))
+		lines(3, 5, `failures=1 status=503`)
+		policy.StaleIfError, policy.StaleWhileRevalidate = 0, time.Hour // and where the error is not what it is given for
+		time.Sleep(2 * time.Minute)
+		r.get("/a?secret=1")
+		lines(4, 6, `failures=1 status=503`)
+		down = 0
+		r.get("/b")
+		lines(4, 6, "")
 	})
 }

@@ -92,6 +92,7 @@ func (f *flight) run() {
 	v := x.judge()
 	if isTrouble(x.res.StatusCode) {
 		f.c.remember(f.key.key, func(m *mark) { m.failed = x.received })
+		f.cover(x.res.StatusCode, nil)
 		if f.spare {
 			v.reason = whyError
 		}
@@ -118,12 +119,20 @@ func (f *flight) ask(x *exchanged, out *http.Request) {
 		x.res = nil
 		if out.Context().Err() == nil { // it was not given up here
 			f.c.remember(f.key.key, func(m *mark) { m.failed = x.received })
+			f.cover(0, err)
 		}
 		f.land(landing{err: err})
 		return
 	}
 	if !isTrouble(res.StatusCode) {
 		f.c.remember(f.key.key, func(m *mark) { m.failed = time.Time{} })
+	}
+}
+
+// cover notes a failure that nobody sees: something stale is given.
+func (f *flight) cover(status int, err error) {
+	if f.spare || f.first == nil {
+		f.c.cover(f.policy.Site, f.url, status, err)
 	}
 }
 

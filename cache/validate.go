@@ -150,9 +150,12 @@ func (a *ask) passAlone(found *finding, why Reason) (*http.Response, error) {
 	x := &exchanged{policy: a.policy, sent: out, noStore: a.control.noStore, most: a.c.most.Load(), requested: found.now}
 	res, err := a.t.Next.RoundTrip(out)
 	if (err != nil || isTrouble(res.StatusCode)) && found.onError {
+		status := 0
 		if err == nil {
+			status = res.StatusCode
 			res.Body.Close()
 		}
+		a.c.cover(a.policy.Site, a.at(), status, err)
 		return a.stale(found)
 	}
 	if err != nil {

@@ -218,6 +218,7 @@ var (
 	cacheBytes     = cacheDesc("bytes", "Bytes of them with their headers, by where.", "tier")
 	cacheLimit     = cacheDesc("limit_bytes", "Most bytes that are kept, by where.", "tier")
 	cacheEvictions = cacheDesc("evictions_total", "Answers that left for want of room, by where.", "tier")
+	cacheCovered   = cacheDesc("covered_failures_total", "Fetches that failed while something stale was given in place of the answer.", "site")
 	cacheErrors    = cacheDesc("disk_errors_total", "Failures of the disk.")
 	cacheCorrupt   = cacheDesc("corrupt_total", "Files that were not what had been written, and were thrown away.")
 	cacheIll       = cacheDesc("disk_ill", "1 while the disk fails and nothing is kept there.")
@@ -225,7 +226,7 @@ var (
 	cacheFound     = cacheDesc("disk_found_ratio", "Part of the disk that has been looked through since the start.")
 )
 
-var cacheDescs = []*prometheus.Desc{cacheObjects, cacheBytes, cacheLimit, cacheEvictions, cacheErrors, cacheCorrupt, cacheIll, cacheShort, cacheFound}
+var cacheDescs = []*prometheus.Desc{cacheObjects, cacheBytes, cacheLimit, cacheEvictions, cacheCovered, cacheErrors, cacheCorrupt, cacheIll, cacheShort, cacheFound}
 
 // Describe sends the descriptions.
 func (c *cacheCollector) Describe(ch chan<- *prometheus.Desc) {
@@ -252,6 +253,9 @@ func (c *cacheCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(cacheBytes, float64(bytes), name)
 		gauge(cacheLimit, float64(limit), name)
 		count(cacheEvictions, evictions, name)
+	}
+	for site, n := range k.Covered() {
+		count(cacheCovered, n, site)
 	}
 	tier("memory", s.MemoryObjects, s.MemoryBytes, s.MemoryLimit, s.MemoryEvictions)
 	if k.dir == "" {
