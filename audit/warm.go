@@ -154,23 +154,51 @@ type cacheSaid struct {
 }
 
 func readCacheStatus(field string) (said cacheSaid) {
-	at := strings.LastIndex(field, "causeway;")
-	if at < 0 {
-		return cacheSaid{why: "no cache"}
-	}
-	said.why = "not said"
-	for member := range strings.SplitSeq(field[at:], ";") {
-		name, value, _ := strings.Cut(strings.TrimSpace(member), "=")
-		switch name {
-		case "hit":
+	said.why = "no cache"
+	ours := false
+	for _, part := range statusParts(field) {
+		name, value, _ := strings.Cut(strings.TrimSpace(part.text), "=")
+		if part.first { // of a member of the list
+			if ours = name == "causeway"; ours {
+				said = cacheSaid{why: "not said"}
+			}
+			continue
+		}
+		switch {
+		case !ours:
+		case name == "hit":
 			said.hit = true
-		case "stored":
+		case name == "stored":
 			said.stored = true
-		case "detail":
+		case name == "detail":
 			said.why = strings.Trim(value, `"`)
 		}
 	}
 	return said
+}
+
+// statusPart is a member of a list, or a parameter of one.
+type statusPart struct {
+	text  string
+	first bool
+}
+
+// statusParts takes a field apart at its commas and semicolons, but for those in
+// strings (RFC 9651 §3.3.3).
+func statusParts(field string) (parts []statusPart) {
+	first, from, quoted := true, 0, false
+	for i := 0; i <= len(field); i++ {
+		switch {
+		case i == len(field) || !quoted && (field[i] == ',' || field[i] == ';'):
+			parts = append(parts, statusPart{field[from:i], first})
+			first, from = i < len(field) && field[i] == ',', i+1
+		case field[i] == '"':
+			quoted = !quoted
+		case quoted && field[i] == '\\':
+			i = min(i+1, len(field)-1)
+		}
+	}
+	return parts
 }
 
 // mostList bounds a list, and mostBadLines how many of its lines are told that are

@@ -55,6 +55,7 @@ func TestWarm(t *testing.T) {
 	s := newSite(t, map[string]func(http.ResponseWriter){
 		"/new":     says("causeway; fwd=uri-miss; fwd-status=200; stored"),
 		"/there":   says("origin-cache; fwd=miss, causeway; hit; ttl=3"),
+		"/keyed":   says(`causeway; fwd=uri-miss; key="https://example.cn/;hit, causeway; hit\"; stored"; detail="private"`),
 		"/private": says(`causeway; fwd=uri-miss; fwd-status=200; detail="private"`),
 		"/none":    func(http.ResponseWriter) {},
 		"/other":   func(w http.ResponseWriter) { w.WriteHeader(http.StatusMisdirectedRequest) }, // the edge has no such site
@@ -66,7 +67,7 @@ func TestWarm(t *testing.T) {
 	})
 	var list strings.Builder
 	list.WriteString("# pages\n\n")
-	for _, path := range []string{"/new", "/there", "/private", "/none", "/other", "/broken", "/cut"} {
+	for _, path := range []string{"/new", "/there", "/private", "/keyed", "/none", "/other", "/broken", "/cut"} {
 		fmt.Fprintf(&list, " %s%s \n", s.URL, path)
 	}
 	told := 0
@@ -74,12 +75,12 @@ func TestWarm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := audit.Warming{URLs: 7, Kept: 1, Were: 1, NotKept: map[string]int{"private": 1, "no cache": 1}, Bytes: 3 + 3 + 3 + 3 + 3 + 3,
+	want := audit.Warming{URLs: 8, Kept: 1, Were: 1, NotKept: map[string]int{"private": 2, "no cache": 1}, Bytes: 3 + 3 + 3 + 3 + 3 + 3 + 3,
 		Failed: []string{s.URL + "/other: 421 Misdirected Request", s.URL + "/broken: 502 Bad Gateway", s.URL + "/cut: unexpected EOF"}, Took: got.Took}
-	if !reflect.DeepEqual(got, want) || told != 7 {
+	if !reflect.DeepEqual(got, want) || told != 8 {
 		t.Errorf("%+v, told %d\nwant %+v", got, told, want)
 	}
-	if want := []string{"/new br, zstd, gzip", "/new gzip", "/there br, zstd, gzip", "/there gzip", "/private br, zstd, gzip", "/none br, zstd, gzip", "/other br, zstd, gzip", "/broken br, zstd, gzip", "/cut br, zstd, gzip"}; !slices.Equal(s.asked, want) {
+	if want := []string{"/new br, zstd, gzip", "/new gzip", "/there br, zstd, gzip", "/there gzip", "/private br, zstd, gzip", "/keyed br, zstd, gzip", "/none br, zstd, gzip", "/other br, zstd, gzip", "/broken br, zstd, gzip", "/cut br, zstd, gzip"}; !slices.Equal(s.asked, want) {
 		t.Errorf("asked %q", s.asked)
 	}
 }

@@ -33,6 +33,8 @@ type Policy struct {
 	Extensions bool
 	// Search follows No-Vary-Search (draft-ietf-httpbis-no-vary-search).
 	Search bool
+	// ShowKey has the key in Cache-Status (RFC 9211 §2.7), for whoever asks.
+	ShowKey bool
 }
 
 // Query is which parameters of a query count. The zero Query counts all, as they

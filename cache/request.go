@@ -66,10 +66,27 @@ func (a *ask) read() Reason {
 	at := appendURL(room[:0], req, a.policy)
 	a.key = keyOf(req, a.policy, at)
 	a.rules = a.policy.rules()
+	if a.policy.ShowKey {
+		a.status.key = a.shownKey(string(at))
+	}
 	if ranges := req.Header["Range"]; len(ranges) > 0 && !a.head { // of GET alone (RFC 9110 §14.2)
 		a.ranged = readRange(ranges)
 	}
 	return ""
+}
+
+// shownKey is the key in words: the URL as the policy sees it, and the fields and
+// cookies that it has count.
+func (a *ask) shownKey(at string) string {
+	for _, name := range a.policy.KeyHeaders {
+		at += " " + name + "=" + selectorValue(a.req.Header, name)
+	}
+	for _, name := range a.policy.KeyCookies {
+		if value, ok := cookie(a.req.Header, name); ok {
+			at += " cookie " + name + "=" + value
+		}
+	}
+	return at
 }
 
 // rules names what the policy has for the key, in place of the URL.

@@ -353,6 +353,8 @@ func (p *play) set(name, value string, _ bool) (err error) {
 		p.policy.MostBytes, err = strconv.ParseInt(value, 10, 64)
 	case "match_extension":
 		p.policy.Extensions = true
+	case "status_key":
+		p.policy.ShowKey = true
 	case "no_vary_search":
 		p.policy.Search = true
 	default:

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -109,6 +110,7 @@ type status struct {
 	collapsed bool   // §2.6
 	timed     bool
 	ttl       time.Duration // §2.4
+	key       string        // §2.7; "" is not to be said
 	detail    Reason        // §2.8, and
 	note      string        // the rules of the policy
 }
@@ -139,6 +141,23 @@ func (s *status) forward(reason Reason) {
 	}
 }
 
+// appendText appends a String of RFC 9651 (§3.3.3); what that can't hold is written as
+// in a URL.
+func appendText(b []byte, text string) []byte {
+	b = append(b, '"')
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		case c < ' ' || c > '~':
+			b = fmt.Appendf(b, "%%%02X", c)
+		default:
+			b = append(b, c)
+		}
+	}
+	return append(b, '"')
+}
+
 // set adds the member to those of the caches nearer to the origin.
 func (s *status) set(h http.Header) {
 	lines := h["Cache-Status"]
@@ -164,6 +183,10 @@ func (s *status) String() string {
 	}
 	if s.collapsed {
 		b = append(b, "; collapsed"...)
+	}
+	if s.key != "" {
+		b = append(b, "; key="...)
+		b = appendText(b, s.key)
 	}
 	detail := string(s.detail)
 	if s.note != "" {

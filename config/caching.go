@@ -100,6 +100,12 @@ type Caching struct {
 	// query do not count.
 	NoVarySearch bool `yaml:"no_vary_search,omitempty" default:"false"`
 
+	// Say in `Cache-Status` under which key an answer was looked up (RFC 9211): the
+	// URL less the parameters that do not count, and the `key_headers` and
+	// `key_cookies`. It tells every visitor how pages are told apart, and so helps
+	// whoever looks for a way to poison the cache: for a test site, or for a time.
+	StatusKey bool `yaml:"status_key,omitempty" default:"false"`
+
 	// The file says `off`.
 	Off bool `yaml:"-"`
 
@@ -166,7 +172,7 @@ func (w *Caching) of(c *Config, s *Site) *cache.Policy {
 		StaleWhileRevalidate: w.StaleWhileRevalidate, StaleIfError: w.StaleIfError,
 		Query:      cache.Query{Ignore: w.QueryIgnore},
 		KeyHeaders: w.KeyHeaders, KeyCookies: w.KeyCookies, BypassCookies: w.BypassCookies,
-		MostBytes: int64(w.ObjectBytes), Extensions: w.MatchExtension, Search: w.NoVarySearch,
+		MostBytes: int64(w.ObjectBytes), Extensions: w.MatchExtension, Search: w.NoVarySearch, ShowKey: w.StatusKey,
 	}
 	if w.QueryOnly != nil {
 		p.Query.Only, p.Query.None = *w.QueryOnly, len(*w.QueryOnly) == 0
