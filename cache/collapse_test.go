@@ -355,7 +355,7 @@ func TestTooLarge(t *testing.T) {
 			r.store.broken = why == "broken"
 			const size = 3 << 20 // MostBytes is 1 << 20
 			want := bytesOf(size)
-			all, done := r.begin(4, request("GET", "/a"), func(i int) time.Duration { return time.Duration(i) * 10 * time.Millisecond })
+			all, done := r.begin(4, request("GET", "/a"), func(i int) time.Duration { return time.Duration(i) * time.Millisecond })
 			w := <-o.bodies
 			writeBody(w, want, nil)
 			done()

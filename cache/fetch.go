@@ -248,7 +248,8 @@ func (f *flight) copy(x *exchanged, v *verdict) {
 	for {
 		n, err := x.res.Body.Read(*buffer)
 		if n > 0 && !f.write((*buffer)[:n]) {
-			return // nobody reads it, and it can't be kept
+			f.finish(errUnread) // nobody reads it, and it can't be kept
+			return
 		}
 		if err == nil {
 			continue

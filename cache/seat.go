@@ -15,12 +15,24 @@ import (
 //  3. when the draft takes no more, or is larger than is kept, what follows goes
 //     to a ring that the slowest seat holds back; nobody joins any more. So does all
 //     of it where the store begins no draft,
-//  4. finish is the end, or what cut the body: every seat gets that at the same
+//  4. those who wait for one who reads slowly have patience; then he is left
+//     behind, and fetches the rest himself (behind.go),
+//  5. finish is the end, or what cut the body: every seat gets that at the same
 //     place,
-//  5. the last who leaves lets the draft go.
+//  6. the last who leaves lets the draft go.
 
 // ringSize is how far apart those may be who read a body that is not kept.
 const ringSize = 256 << 10
+
+const (
+	// patience is how long, all in all, others who could read on wait for one who reads
+	// slowly.
+	patience = 10 * time.Second
+	// mostPatience is how long they do for all such of a fetch; beyond it, each is
+	// given leastPatience.
+	mostPatience  = 3 * patience
+	leastPatience = time.Second
+)
 
 // stream is the body of a fetch.
 type stream struct {
@@ -38,6 +50,7 @@ type stream struct {
 	err       error         // with done; nil for a whole body
 	settled   bool          // the fetch needs the draft no more
 	discarded bool          // the draft
+	held      time.Duration // that somebody waited for another; the fetch's own
 	handed    bool          // the answer was handed to the first, with the fetch's context
 }
 
@@ -49,6 +62,9 @@ type seat struct {
 	at   int64          // under f.reads; changed by the reader
 	to   int64          // -1 is the end
 	gone bool           // under f.reads
+	left bool           // under f.reads: behind; nobody waits for it any more
+	held time.Duration  // under f.reads: that others waited for it
+	own  io.ReadCloser  // under f.reads: the rest, that it fetches itself
 	mine *http.Response // under f.reads: handed over, and not taken yet
 }
 
@@ -135,15 +151,10 @@ func (f *flight) writeRing(p []byte) int {
 	f.reads.Lock()
 	defer f.reads.Unlock()
 	for {
-		if len(f.seats) == 0 || f.out.Context().Err() != nil {
+		if f.out.Context().Err() != nil || !f.followed() {
 			return 0
 		}
-		slowest := f.written
-		for s := range f.seats {
-			if s.to < 0 || s.at < s.to {
-				slowest = min(slowest, max(s.at, f.inDraft))
-			}
-		}
+		slowest, eager := f.pace()
 		if room := slowest + ringSize - f.written; room > 0 {
 			at := int(f.written % ringSize)
 			n := copy(f.ring[at:], p[:min(int64(len(p)), room)])
@@ -151,13 +162,89 @@ func (f *flight) writeRing(p []byte) int {
 			f.wake()
 			return n
 		}
-		changed := f.changed
-		f.reads.Unlock()
-		select {
-		case <-changed:
-		case <-f.out.Context().Done():
+		if !eager {
+			f.await(nil, 0)
+		} else if most, left := f.leaveBehind(); !left {
+			f.await(f.holders(), most)
 		}
-		f.reads.Lock()
+	}
+}
+
+// followed reports whether anybody reads who is not left behind. f.reads is held.
+func (f *flight) followed() bool {
+	for s := range f.seats {
+		if !s.left {
+			return true
+		}
+	}
+	return false
+}
+
+// pace is how far the slowest has read of those that are not left behind, and whether
+// another has read all there is. f.reads is held.
+func (f *flight) pace() (slowest int64, eager bool) {
+	slowest = f.written
+	for s := range f.seats {
+		if !s.left && (s.to < 0 || s.at < s.to) {
+			slowest = min(slowest, max(s.at, f.inDraft))
+			eager = eager || s.at >= f.written
+		}
+	}
+	return slowest, eager
+}
+
+// holders are those who hold the others back. f.reads is held.
+func (f *flight) holders() (all []*seat) {
+	for s := range f.seats {
+		if !s.left && max(s.at, f.inDraft) <= f.written-ringSize && (s.to < 0 || s.at < s.to) {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// leaveBehind leaves those behind for whom there is no patience any more; else it says
+// how much there is. f.reads is held.
+func (f *flight) leaveBehind() (most time.Duration, left bool) {
+	each := patience
+	if f.held >= mostPatience {
+		each = leastPatience
+	}
+	most = each
+	for _, s := range f.holders() {
+		if s.held >= each {
+			s.left, left = true, true
+		} else {
+			most = min(most, each-s.held)
+		}
+	}
+	return most, left
+}
+
+// await waits for a change; where somebody waits for the holders, no longer than most,
+// and it is counted. f.reads is held, but meanwhile.
+func (f *flight) await(holders []*seat, most time.Duration) {
+	changed := f.changed
+	f.reads.Unlock()
+	var over <-chan time.Time
+	begun := time.Now()
+	if len(holders) > 0 {
+		timer := time.NewTimer(most)
+		defer timer.Stop()
+		over = timer.C
+	}
+	select {
+	case <-changed:
+	case <-over:
+	case <-f.out.Context().Done():
+	}
+	waited := time.Since(begun)
+	f.reads.Lock()
+	if len(holders) > 0 {
+		f.held += waited
+	}
+	for _, s := range holders {
+		s.held += waited
 	}
 }
 
@@ -226,6 +313,8 @@ func (s *seat) Read(p []byte) (int, error) {
 		switch {
 		case s.gone:
 			return 0, http.ErrBodyReadAfterClose
+		case s.own != nil || s.at < end && s.lost() || f.done && f.err == errUnread && s.left && s.at == end && s.at != s.to:
+			return s.readOwn(p)
 		case s.at < end:
 			return s.copy(p[:min(int64(len(p)), end-s.at)])
 		case s.to >= 0 && s.at >= s.to && (f.done || s.to < f.landing.size):
@@ -281,12 +370,15 @@ func (s *seat) Close() error {
 	}
 	s.gone = true
 	delete(f.seats, s)
-	mine := s.mine
+	mine, own := s.mine, s.own
 	s.mine = nil
 	f.tidy()
 	f.wake()
 	last := len(f.seats) == 0
 	f.reads.Unlock()
+	if own != nil {
+		own.Close()
+	}
 	if mine != nil {
 		mine.Body.Close()
 		f.cancel()
