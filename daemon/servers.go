@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -184,9 +185,9 @@ func (d *Daemon) start(key serverKey, socket net.Listener, settings string, cfg 
 		var err error
 		switch key.kind {
 		case kindHTTPS:
-			err = running.server.ServeTLS(hop.Bursts(d.edge.Split(listener)), "", "")
+			err = running.server.Serve(overTLS(running.server, d.edge.Split(listener)))
 		case kindPassed:
-			err = running.server.ServeTLS(hop.Bursts(listener), "", "")
+			err = running.server.Serve(overTLS(running.server, listener))
 		case kindLink:
 			err = d.callers.Serve(running.server, hop.Bursts(listener))
 		default:
@@ -197,6 +198,11 @@ func (d *Daemon) start(key serverKey, socket net.Listener, settings string, cfg 
 		}
 	})
 	return running
+}
+
+// overTLS ends the TLS of a server's connections.
+func overTLS(server *http.Server, listener net.Listener) net.Listener {
+	return hop.Strict(tls.NewListener(hop.Bursts(listener), server.TLSConfig.Clone()))
 }
 
 // fail ends the node, as a server of it stopped by itself.

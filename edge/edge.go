@@ -129,7 +129,7 @@ func (s *Server) Close() {
 	s.Wait(limit)
 }
 
-// HTTPS is the server of a TLS listener: serve it with ServeTLS(ln, "", "").
+// HTTPS is the server of a TLS listener, which is to have its TLSConfig.
 func (s *Server) HTTPS(limits config.Limits) *http.Server {
 	server := s.server(limits, true)
 	server.TLSConfig = &tls.Config{
@@ -150,7 +150,7 @@ func (s *Server) server(limits config.Limits, secure bool) *http.Server {
 		IdleTimeout:       limits.IdleTimeout,
 		WriteTimeout:      limits.SendTimeout, // the beginning of hop.SendClock
 		MaxHeaderBytes:    int(limits.HeaderBytes),
-		HTTP2:             &http.HTTP2Config{WriteByteTimeout: limits.SendTimeout},
+		HTTP2:             &http.HTTP2Config{WriteByteTimeout: limits.SendTimeout, MaxReadFrameSize: hop.MaxFrame},
 		// What ends here is a stranger's broken handshake or request.
 		ErrorLog: log.New(debugLines{s.options.Log}, "", 0),
 	}

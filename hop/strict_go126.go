@@ -1,0 +1,9 @@
+//go:build !go1.27
+
+package hop
+
+import "net"
+
+// Strict gives what a TLS listener accepts, for an http.Server's Serve. Go 1.26
+// serves HTTP/2 on a *tls.Conn alone, so that its server's own answers stay.
+func Strict(listener net.Listener) net.Listener { return listener }
