@@ -511,11 +511,11 @@ type Limits struct {
 	// Warm connections of an edge on each of its links.
 	LinkConnections int `yaml:"link_connections,omitempty" default:"4" min:"1" max:"256"`
 
-	// Most connections of an edge on each of its links: more are opened while
-	// all carry long bodies or many requests, so that short answers need not
-	// queue behind long ones, and closed after a minute without a request. Less
-	// than `link_connections` is as many. A relay refuses an edge more than four
-	// times as many.
+	// Most connections of an edge on each of its links: another is opened for
+	// each that carries a long body, and when all carry many requests, so that
+	// short answers need not queue behind long ones, and closed after a minute
+	// without a request. Less than `link_connections` is as many. A relay refuses
+	// an edge more than four times as many.
 	LinkConnectionsMost int `yaml:"link_connections_most,omitempty" default:"16" min:"1" max:"256"`
 }
 

@@ -47,6 +47,9 @@ const (
 	// pauseTime is how long a connection sends nothing before it is looked at
 	// once more: some answers' distance, and no long body's.
 	pauseTime = 50 * time.Millisecond
+	// startupSends is how many times what it believes in BBR sends in its STARTUP
+	// (2/ln 2).
+	startupSends = 2.885
 	// anewLooks is how long BBR has to find what the line carries.
 	anewLooks = 10
 
@@ -140,7 +143,11 @@ func (p *pacer) climb(now time.Time, info SocketInfo) {
 
 // pause looks at a connection that has something to send after a while.
 func (p *pacer) pause(info SocketInfo) {
-	p.anew = info.Known && info.MinRTT >= shortLine && info.Bandwidth > 0 && !info.Startup && info.Bandwidth < leastPace && !info.queued()
+	sends := float64(info.Bandwidth)
+	if info.Startup {
+		sends *= startupSends
+	}
+	p.anew = info.Known && info.MinRTT >= shortLine && sends > 0 && sends < leastPace && !info.queued()
 	p.before = 0
 }
 

@@ -241,7 +241,8 @@ func TestPauseBeginsAnew(t *testing.T) {
 		anew   bool
 	}{
 		{"settled for little", func(*SocketInfo) {}, true},
-		{"looks by itself", func(i *SocketInfo) { i.Startup = true }, false},
+		{"looks by itself, from little", func(i *SocketInfo) { i.Startup, i.Bandwidth = true, leastPace/3 }, true},
+		{"looks by itself, from enough", func(i *SocketInfo) { i.Startup, i.Bandwidth = true, leastPace/2 }, false},
 		{"believes in enough", func(i *SocketInfo) { i.Bandwidth = leastPace }, false},
 		{"a queue", func(i *SocketInfo) { i.RTT = 300 * time.Millisecond }, false},
 		{"not BBR", func(i *SocketInfo) { i.Bandwidth = 0 }, false},

@@ -3,6 +3,10 @@ package link
 import (
 	"math"
 	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,10 +31,38 @@ func tune(conn net.Conn) {
 			{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepAliveInterval.Seconds())},
 			{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveCount},
 			{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+			{unix.IPPROTO_TCP, unix.TCP_RTO_MIN_US, int(leastRetransmit.Microseconds())}, // Linux 6.15
 		} {
 			_ = unix.SetsockoptInt(s, option.level, option.name, option.value)
 		}
+		// Beyond what the machine allows everybody, for one with CAP_NET_ADMIN.
+		if unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer) != nil && allowsMore() {
+			_ = unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
+		}
 	})
+}
+
+// allowsMore reports whether a socket that asks for a send buffer may have more
+// than the kernel would give it by itself: asking ends that.
+var allowsMore = sync.OnceValue(func() bool {
+	asked, found := settings("net/core/wmem_max"), settings("net/ipv4/tcp_wmem")
+	return len(asked) == 1 && len(found) == 3 && 2*asked[0] > found[2]
+})
+
+// settings are the numbers of a path below /proc/sys; nil where there is none.
+func settings(path string) (numbers []int) {
+	text, err := os.ReadFile("/proc/sys/" + path)
+	if err != nil {
+		return nil
+	}
+	for _, field := range strings.Fields(string(text)) {
+		n, err := strconv.Atoi(field)
+		if err != nil {
+			return nil
+		}
+		numbers = append(numbers, n)
+	}
+	return numbers
 }
 
 // socketInfo asks the kernel for a connection; not Known where it has none.

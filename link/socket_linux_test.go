@@ -75,6 +75,12 @@ func TestSocketSettings(t *testing.T) {
 					t.Errorf("%s is %d (%v), want %d", option.what, got, err, option.want)
 				}
 			}
+			if floor, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_RTO_MIN_US); err == nil && (floor < 50_000 || floor >= 60_000) { // in ticks of the kernel; older ones have none
+				t.Errorf("TCP_RTO_MIN_US is %d, want 50000", floor)
+			}
+			if buffer, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF); err != nil || os.Geteuid() == 0 && buffer != 2*sendBuffer {
+				t.Errorf("SO_SNDBUF is %d (%v), want twice %d", buffer, err, sendBuffer)
+			}
 			got, err := unix.GetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION)
 			if err != nil || (got == "bbr") != mayHave(t, "bbr") {
 				t.Errorf("TCP_CONGESTION is %q (%v)", got, err)

@@ -43,6 +43,10 @@ const (
 	// extraIdle is how long a connection beyond Peer.Connections may be without a
 	// request.
 	extraIdle = time.Minute
+	// roundTrips are as many as it takes until the kernel's RTO (RFC 6298 §2, with
+	// Linux's floor under RTTVAR) has come from three round trips down to one and
+	// leastRetransmit. They cost some 2.5 KB.
+	roundTrips = 10
 	// connAge is how long a connection is kept, less up to a quarter: nodes show
 	// new certificates when they connect.
 	connAge = 12 * time.Hour
@@ -180,6 +184,7 @@ func (t *Transport) keep(ctx context.Context, slot int) {
 			continue
 		}
 		t.put(ctx, slot, w)
+		t.tasks.Go(func() { t.acquaint(ctx, w) })
 		t.hold(ctx, slot, w, 0)
 		if time.Since(w.since) > most {
 			pause = least
@@ -201,6 +206,7 @@ func (t *Transport) grow(ctx context.Context, slots *sync.WaitGroup) {
 		if slot := t.extraSlot(); slot >= 0 {
 			if w, err := t.dial(ctx); err == nil {
 				t.put(ctx, slot, w)
+				t.tasks.Go(func() { t.acquaint(ctx, w) })
 				slots.Go(func() { t.hold(ctx, slot, w, extraIdle) })
 			} else {
 				wait(ctx, time.Second)
@@ -271,6 +277,22 @@ func (t *Transport) greet(ctx context.Context, conn *http.ClientConn) (version s
 	}
 	t.drains(res.Header)
 	return version, nil
+}
+
+// acquaint has the kernels of both ends learn how long a round trip of a long
+// line is: a lost packet with nothing behind it is missed after three of them on
+// a new connection, and after little more than one when they are known.
+func (t *Transport) acquaint(ctx context.Context, w *warm) {
+	if w.rtt < shortLine {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 4*roundTrips*w.rtt)
+	defer cancel()
+	for range roundTrips {
+		if _, err := t.greet(ctx, w.ClientConn); err != nil {
+			return // those who need the connection find out what is wrong
+		}
+	}
 }
 
 // drains reads what an answer says of its relay.
@@ -404,14 +426,25 @@ func (t *Transport) reserve() *warm {
 	return nil
 }
 
-// spare sees to it that a connection is there without a long body, for the short
-// answers to come.
+// spare sees to it that long bodies take none of Peer.Connections from the short
+// answers to come: those that share a connection wait for each other's lost
+// packets.
 func (t *Transport) spare() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if best := leastBusy(t.slots); best == nil || best.bulk.Load() > 0 {
+	if free(t.slots) < t.peer.Connections {
 		t.wantMore()
 	}
+}
+
+// free is how many connections carry no long body.
+func free(slots []*warm) (n int) {
+	for _, w := range slots {
+		if w != nil && w.Err() == nil && w.bulk.Load() == 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // wantMore asks grow for another connection.
