@@ -28,6 +28,7 @@ var floors = []struct {
 	{"outcome", 0, nil},
 	{"resolve", 0, nil}, // names and addresses: who dials them is its callers' matter
 	{"cache", 0, nil},   // answers and their bytes: who fetches them, and what the file says, its caller knows
+	{"records", 0, nil}, // at whoever serves a domain: which, and what for, its caller knows
 	{"simnet", 0, nil},  // for tests and the demo: nothing that serves people imports it
 
 	{"config", 1, map[string]string{

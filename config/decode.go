@@ -532,6 +532,10 @@ func (d *decoder) kind(kind, s string) (string, *fault) {
 		return parseCheckHost(s)
 	case "protocol":
 		return parseProtocol(s)
+	case "endpoint":
+		return parseEndpoint(s)
+	case "dnsserver":
+		return parseDNSServer(s)
 	}
 	return s, nil
 }
