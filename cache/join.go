@@ -9,7 +9,8 @@ import (
 // Who waits for a fetch:
 //
 //  1. flightKey says which requests one fetch can be for,
-//  2. join takes a seat at one that is under way, or begins one; refresh begins one
+//  2. join takes a seat at one that is under way, or begins one; one for a range also
+//     at that of the whole, where it comes to that soon; refresh begins one
 //     that nobody waits for,
 //  3. left is told when the last has left: what will be kept comes nevertheless, as
 //     long as there are not too many of those (Options.MostFetches),
@@ -42,6 +43,37 @@ func (a *ask) flightKey(f *finding) flightKey {
 	return key
 }
 
+// wholeKey is that of a request for all of it.
+func (a *ask) wholeKey(f *finding) flightKey {
+	whole := *a
+	whole.ranged = nil
+	return whole.flightKey(f)
+}
+
+// near is how far ahead of what has come a range may begin that waits for it: at
+// 1 Mbit/s that is four seconds.
+const near = 512 << 10
+
+// soon reports whether a range of the whole that is fetched is about to come. The
+// length is known when the header is there; until then a range from the beginning
+// counts. c.flights is held.
+func (f *flight) soon(r *ranged) bool {
+	select {
+	case <-f.answered:
+		return f.landing.meta != nil && f.soonOf(r)
+	default:
+		return !r.last && r.from <= near
+	}
+}
+
+// soonOf is soon when the header is there.
+func (f *flight) soonOf(r *ranged) bool {
+	from, _, ok := r.of(f.landing.size)
+	f.reads.Lock()
+	defer f.reads.Unlock()
+	return f.landing.size >= 0 && (!ok || from <= f.written+near)
+}
+
 // fetchesRange reports whether a part alone is fetched: where there is a whole,
 // that is validated, and the part taken of it.
 func (a *ask) fetchesRange(f *finding) bool { return a.ranged != nil && f.object == nil }
@@ -59,7 +91,13 @@ func (c *Cache) join(a *ask, found *finding, retried bool) (*flight, *seat) {
 		found.solo = true
 	}
 	if !found.solo {
-		if f := c.joined[key]; f != nil {
+		f := c.joined[key]
+		if f == nil && a.fetchesRange(found) && !found.apart {
+			if f = c.joined[a.wholeKey(found)]; f != nil && !f.soon(a.ranged) {
+				f = nil
+			}
+		}
+		if f != nil {
 			// Who wants it validated wants no answer from before.
 			if s := f.sit(a.req.Context(), a.control.noCache || found.reason == whyRequestControl); s != nil {
 				f.attend()

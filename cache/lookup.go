@@ -28,6 +28,7 @@ type finding struct {
 	own   bool     // what is kept stays in the form in which it came: the client's codings count
 	names []string // fields that answers under the key vary by
 	solo  bool     // the answer is fetched for this request alone
+	apart bool     // a range is not taken of a whole that is under way
 }
 
 // lookup finds what is kept for the request.
@@ -195,6 +196,7 @@ func (a *ask) answer() (*http.Response, error) {
 			found.names = after.names
 		}
 		found.own = found.own || after.own
+		found.apart = after.apart
 		res, again, err := a.fetch(&found, after.failed)
 		if again == nil {
 			return res, err
@@ -209,6 +211,7 @@ type landed struct {
 	solo   bool     // the next will not be either
 	failed bool     // it is fetched again, once
 	own    bool     // it stays in the form in which it came
+	apart  bool     // the range is not to be had of it soon
 	names  []string // the fields that it varies by
 }
 

@@ -114,6 +114,9 @@ func (a *ask) take(found *finding, f *flight, s *seat, retried bool) (*http.Resp
 		a.status.collapsed = true
 		res, err := a.validated(found, f, Collapsed)
 		return res, nil, err
+	case l.meta != nil && l.shared && a.selects(l.meta) && a.suits(l.meta) && !a.partable(found, f):
+		s.Close()
+		return nil, &landed{apart: true, failed: retried}, nil
 	case l.meta != nil && l.shared && a.selects(l.meta) && a.suits(l.meta):
 		now := time.Now()
 		a.trace.Result, a.trace.Age = Collapsed, l.meta.age(now)
@@ -129,6 +132,17 @@ func (a *ask) take(found *finding, f *flight, s *seat, retried bool) (*http.Resp
 		again.names = varyNames(l.meta.Header)
 	}
 	return nil, again, nil
+}
+
+// partable reports whether what comes can be given to the request: one for a range
+// takes no whole in its place that it would have to wait for.
+func (a *ask) partable(found *finding, f *flight) bool {
+	l := &f.landing
+	if !a.fetchesRange(found) || len(f.out.Header["Range"]) > 0 || l.meta.Span != nil || l.meta.Status != http.StatusOK {
+		return true
+	}
+	form := a.pick(l.meta, []Form{{Coding: l.meta.Coding}})
+	return form.form != nil && f.soonOf(a.ranged)
 }
 
 // stale gives what was found, beyond its freshness, as there is no other.
