@@ -201,9 +201,16 @@ func (e *explaining) asks(found *finding) {
 	ctx, cancel := context.WithCancel(context.WithValue(e.req.Context(), keptKey{}, true))
 	defer cancel()
 	ranged := e.fetchesRange(found)
+	if found.gap = e.gapOf(found); found.gap != nil {
+		e.say("fetch", "RFC 9111 §3.4", "%s of it is missing beside what is kept, and is asked for if that is still so: %s", found.gap.lack.text(), found.gap.tag)
+	}
 	f := &flight{c: e.c, out: e.sent(found.own || ranged).WithContext(ctx), valid: found.object}
 	if ranged {
-		f.out.Header["Range"] = []string{e.ranged.text()}
+		r, ifRange := e.rangeSent(found)
+		f.out.Header["Range"] = []string{r}
+		if ifRange != "" {
+			f.out.Header["If-Range"] = []string{ifRange}
+		}
 	}
 	if f.validates() {
 		e.say("fetch", "RFC 9111 §4.3.1", "with the validators of what is kept: If-None-Match: %s, If-Modified-Since: %s", found.object.Meta.facts().etag, first(found.object.Meta.Header, "Last-Modified"))

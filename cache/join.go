@@ -37,10 +37,20 @@ func (a *ask) flightKey(f *finding) flightKey {
 		b = appendPart(appendPart(append(b, 'v'), name), selectorValue(a.req.Header, name))
 	}
 	if a.fetchesRange(f) {
-		b = appendPart(appendPart(append(b, 'r'), a.ranged.text()), first(a.req.Header, "If-Range"))
+		r, ifRange := a.rangeSent(f)
+		b = appendPart(appendPart(append(b, 'r'), r), ifRange)
 	}
 	key.variant = string(b)
 	return key
+}
+
+// rangeSent is the range that is fetched, and its condition: the client's, or what is
+// missing beside parts that are kept.
+func (a *ask) rangeSent(f *finding) (r, ifRange string) {
+	if f.gap != nil {
+		return f.gap.lack.text(), f.gap.tag
+	}
+	return a.ranged.text(), first(a.req.Header, "If-Range")
 }
 
 // wholeKey is that of a request for all of it.
@@ -130,9 +140,10 @@ func (c *Cache) begin(a *ask, found *finding, key flightKey) *flight {
 	out := a.sent(found.own || ranged)
 	out.Method = http.MethodGet // also for a HEAD, that has what it found refreshed
 	if ranged {
-		out.Header["Range"] = []string{a.ranged.text()}
-		if lines := a.req.Header["If-Range"]; len(lines) > 0 {
-			out.Header["If-Range"] = lines
+		r, ifRange := a.rangeSent(found)
+		out.Header["Range"] = []string{r}
+		if ifRange != "" {
+			out.Header["If-Range"] = []string{ifRange}
 		}
 	}
 	ctx, cancel := context.WithCancel(context.WithValue(context.WithoutCancel(a.req.Context()), keptKey{}, true))

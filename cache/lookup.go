@@ -29,6 +29,7 @@ type finding struct {
 	names []string // fields that answers under the key vary by
 	solo  bool     // the answer is fetched for this request alone
 	apart bool     // a range is not taken of a whole that is under way
+	gap   *gap     // what of a range is fetched, beside parts that are kept; nil for all of it
 }
 
 // lookup finds what is kept for the request.
@@ -196,7 +197,9 @@ func (a *ask) answer() (*http.Response, error) {
 			found.names = after.names
 		}
 		found.own = found.own || after.own
-		found.apart = after.apart
+		if found.apart = after.apart; !after.gapless {
+			found.gap = a.gapOf(&found)
+		}
 		res, again, err := a.fetch(&found, after.failed)
 		if again == nil {
 			return res, err
@@ -208,11 +211,12 @@ func (a *ask) answer() (*http.Response, error) {
 // landed is what a request that waited for an answer learnt of it, when it was
 // not for it.
 type landed struct {
-	solo   bool     // the next will not be either
-	failed bool     // it is fetched again, once
-	own    bool     // it stays in the form in which it came
-	apart  bool     // the range is not to be had of it soon
-	names  []string // the fields that it varies by
+	solo    bool     // the next will not be either
+	failed  bool     // it is fetched again, once
+	own     bool     // it stays in the form in which it came
+	gapless bool     // what is missing of the range does not go with what is kept
+	apart   bool     // the range is not to be had of it soon
+	names   []string // the fields that it varies by
 }
 
 // troubled reports whether the origin failed a while ago, so that it is not

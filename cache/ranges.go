@@ -98,6 +98,38 @@ type piece struct {
 	from, to int64 // in the whole
 }
 
+// reach is how far parts have all bytes from from on, to at most.
+func reach(parts []*Object, from, to int64) int64 {
+	for at := from; ; {
+		next := at
+		for _, o := range parts {
+			if s := o.Meta.Span; s.From <= at && s.To > next {
+				next = s.To
+			}
+		}
+		if next = min(next, to); next == at || next == to {
+			return next
+		}
+		at = next
+	}
+}
+
+// reachBack is how far back they have all up to to, from at least.
+func reachBack(parts []*Object, from, to int64) int64 {
+	for at := to; ; {
+		next := at
+		for _, o := range parts {
+			if s := o.Meta.Span; s.To >= at && s.From < next {
+				next = s.From
+			}
+		}
+		if next = max(next, from); next == at || next == from {
+			return next
+		}
+		at = next
+	}
+}
+
 // cover gives pieces of parts that are together the bytes from from up to to; nil
 // when the parts do not have them.
 func cover(parts []*Object, from, to int64) []piece {

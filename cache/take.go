@@ -45,6 +45,12 @@ func (a *ask) takeFirst(found *finding, f *flight, s *seat) (*http.Response, err
 		s.Close()
 		return a.stale(found)
 	}
+	if l.err == nil && !found.gap.fits(l) {
+		if s.Close(); l.alone != nil {
+			l.alone.Body.Close()
+		}
+		return a.gapless(found)
+	}
 	switch {
 	case l.err != nil:
 		s.Close()
@@ -76,7 +82,27 @@ func (a *ask) takeFirst(found *finding, f *flight, s *seat) (*http.Response, err
 		s.Close() // another form is fetched for it
 		return a.again(found)
 	}
-	return a.give(&source{meta: l.meta, forms: []Form{{Coding: l.meta.Coding}}, seat: s, size: l.size, header: l.header})
+	from := &source{meta: l.meta, forms: []Form{{Coding: l.meta.Coding}}, seat: s, size: l.size, header: l.header}
+	if found.gap != nil && l.meta.Span != nil {
+		res, err := a.fill(found.gap, from)
+		if err != nil {
+			return a.gapless(found)
+		}
+		return res, nil
+	}
+	return a.give(from)
+}
+
+// gapless fetches all of a range, as what was missing of it does not go with what is
+// kept, or that can't be read.
+func (a *ask) gapless(found *finding) (*http.Response, error) {
+	next := *found
+	next.gap, next.parts, next.solo = nil, nil, true
+	key := a.status.key
+	a.status, a.trace.Kept = status{key: key}, ""
+	a.status.forward(found.reason)
+	res, _, err := a.fetch(&next, true)
+	return res, err
 }
 
 // again fetches for a request that can't read what its fetch brought.
@@ -114,6 +140,9 @@ func (a *ask) take(found *finding, f *flight, s *seat, retried bool) (*http.Resp
 		a.status.collapsed = true
 		res, err := a.validated(found, f, Collapsed)
 		return res, nil, err
+	case !found.gap.fits(l):
+		s.Close()
+		return nil, &landed{gapless: true, failed: retried}, nil
 	case l.meta != nil && l.shared && a.selects(l.meta) && a.suits(l.meta) && !a.partable(found, f):
 		s.Close()
 		return nil, &landed{apart: true, failed: retried}, nil
@@ -122,7 +151,16 @@ func (a *ask) take(found *finding, f *flight, s *seat, retried bool) (*http.Resp
 		a.trace.Result, a.trace.Age = Collapsed, l.meta.age(now)
 		a.status.collapsed, a.status.note = true, l.meta.Note
 		a.status.timed, a.status.ttl = true, l.meta.Until.Sub(now)
-		res, err := a.give(&source{meta: l.meta, forms: []Form{{Coding: l.meta.Coding}}, seat: s, size: l.size, aged: true, age: l.meta.age(now)})
+		from := &source{meta: l.meta, forms: []Form{{Coding: l.meta.Coding}}, seat: s, size: l.size, aged: true, age: l.meta.age(now)}
+		if found.gap != nil && l.meta.Span != nil {
+			res, err := a.fill(found.gap, from)
+			if err != nil {
+				a.status = status{key: a.status.key}
+				return nil, &landed{gapless: true, failed: retried}, nil
+			}
+			return res, nil, nil
+		}
+		res, err := a.give(from)
 		return res, nil, err
 	}
 	s.Close()
