@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
 // Files names one certificate: PEM files, the chain with the leaf first, and
 // its private key.
 type Files struct {
+	Site      string // the name of its site, for State
 	Cert, Key string
 }
 
@@ -23,6 +25,7 @@ type Files struct {
 type Store struct {
 	names     map[string][]*tls.Certificate // lower-case DNS names and "*."+labels
 	addresses map[netip.Addr][]*tls.Certificate
+	state     []State
 }
 
 // Load reads every certificate of files into a store. The error joins all the
@@ -56,6 +59,9 @@ func (s *Store) add(f Files) error {
 	if len(c.Leaf.DNSNames) == 0 && len(c.Leaf.IPAddresses) == 0 {
 		return fmt.Errorf("load certificate %s: it names no host (no subjectAltName): browsers refuse it, have it issued with its DNS names", f.Cert)
 	}
+	state := StateOf(c.Leaf)
+	state.Site, state.Source, state.Where = f.Site, SourceFile, f.Cert
+	s.state = append(s.state, state)
 	for _, name := range c.Leaf.DNSNames {
 		name = normalName(name)
 		s.names[name] = append(s.names[name], &c)
@@ -76,6 +82,9 @@ func (s *Store) add(f Files) error {
 func (s *Store) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return pick(s.find(hello), hello), nil
 }
+
+// State is every certificate of the store, in the order of the files.
+func (s *Store) State() []State { return slices.Clone(s.state) }
 
 func (s *Store) find(hello *tls.ClientHelloInfo) []*tls.Certificate {
 	name := normalName(hello.ServerName)

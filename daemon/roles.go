@@ -2,13 +2,11 @@ package daemon
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"maps"
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"causeway/admin"
@@ -42,7 +40,7 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 	if err != nil {
 		return err
 	}
-	certificates, err := certificates(cfg, node)
+	certs, err := prepareCertificates(cfg, node)
 	if err != nil {
 		return err
 	}
@@ -79,7 +77,7 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 	if node.IsEdge() {
 		var crossing edge.Crossing
 		crossing, obsolete = d.crossing(cfg, node, identity)
-		crossing.Certificate, crossing.Doors = certificates.GetCertificate, doors
+		crossing.Certificate, crossing.Doors = certs.GetCertificate, doors
 		if kept != nil {
 			crossing.Cache = kept.Cache
 		}
@@ -90,7 +88,7 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 		}
 	}
 	d.changeCache(kept, cfg)
-	d.changePassed(cfg, node, certificates, doors)
+	d.changePassed(cfg, node, certs, doors)
 	d.config, d.node = cfg, node
 	d.most.Store(new(mostConnections(cfg, node)))
 	d.serve(sockets, cfg, node, identity)
@@ -105,33 +103,15 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 // changePassed makes or swaps the role that ends the TLS of sites that pass
 // through, on a relay. As the edge in a file without nodes, it crosses to the
 // relay of its own process.
-func (d *Daemon) changePassed(cfg *config.Config, node *config.Node, certificates *cert.Store, doors *edge.Doors) {
+func (d *Daemon) changePassed(cfg *config.Config, node *config.Node, certs *certificates, doors *edge.Doors) {
 	if node.Role != config.RoleRelay {
 		return
 	}
-	crossing := edge.Crossing{Config: cfg, Certificate: orDefault(cfg, certificates), Doors: doors, Over: d.relay}
+	crossing := edge.Crossing{Config: cfg, Certificate: certs.orDefault, Doors: doors, Over: d.relay}
 	if d.passed == nil {
 		d.passed = edge.New(crossing, edge.Options{Node: node.Name, Sink: d.sink, Log: d.log, Passed: true})
 	} else {
 		d.passed.Swap(crossing)
-	}
-}
-
-// orDefault finds certificates by the hello, and that of the default site for
-// names that no site has.
-func orDefault(cfg *config.Config, certificates *cert.Store) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-		found, err := certificates.GetCertificate(hello)
-		if found != nil || err != nil {
-			return found, err
-		}
-		site, ok := cfg.Passed(hello.ServerName)
-		if !ok {
-			return nil, nil
-		}
-		named := *hello
-		named.ServerName = strings.Replace(site.Hosts[0].Public.Host, "*", "default", 1)
-		return certificates.GetCertificate(&named)
 	}
 }
 
@@ -142,17 +122,6 @@ func (d *Daemon) identity(cfg *config.Config, node *config.Node) (*cert.LinkIden
 		return nil, nil
 	}
 	return cert.LinkTLS(cfg.PKI, node.Name)
-}
-
-// certificates loads those of the sites whose TLS ends here.
-func certificates(cfg *config.Config, node *config.Node) (*cert.Store, error) {
-	var files []cert.Files
-	for _, site := range cfg.Sites {
-		if site.EndsTLS(node) {
-			files = append(files, cert.Files{Cert: site.TLS.Cert, Key: site.TLS.Key})
-		}
-	}
-	return cert.Load(files)
 }
 
 // changeRelay makes or swaps the role that reaches origins: on a relay, in one
