@@ -68,7 +68,7 @@ var floors = []struct {
 		"resolve": "the addresses of targets",
 	}},
 
-	{"admin", 3, nil},
+	{"admin", 3, map[string]string{"cert": "what a certificate says of itself"}},
 	{"audit", 3, map[string]string{
 		"config":  "the hosts and targets to ask for, and what the file says of them",
 		"forward": "checks targets as in service",

@@ -4,6 +4,7 @@
 //	GET  /readyz   200 when the node can do its part, else 503 and why
 //	GET  /metrics  Prometheus
 //	GET  /links    the links, their paths and connections, as JSON
+//	GET  /certificates  those that the node shows, as JSON
 //	POST /reload   reads the file again; 200, or 422 and the errors
 //	POST /drain    the node wants no more requests; 200 and what is under way
 //	POST /undrain  it takes them again
@@ -38,6 +39,8 @@ type Node interface {
 	Reload() error // reads the file again; an error means that nothing changed
 	Links() Links  // as they are now
 
+	Certificates() Certificates // as they are now
+
 	// Drain asks those who send requests to the node to take others, or ends
 	// that, and says what is so now.
 	Drain(yes bool) string
@@ -52,6 +55,7 @@ func NewServer(node Node, registry *prometheus.Registry, logger *slog.Logger) *h
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, node.Ready(), http.StatusServiceUnavailable) })
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /links", func(w http.ResponseWriter, _ *http.Request) { sayLinks(w, node.Links()) })
+	mux.HandleFunc("GET /certificates", func(w http.ResponseWriter, _ *http.Request) { sayCertificates(w, node.Certificates()) })
 	mux.HandleFunc("POST /reload", meant(func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, node.Reload(), http.StatusUnprocessableEntity)
 	}))

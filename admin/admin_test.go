@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"causeway/cert"
 )
 
 // fake is a Node beside its interface.
@@ -26,6 +28,9 @@ func (f *fake) Drain(yes bool) string {
 	return fmt.Sprintf("drained: %v", yes)
 }
 func (f *fake) Reload() error { f.reloads++; return f.reload }
+func (f *fake) Certificates() Certificates {
+	return Certificates{Node: "edge-1", Certificates: []cert.State{{Site: "shop", Names: []string{"example.cn"}, Source: cert.SourceFile}}}
+}
 func (f *fake) Links() Links {
 	return Links{Node: "edge-1", Paths: []Path{{Relay: "relay-1", State: "up", Connections: []Connection{{Slot: 0}}}}}
 }
@@ -100,6 +105,7 @@ func TestAdmin(t *testing.T) {
 		{what: "not ready", method: "GET", path: "/readyz", host: "localhost", node: fake{ready: errors.New("no relay")}, status: 503, says: "no relay"},
 		{what: "metrics", method: "GET", path: "/metrics", host: "127.0.0.1", status: 200},
 		{what: "links", method: "GET", path: "/links", host: "127.0.0.1", status: 200, says: `{"relay":"relay-1","state":"up",`},
+		{what: "certificates", method: "GET", path: "/certificates", host: "127.0.0.1", status: 200, says: `"site":"shop","names":["example.cn"]`},
 		{what: "links for a web page's name", method: "GET", path: "/links", host: "evil.example", status: 421},
 		{what: "reload", method: "POST", path: "/reload", host: "127.0.0.1", field: "1", status: 200, reloads: 1},
 		{what: "a bad file", method: "POST", path: "/reload", host: "127.0.0.1", field: "1", node: fake{reload: errors.New("line 3")}, status: 422, says: "line 3", reloads: 1},

@@ -5,7 +5,11 @@ package daemon
 import (
 	"crypto/tls"
 	"strings"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"causeway/admin"
 	"causeway/cert"
 	"causeway/config"
 )
@@ -55,3 +59,46 @@ func (c *certificates) orDefault(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 
 // State is every certificate of this node's, as it is shown now.
 func (c *certificates) State() []cert.State { return c.files.State() }
+
+// Certificates is what the node shows now.
+func (d *Daemon) Certificates() admin.Certificates {
+	said := admin.Certificates{Node: d.options.Node, Time: time.Now(), Certificates: []cert.State{}}
+	if certs := d.certs.Load(); certs != nil {
+		said.Certificates = append(said.Certificates, certs.State()...)
+	}
+	return said
+}
+
+// certCollector gives the metrics of certificates when asked.
+type certCollector struct{ state func() []cert.State }
+
+var certExpiry = prometheus.NewDesc("causeway_certificate_expiry_timestamp_seconds",
+	"When the first of a site's certificates expires, Unix time.", []string{"site", "source"}, nil)
+
+var certFailing = prometheus.NewDesc("causeway_certificate_failing",
+	"1 while something is wrong with one of a site's certificates: see causeway cert list.", []string{"site", "source"}, nil)
+
+// Describe is prometheus.Collector.
+func (c *certCollector) Describe(to chan<- *prometheus.Desc) { to <- certExpiry; to <- certFailing }
+
+// Collect is prometheus.Collector.
+func (c *certCollector) Collect(to chan<- prometheus.Metric) {
+	type key struct{ site, source string }
+	first, failing := map[key]time.Time{}, map[key]float64{}
+	for _, s := range c.state() {
+		of := key{s.Site, s.Source}
+		failing[of] += 0
+		if s.Err != "" {
+			failing[of] = 1
+		}
+		if before, ok := first[of]; !s.NotAfter.IsZero() && (!ok || s.NotAfter.Before(before)) {
+			first[of] = s.NotAfter
+		}
+	}
+	for of, at := range first {
+		to <- prometheus.MustNewConstMetric(certExpiry, prometheus.GaugeValue, float64(at.Unix()), of.site, of.source)
+	}
+	for of, is := range failing {
+		to <- prometheus.MustNewConstMetric(certFailing, prometheus.GaugeValue, is, of.site, of.source)
+	}
+}

@@ -72,6 +72,7 @@ type Daemon struct {
 	meter    link.Meter                     // of what the paths of group carry
 	prices   atomic.Pointer[[]*config.Link] // this node's, in the file that is served
 	kept     atomic.Pointer[keptCache]      // cache, for those who do not hold mu
+	certs    atomic.Pointer[certificates]   // of the file that is served
 	forwards *forward.Server                // no edge without; it may have none to do
 	tasks    sync.WaitGroup                 // servers and links; Run waits for them
 	failed   chan error                     // a server stopped by itself
@@ -131,7 +132,7 @@ func New(options Options) (*Daemon, error) {
 	}
 	d.forwards = forward.New(forward.Options{Node: d.node.Name, Sink: d.sink, Log: d.log, Failed: d.fail})
 	d.registry.MustRegister(&forwardCollector{state: d.forwards.State})
-	d.registry.MustRegister(&cacheCollector{&d.kept})
+	d.registry.MustRegister(&cacheCollector{&d.kept}, &certCollector{func() []cert.State { return d.Certificates().Certificates }})
 	return d, nil
 }
 

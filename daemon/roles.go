@@ -89,6 +89,7 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 	}
 	d.changeCache(kept, cfg)
 	d.changePassed(cfg, node, certs, doors)
+	d.certs.Store(certs)
 	d.config, d.node = cfg, node
 	d.most.Store(new(mostConnections(cfg, node)))
 	d.serve(sockets, cfg, node, identity)

@@ -40,7 +40,7 @@ into the public ones. One file describes the whole crossing.`,
 	})
 	root.SetHelpCommand(helpVerb())
 	root.CompletionOptions.DisableDefaultCmd = true // completionVerb says what is wrong
-	root.AddCommand(runVerb(), reloadVerb(), drainVerb(), linksVerb(), cacheVerb(), purgeVerb(), warmVerb(), checkVerb(), showVerb(), downVerb(), publishVerb(), demoVerb(), linkCAVerb(),
+	root.AddCommand(runVerb(), reloadVerb(), drainVerb(), linksVerb(), cacheVerb(), purgeVerb(), warmVerb(), checkVerb(), showVerb(), downVerb(), publishVerb(), demoVerb(), linkCAVerb(), certVerb(),
 		schemaVerb(), versionVerb(), manVerb(), completionVerb())
 	return root
 }
@@ -50,12 +50,12 @@ func knownVerb(root *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	mend := "Try: causeway --help"
+	mend := "Try: " + root.CommandPath() + " --help"
 	root.SuggestionsMinimumDistance = 2 // letters that may be wrong
 	if near := root.SuggestionsFor(args[0]); len(near) > 0 {
-		mend = "Did you mean: causeway " + near[0]
+		mend = "Did you mean: " + root.CommandPath() + " " + near[0]
 	}
-	return usagef("causeway: there is no verb %q\n%s", args[0], mend)
+	return usagef("%s: there is no verb %q\n%s", root.CommandPath(), args[0], mend)
 }
 
 func helpVerb() *cobra.Command {
