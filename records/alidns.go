@@ -201,7 +201,7 @@ func (a *alidns) once(ctx context.Context, action string, parameters url.Values,
 		return fmt.Errorf("%s: %w", action, &unreached{err})
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
+	body, err := io.ReadAll(bounded(response.Body))
 	if err != nil {
 		return fmt.Errorf("%s: read the answer: %w", action, &unreached{err})
 	}

@@ -285,28 +285,27 @@ func checkSecret(file string, log *slog.Logger) error {
 	return nil
 }
 
-// newHTTPClient is a client for an API that is called seldom: no connection
-// outlives its answer, and no answer is longer than maxAnswer.
+// newHTTPClient is a client for an API.
 func newHTTPClient() *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.DisableKeepAlives = true
-	transport.ResponseHeaderTimeout = 30 * time.Second
+	seldom(transport)
 	return &http.Client{
-		Transport: bounded{transport},
+		Transport: transport,
 		// A signed request is for who it was signed for.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
 
-// bounded bounds the bodies of answers.
-type bounded struct{ http.RoundTripper }
+// seldom makes a transport one for an API that is called seldom: no connection
+// outlives its answer.
+func seldom(transport *http.Transport) {
+	transport.DisableKeepAlives = true
+	transport.ResponseHeaderTimeout = 30 * time.Second
+}
 
-func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
-	answer, err := b.RoundTripper.RoundTrip(r)
-	if err == nil {
-		answer.Body = boundedBody{io.LimitReader(answer.Body, maxAnswer), answer.Body}
-	}
-	return answer, err
+// bounded bounds the body of an answer.
+func bounded(body io.ReadCloser) io.ReadCloser {
+	return boundedBody{io.LimitReader(body, maxAnswer), body}
 }
 
 type boundedBody struct {

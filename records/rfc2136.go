@@ -179,6 +179,8 @@ func (u *update) ask(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
 		}
 	}
 	switch {
+	case errors.Is(err, dns.ErrAuth):
+		return nil, refused(dns.RcodeNotAuth)
 	case errors.Is(err, dns.ErrSig), errors.Is(err, dns.ErrSecret), errors.Is(err, dns.ErrKey), errors.Is(err, dns.ErrKeyAlg), errors.Is(err, dns.ErrTime):
 		return nil, fmt.Errorf("the answer's signature is wrong (%w); check key, secret and algorithm", err)
 	case err != nil && strings.Contains(err.Error(), "base64"):

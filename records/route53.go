@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/route53"
 	"github.com/aws/aws-sdk-go-v2/service/route53/types"
@@ -235,7 +237,8 @@ func (a *amazon) api(ctx context.Context) (*route53.Client, error) {
 		return a.client, nil
 	}
 	options := []func(*awsconfig.LoadOptions) error{
-		awsconfig.WithHTTPClient(newHTTPClient()), awsconfig.WithDefaultRegion(route53Region),
+		// The SDK's own kind, to which it adds what AWS_CA_BUNDLE names.
+		awsconfig.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(seldom)), awsconfig.WithDefaultRegion(route53Region),
 		awsconfig.WithRetryMode(aws.RetryModeStandard), awsconfig.WithRetryMaxAttempts(5),
 	}
 	if a.Region != "" {
@@ -250,12 +253,24 @@ func (a *amazon) api(ctx context.Context) (*route53.Client, error) {
 		return nil, fmt.Errorf("load the AWS configuration: %w", err)
 	}
 	a.client = route53.NewFromConfig(loaded, func(o *route53.Options) {
+		o.HTTPClient = boundedClient{o.HTTPClient}
 		if a.Endpoint != "" {
 			o.BaseEndpoint = &a.Endpoint
 		}
 	})
 	a.madeClient = true
 	return a.client, nil
+}
+
+// boundedClient bounds the bodies of answers.
+type boundedClient struct{ route53.HTTPClient }
+
+func (b boundedClient) Do(r *http.Request) (*http.Response, error) {
+	answer, err := b.HTTPClient.Do(r)
+	if err == nil {
+		answer.Body = bounded(answer.Body)
+	}
+	return answer, err
 }
 
 // credentials are the key of the file. They are read again after a minute.
