@@ -303,10 +303,8 @@ func setOf(name string, ttl int64, values ...string) xmlSet {
 
 func route53World(t *testing.T) (world, *fakeRoute53) {
 	fake := &fakeRoute53{t: t, sets: map[string]xmlSet{}, pending: map[string]int{}}
-	for _, zone := range []xmlZone{zoneOf("ZINNER", "example.test", true), zoneOf("ZEX", "example.test", false),
-		zoneOf("ZSUB", "sub.example.test", false), zoneOf("ZZ", "zz.test", false)} {
-		fake.zones = append(fake.zones, zone)
-	}
+	fake.zones = []xmlZone{zoneOf("ZINNER", "example.test", true), zoneOf("ZEX", "example.test", false),
+		zoneOf("ZSUB", "sub.example.test", false), zoneOf("ZZ", "zz.test", false)}
 	for _, id := range []string{"ZEX", "ZSUB"} { // what every zone has, and sorts behind
 		fake.sets[id+" zz.example.test. TXT"] = setOf("zz.example.test.", 300, `"other"`)
 	}
