@@ -10,8 +10,9 @@
 //     name sent) the local address.
 //  2. authority.go: an [Authority] is a private CA in a folder. It signs leaf
 //     certificates for the demo's and publish's sites and for nodes.
-//  3. write.go: how key and certificate files come to be, whole or not at all.
-//  4. linktls.go: a [LinkIdentity] turns a node's folder (ca.pem, NAME.pem,
+//  3. request.go: a [Request] makes a key and asks a provider for its certificate.
+//  4. write.go: how key and certificate files come to be, whole or not at all.
+//  5. linktls.go: a [LinkIdentity] turns a node's folder (ca.pem, NAME.pem,
 //     NAME.key) into the two tls.Configs of the link, and follows the files
 //     when they change.
 //

@@ -25,7 +25,7 @@ func certVerb() *cobra.Command {
 		Args:  knownVerb,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	verb.AddCommand(certListVerb())
+	verb.AddCommand(certListVerb(), certRequestVerb())
 	return verb
 }
 
