@@ -17,7 +17,7 @@
 // It refuses to guess: no key is ignored, no value is corrected, nothing is
 // taken from the environment. It opens no socket and resolves no name.
 //
-// The comments on the fields below, and in forwards.go, caching.go and front.go, are the manual: docs/CONFIG.md and
+// The comments on the fields below, and in forwards.go, caching.go, front.go and certs.go, are the manual: docs/CONFIG.md and
 // schema.json are made from them.
 package config
 
@@ -46,6 +46,10 @@ type Config struct {
 
 	// Connections that are passed on as they are, without a relay.
 	Forwards []*Forward `yaml:"forwards,omitempty" example:"[{name: app, listen: \":8443\", targets: [\"203.0.113.10:443\"]}]"`
+
+	// The authorities whose certificates may be shown to visitors, for owners
+	// who are bound to some. Left out, any.
+	ApprovedIssuers *ApprovedIssuers `yaml:"approved_issuers,omitempty" example:"{names: [CFCA], otherwise: refuse}"`
 
 	// Folder of the private certificates with which nodes know each other:
 	// `ca.pem`, and `NAME.pem` and `NAME.key` of each node, made by
@@ -237,12 +241,22 @@ type OriginTLS struct {
 
 // TLS is the certificate of a site.
 type TLS struct {
-	// A PEM file: the certificate for every public host of the site, then the
-	// intermediate ones. Read by edges.
-	Cert string `yaml:"cert" kind:"path" example:"example.cn.pem"`
+	// The certificate for every public host of the site, then the intermediate
+	// ones: a PEM file, or a PKCS#12 file called `.p12` or `.pfx`, which holds
+	// the key too. Read where TLS ends, and again when it changes.
+	Cert string `yaml:"cert,omitempty" kind:"path" example:"example.cn.pem"`
 
-	// A PEM file: the private key of the certificate. Read by edges.
-	Key string `yaml:"key" kind:"path" example:"example.cn.key"`
+	// A PEM file: the private key of the certificate. Read where TLS ends.
+	Key string `yaml:"key,omitempty" kind:"path" example:"example.cn.key"`
+
+	// A file whose first line is the password of the key, or of the PKCS#12
+	// file. Left out, they need none.
+	Secret string `yaml:"secret,omitempty" kind:"path" example:"example.cn.pass"`
+
+	// Several certificates, in place of `cert`, `key` and `secret`: an ECDSA and
+	// an RSA one, of which a client gets the first that it knows, ECDSA before
+	// RSA; or some for other hosts of the site.
+	Certs []CertFiles `yaml:"certs,omitempty" example:"[{cert: ec.pem, key: ec.key}, {cert: rsa.pem, key: rsa.key}]"`
 
 	// The lowest version of TLS. `1.3` leaves clients of before 2018 outside.
 	Min string `yaml:"min,omitempty" enum:"1.2|1.3" default:"1.2"`

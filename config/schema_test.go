@@ -67,6 +67,7 @@ func makeSchema(t *testing.T) *jsonschema.Schema {
 		reflect.TypeFor[Forward](), reflect.TypeFor[Target](), reflect.TypeFor[ForwardHealth](), reflect.TypeFor[ForwardProxy](), reflect.TypeFor[ForwardLimits](),
 		reflect.TypeFor[Node](), reflect.TypeFor[Link](), reflect.TypeFor[Price](), reflect.TypeFor[Limits](), reflect.TypeFor[Log](),
 		reflect.TypeFor[Cache](), reflect.TypeFor[Caching](), reflect.TypeFor[Clients](), reflect.TypeFor[HSTS](),
+		reflect.TypeFor[CertFiles](), reflect.TypeFor[ApprovedIssuers](),
 	} {
 		def := s.Definitions[typ.Name()]
 		if def == nil {

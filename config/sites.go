@@ -26,6 +26,7 @@ func (c *Config) check(r *report) {
 		if r.good(path+".name") && s.Name != "" {
 			checkSiteName(r, path+".name", s.Name, names, i)
 		}
+		c.checkCerts(r, path, s)
 		c.checkHTTP(r, path, s)
 		c.checkEntry(r, path, s)
 		checkHealth(r, path, s)
@@ -35,6 +36,7 @@ func (c *Config) check(r *report) {
 	for i, s := range c.Sites {
 		c.checkFront(r, fmt.Sprintf("sites[%d]", i), s)
 	}
+	c.checkApproved(r)
 	checkPublicOnce(r, c.Sites)
 	checkDefaultOnce(r, c.Sites)
 	c.checkLoops(r)

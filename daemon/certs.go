@@ -25,8 +25,11 @@ type certificates struct {
 func prepareCertificates(cfg *config.Config, node *config.Node) (*certificates, error) {
 	var files []cert.Files
 	for _, site := range cfg.Sites {
-		if site.EndsTLS(node) {
-			files = append(files, cert.Files{Site: site.Name, Cert: site.TLS.Cert, Key: site.TLS.Key})
+		if !site.EndsTLS(node) {
+			continue
+		}
+		for _, f := range site.TLS.Files() {
+			files = append(files, cert.Files{Site: site.Name, Cert: f.Cert, Key: f.Key})
 		}
 	}
 	store, err := cert.Load(files)

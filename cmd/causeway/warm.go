@@ -130,11 +130,10 @@ func edgeClient(cfg *config.Config, node *config.Node, address string) (*http.Cl
 		roots = x509.NewCertPool()
 	}
 	for _, site := range cfg.Sites {
-		if site.TLS == nil {
-			continue
-		}
-		if text, err := os.ReadFile(site.TLS.Cert); err == nil {
-			roots.AppendCertsFromPEM(text)
+		for _, files := range site.TLS.Files() {
+			if text, err := os.ReadFile(files.Cert); err == nil {
+				roots.AppendCertsFromPEM(text)
+			}
 		}
 	}
 	dialer := &net.Dialer{Timeout: 10 * time.Second}
