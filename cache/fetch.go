@@ -37,6 +37,7 @@ type flight struct {
 	noStore bool
 	spare   bool // on an error of the origin there is something stale to give
 	solo    bool
+	rule    Key // of No-Vary-Search, that the answer says anew; zero for none
 
 	first    *seat         // whose request it is; nil in the background
 	answered chan struct{} // closed by land, which sets the next
@@ -289,6 +290,7 @@ func (f *flight) keep(meta *Meta) {
 		stale.Stale = true
 		meta = stale.settled()
 	}
+	f.keepRule(meta)
 	f.c.bound(meta)
 	if o := f.c.options.Store.Keep(meta, f.draft); o != nil && meta.Span != nil {
 		f.c.assemble(o)

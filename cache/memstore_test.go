@@ -113,7 +113,9 @@ func (s *mapStore) Purge(match Match, soft bool) int {
 			if !match.Of(o.Meta.URL, o.Meta.Tags) {
 				continue
 			}
-			n++
+			if o.Meta.URL != "" {
+				n++
+			}
 			if !soft {
 				s.replace(o, nil)
 				continue
@@ -132,7 +134,7 @@ func (s *mapStore) List(match Match, yield func(Listed) bool) {
 	for _, list := range s.objects {
 		for _, o := range list {
 			m := o.Meta
-			if match.Of(m.URL, m.Tags) && !yield(Listed{Site: m.Site, URL: m.URL, ID: m.ID, Stored: m.Received, Until: m.Until, Stale: m.Stale}) {
+			if m.URL != "" && match.Of(m.URL, m.Tags) && !yield(Listed{Site: m.Site, URL: m.URL, ID: m.ID, Stored: m.Received, Until: m.Until, Stale: m.Stale}) {
 				return
 			}
 		}

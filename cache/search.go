@@ -15,7 +15,8 @@ import (
 //     rule is remembered for its path,
 //  2. a request for that path is looked up under that key too: what is found there
 //     is for it when it says the same,
-//  3. a rule that is forgotten, as after a restart, costs a fetch.
+//  3. a rule is also kept in the store, as an object without a URL, so that it is
+//     there again after a restart; one that is forgotten costs a fetch.
 
 // searchRule is what a No-Vary-Search field says.
 type searchRule struct {
@@ -42,9 +43,13 @@ func (r *rules) get(base Key) (searchRule, bool) {
 	return rule, ok
 }
 
-func (r *rules) set(base Key, rule searchRule) {
+// set remembers a rule, and says whether it is another than before.
+func (r *rules) set(base Key, rule searchRule) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if was, ok := r.of[base]; ok && was.field == rule.field {
+		return false
+	}
 	if r.of == nil {
 		r.of = map[Key]searchRule{}
 	}
@@ -55,6 +60,7 @@ func (r *rules) set(base Key, rule searchRule) {
 		delete(r.of, other) // any one
 	}
 	r.of[base] = rule
+	return true
 }
 
 // readSearch reads the field; not ok is one that is not there, is malformed, or
@@ -142,9 +148,12 @@ func (a *ask) find() []*Object {
 	if !a.policy.Search {
 		return objects
 	}
-	rule, ok := a.c.rules.get(searchBase(a.req, a.policy))
+	base := searchBase(a.req, a.policy)
+	rule, ok := a.c.rules.get(base)
 	if !ok {
-		return objects
+		if rule, ok = a.c.recall(base); !ok {
+			return objects
+		}
 	}
 	list := slices.Clone(objects)
 	for _, o := range a.c.options.Store.Find(searchKey(a.req, a.policy, &rule)) {
@@ -165,6 +174,34 @@ func (f *flight) keptUnder(h http.Header) Key {
 	if !ok {
 		return f.key.key
 	}
-	f.c.rules.set(searchBase(f.out, f.policy), rule)
+	if base := searchBase(f.out, f.policy); f.c.rules.set(base, rule) {
+		f.rule = base
+	}
 	return searchKey(f.out, f.policy, &rule)
+}
+
+// recall is the rule of a path as the store has it.
+func (c *Cache) recall(base Key) (rule searchRule, ok bool) {
+	for _, o := range c.options.Store.Find(base) {
+		if rule, ok = readSearch(o.Meta.Header); ok {
+			c.rules.set(base, rule)
+			break
+		}
+	}
+	return rule, ok
+}
+
+// keepRule gives the store the rule that an answer says, where it is new.
+func (f *flight) keepRule(m *Meta) {
+	if f.rule == (Key{}) {
+		return
+	}
+	draft, err := f.c.options.Store.Begin(0)
+	if err != nil {
+		return
+	}
+	f.c.options.Store.Keep((&Meta{
+		Key: f.rule, ID: "no-vary-search", Site: m.Site, Status: m.Status, Header: http.Header{"No-Vary-Search": m.Header["No-Vary-Search"]},
+		Requested: m.Requested, Received: m.Received, Until: m.Until,
+	}).settled(), draft)
 }

@@ -17,7 +17,7 @@ type Meta struct {
 	Key  Key
 	ID   string // tells the answers under one key apart: the variant (Vary), and the span of a part
 	Site string
-	URL  string // the public one, with its query: what purges and lists go by
+	URL  string // the public one, with its query: what purges and lists go by; "" is no answer, but the cache's own, and not counted
 
 	Status int
 	Header http.Header // end to end, as it came, less what the nodes say to each other
@@ -119,9 +119,9 @@ type Store interface {
 	// Remove lets go of an object, if it is still kept.
 	Remove(*Object)
 	// Purge removes all that match, or marks it stale, and says how many those
-	// were. Nothing that was found before is found as it was once it returns.
+	// were, less those without a URL. Nothing that was found before is found as it was once it returns.
 	Purge(match Match, soft bool) int
-	// List gives the objects that match, in no order, until yield says false.
+	// List gives the objects that match and have a URL, in no order, until yield says false.
 	List(match Match, yield func(Listed) bool)
 }
 

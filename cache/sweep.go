@@ -42,8 +42,10 @@ func (t *Tiers) Purge(match Match, soft bool) int {
 	purged := 0
 	var files []entry
 	t.each(match, func(s *shard, n uint32) {
-		purged++
 		e := s.at(n)
+		if _, _, url := unlabel(e.label); url != "" {
+			purged++
+		}
 		if !soft {
 			files = append(files, t.take(s, n))
 			return
@@ -100,7 +102,9 @@ func (t *Tiers) writeStale(e entry) {
 func (t *Tiers) List(match Match, yield func(Listed) bool) {
 	var found []Listed
 	t.each(match, func(s *shard, n uint32) {
-		found = append(found, t.listed(s.at(n)))
+		if listed := t.listed(s.at(n)); listed.URL != "" {
+			found = append(found, listed)
+		}
 	}, func() bool {
 		for _, listed := range found {
 			if !yield(listed) {
