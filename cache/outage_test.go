@@ -110,7 +110,7 @@ func TestOutage(t *testing.T) {
 				defer c.Close()
 				r := &Transport{Cache: c, Next: o, Policy: func(*http.Request) *Policy { return &policy }}
 				ctx, stop := context.WithCancel(t.Context())
-				var given, stale, old atomic.Int64
+				var given, stale, old, waited atomic.Int64
 				var strict atomic.Bool // nothing may fail
 				strict.Store(true)
 				visit := func(page int) {
@@ -133,7 +133,9 @@ func TestOutage(t *testing.T) {
 					case res.Header.Get("X-Sum") != sumOf(body):
 						t.Errorf("%s: wrong bytes, %+v", *o.way.Load(), trace)
 					}
-					given.Add(1)
+					if given.Add(1); time.Since(begun) > time.Second {
+						waited.Add(1)
+					}
 					if trace.Result == Stale {
 						stale.Add(1)
 					}
@@ -165,6 +167,9 @@ func TestOutage(t *testing.T) {
 				}
 				if most := int64(pages * 3600 / 5); o.asked.Load()-before > most {
 					t.Errorf("the origin was asked %d times in an hour, more than %d", o.asked.Load()-before, most)
+				}
+				if waited.Load() > visitors { // who came first when it fell silent, if anybody
+					t.Errorf("%d visitors waited for an origin that is down", waited.Load())
 				}
 				if stale.Load() < given.Load()/2 || c.Covered()["shop"] == 0 {
 					t.Errorf("%d given, %d of them stale, %v covered", given.Load(), stale.Load(), c.Covered())
