@@ -58,6 +58,7 @@ type Cache struct {
 	joined  map[flightKey]*flight // those that can be joined
 	all     map[*flight]struct{}  // under way
 	making  map[making]bool
+	never   map[never]bool // forms that are larger than is kept
 	marks   marks
 }
 
@@ -77,7 +78,7 @@ func New(options Options) *Cache {
 	}
 	c := &Cache{
 		options: options,
-		joined:  map[flightKey]*flight{}, all: map[*flight]struct{}{}, making: map[making]bool{},
+		joined:  map[flightKey]*flight{}, all: map[*flight]struct{}{}, making: map[making]bool{}, never: map[never]bool{},
 		marks: marks{},
 	}
 	c.most.Store(options.MostBytes)

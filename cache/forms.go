@@ -327,6 +327,15 @@ type making struct {
 	id, coding string
 }
 
+// never names a form that is larger than is kept, of an answer.
+type never struct {
+	making
+	received int64
+}
+
+// mostNever bounds how many forms are remembered that are too large to be kept.
+const mostNever = 1 << 12
+
 // form makes a form of an object in the background, once, unless too many are
 // made already.
 func (c *Cache) form(o *Object, coding string) {
@@ -337,17 +346,28 @@ func (c *Cache) form(o *Object, coding string) {
 	of := making{o.Meta.Key, o.Meta.ID, coding}
 	c.flights.Lock()
 	defer c.flights.Unlock()
-	if c.closed || c.making[of] || len(c.making) >= c.options.MostForms {
+	hopeless := never{of, o.Meta.Received.UnixNano()}
+	if c.never[hopeless] || c.closed || c.making[of] || len(c.making) >= c.options.MostForms {
 		return
 	}
 	c.making[of] = true
 	c.work.Go(func() {
-		if err := c.makeForm(o, coding); err != nil {
+		err := c.makeForm(o, coding)
+		if err != nil {
 			c.options.Log.Debug("form not made", "url", o.Meta.URL, "coding", coding, "err", err)
 		}
 		c.flights.Lock()
 		defer c.flights.Unlock()
 		delete(c.making, of)
+		if errors.Is(err, errWhole) { // a bomb is not opened for each who asks for it
+			for other := range c.never {
+				if len(c.never) < mostNever {
+					break
+				}
+				delete(c.never, other) // any one
+			}
+			c.never[hopeless] = true
+		}
 	})
 }
 

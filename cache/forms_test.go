@@ -191,3 +191,45 @@ func TestClosed(t *testing.T) {
 		}
 	})
 }
+
+// bombs are codings whose bodies open to more than is kept.
+type bombs struct {
+	gzipOnly
+	opened atomic.Int32
+}
+
+func (b *bombs) Decode(_ string, body io.ReadCloser) io.ReadCloser {
+	b.opened.Add(1)
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(zeros{}, 2<<20), body}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// TestBombIsOpenedOnce shows that a form that turns out larger than is kept is not
+// made again for each who would take it: it is opened for him alone, as he reads.
+func TestBombIsOpenedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bombs{}
+		r := newRig(t, Policy{}, func(*http.Request) (*http.Response, error) {
+			return text(200, strings.Repeat("gzip", 300), "Cache-Control: max-age=60", "Content-Encoding: gzip", "Content-Type: text/plain"), nil
+		})
+		defer r.Cache.Close()
+		r.Cache.options.Codings = b
+		r.get("/a", "Accept-Encoding: gzip")
+		synctest.Wait()
+		for range 5 {
+			if res, body, trace := r.get("/a"); trace.Result != Hit || res.Header.Get("Content-Encoding") != "" || len(body) != 2<<20 {
+				t.Errorf("%+v %v, %d bytes", trace, res.Header, len(body))
+			}
+			synctest.Wait()
+		}
+		if n := b.opened.Load(); n != 5+1 {
+			t.Errorf("opened %d times", n)
+		}
+	})
+}
