@@ -127,12 +127,44 @@ type Transport struct {
 // RoundTrip answers from the cache, or asks Next. The values of the answer's
 // header may be shared: they are replaced, not changed.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	a := &ask{t: t, c: t.Cache, req: req, trace: traceOf(req.Context())}
+	a := &ask{t: t, c: t.Cache, req: req, policy: t.policyOf(req), trace: traceOf(req.Context())}
 	*a.trace = Trace{}
 	if reason := a.read(); reason != "" {
 		return a.pass(reason)
 	}
 	return a.answer()
+}
+
+func (t *Transport) policyOf(req *http.Request) *Policy {
+	if t.Policy != nil {
+		if policy := t.Policy(req); policy != nil {
+			return policy
+		}
+	}
+	return &Policy{}
+}
+
+// Kept answers from what is kept, as RoundTrip would, under this policy; nil where
+// that would do anything else: ask Next, or have something fetched meanwhile. Then
+// nothing has been done. said tells of which fields req has what it would have on
+// its way to Next; where another counts it gives nil. The Body of an answer with one
+// may have a Bytes method: all of it, until it is closed.
+func (t *Transport) Kept(req *http.Request, policy *Policy, said func(name string) bool, trace *Trace) *http.Response {
+	for _, name := range policy.KeyHeaders {
+		if !said(name) {
+			return nil
+		}
+	}
+	a := &ask{t: t, c: t.Cache, req: req, policy: policy, said: said, trace: trace}
+	*trace = Trace{}
+	if a.read() != "" {
+		return nil
+	}
+	found := a.lookup()
+	if !found.serve || found.refresh {
+		return nil
+	}
+	return a.fromStore(&found)
 }
 
 // pass sends the request on as it is.

@@ -40,7 +40,7 @@ func (e *explaining) say(about, section, format string, args ...any) {
 // would ask the origin, the origin is asked, and its body not read.
 func (t *Transport) Explain(ctx context.Context, req *http.Request) []Step {
 	req = req.WithContext(ctx)
-	e := &explaining{ask: &ask{t: t, c: t.Cache, req: req, trace: &Trace{}}}
+	e := &explaining{ask: &ask{t: t, c: t.Cache, req: req, policy: t.policyOf(req), trace: &Trace{}}}
 	if reason := e.read(); reason != "" {
 		e.say("request", sections[reason], "%s %s passes by the cache: %s", req.Method, URL(req, e.policy), explained[reason])
 		if !safe(req.Method) {

@@ -40,6 +40,8 @@ func (a *ask) lookup() finding {
 	for _, o := range objects {
 		m := o.Meta
 		switch {
+		case a.said != nil && !m.by(a.said):
+			return finding{reason: whyVaryMiss}
 		case m.implicit() && personal(a.req.Header):
 			continue
 		case !a.selects(m):
@@ -64,6 +66,16 @@ func (a *ask) lookup() finding {
 		f.reason = whyPartial
 	}
 	return f
+}
+
+// by reports whether an answer varies by none but these fields.
+func (m *Meta) by(fields func(name string) bool) bool {
+	for _, s := range m.Vary {
+		if !fields(s.Name) {
+			return false
+		}
+	}
+	return true
 }
 
 // learn notes what the answers under a key vary by.

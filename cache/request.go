@@ -21,6 +21,7 @@ type ask struct {
 	req    *http.Request
 	trace  *Trace
 	policy *Policy
+	said   func(name string) bool // of which fields req has what is sent; nil is all
 
 	control directives
 	head    bool
@@ -35,16 +36,10 @@ type ask struct {
 	values [3]string // of fields of the answer, so that each needs no array of its own
 }
 
-// read notes what the request asks for, and why it passes by: "" when it is
-// looked up.
+// read notes what the request asks for under its policy, and why it passes by: ""
+// when it is looked up.
 func (a *ask) read() Reason {
 	req := a.req
-	if a.t.Policy != nil {
-		a.policy = a.t.Policy(req)
-	}
-	if a.policy == nil {
-		a.policy = &Policy{}
-	}
 	if a.policy.Off {
 		return whyOff
 	}

@@ -235,6 +235,17 @@ type keptBody struct {
 
 var _ io.WriterTo = (*keptBody)(nil)
 
+// Bytes are those that are left, nil where they are not in memory in one piece. Close
+// ends the right to read them.
+func (b *keptBody) Bytes() []byte {
+	if in, ok := b.reader.(inMemory); ok {
+		if bytes := in.Bytes(); bytes != nil {
+			return bytes[b.at:b.to]
+		}
+	}
+	return nil
+}
+
 // Len is how many bytes are left.
 func (b *keptBody) Len() int64 { return b.to - b.at }
 

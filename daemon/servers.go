@@ -47,6 +47,7 @@ type runningServer struct {
 	turn     *turn
 	done     chan struct{} // closed when Serve returned
 	conns    connCount
+	ahead    *hop.Ahead // of a plain listener; nil for any other
 }
 
 // connCount is how many connections a server has, and how many of them have
@@ -171,6 +172,13 @@ func (d *Daemon) start(key serverKey, socket net.Listener, settings string, cfg 
 		conns:  connCount{fresh: make(map[net.Conn]bool)},
 	}
 	running.server.ConnState = running.conns.note
+	if key.kind == kindHTTP {
+		running.ahead = d.edge.Ahead(cfg.Limits)
+		running.server.ConnState = func(conn net.Conn, state http.ConnState) {
+			running.ahead.State(conn, state)
+			running.conns.note(conn, state)
+		}
+	}
 	if running.server.ConnContext == nil {
 		running.server.ConnContext = hop.BurstContext
 	}
@@ -184,6 +192,8 @@ func (d *Daemon) start(key serverKey, socket net.Listener, settings string, cfg 
 		listener := limit(running.turn, connections)
 		var err error
 		switch key.kind {
+		case kindHTTP:
+			err = running.server.Serve(running.ahead.Listen(listener))
 		case kindHTTPS:
 			err = running.server.Serve(overTLS(running.server, d.edge.Split(listener)))
 		case kindPassed:
@@ -231,6 +241,9 @@ const freshGrace = time.Second
 // cuts the rest.
 func (r *runningServer) stop(ctx context.Context) {
 	r.socket.Close()
+	if r.ahead != nil {
+		r.ahead.Drain()
+	}
 	r.server.SetKeepAlivesEnabled(false) // ends idle connections, and others with their answer
 	grace, cancel := context.WithTimeout(ctx, freshGrace)
 	defer cancel()

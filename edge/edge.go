@@ -7,6 +7,7 @@
 //     host, or one that the connection is not for (421, doors.go), CONNECT, a loop; on a plain listener it redirects (plain.go),
 //  3. outgoing says who the client is (forwarded.go) and bounds the body
 //     (body.go),
+//     (a request that the cache can answer as it stands ends here, kept.go),
 //  4. cross hands the request to the crossing, an http.RoundTripper: the cache
 //     (caching.go), and behind it the link to the relays, or the relay itself in
 //     one process; a route that stays is fetched by this node,
@@ -201,7 +202,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, secure bool) {
 	x.open(secure)
 	aborted := false
 	if x.admit(secure) {
-		err := x.exchange(r.Context())
+		var err error
+		if res := x.kept(); res != nil {
+			err = x.answer(res)
+		} else {
+			err = x.exchange(r.Context())
+		}
 		if x.lost(err) {
 			err = x.exchange(link.Again(r.Context()))
 		}
@@ -405,15 +411,8 @@ func (x *exchange) outgoing(ctx context.Context) *http.Request {
 // answer passes the response on. An error means that the client got a part of
 // it only.
 func (x *exchange) answer(res *http.Response) error {
-	x.rec.Status = res.StatusCode
+	x.dress(res)
 	own := x.w.Header()
-	if x.site.Headers.RequestID {
-		res.Header["X-Request-Id"] = []string{x.rec.RequestID}
-	}
-	if x.site.Headers.ServerTiming {
-		res.Header.Add("Server-Timing", serverTiming(&x.rec))
-	}
-	x.strictTransport(res.Header)
 	limits := &x.Config.Limits
 	if x.body != nil && x.body.unread() && x.r.ProtoMajor == 1 {
 		own.Set("Connection", "close") // an early answer: the rest of the body is not waited for
@@ -432,6 +431,18 @@ func (x *exchange) answer(res *http.Response) error {
 		}
 	}
 	return err
+}
+
+// dress notes the status of the answer, and gives it the fields that are the edge's.
+func (x *exchange) dress(res *http.Response) {
+	x.rec.Status = res.StatusCode
+	if x.site.Headers.RequestID {
+		res.Header["X-Request-Id"] = []string{x.rec.RequestID}
+	}
+	if x.site.Headers.ServerTiming {
+		res.Header.Add("Server-Timing", serverTiming(&x.rec))
+	}
+	x.strictTransport(res.Header)
 }
 
 // named gives a failure while the answer was under way its kind.

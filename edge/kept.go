@@ -1,0 +1,177 @@
+package edge
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"causeway/cache"
+	"causeway/config"
+	"causeway/hop"
+)
+
+// What the cache has costs little to find; most of a request's path is for what
+// crosses. So a request that crosses as it came (hop.Ordinary) is looked up before
+// it is made ready for that:
+//
+//  1. kept asks the cache for what it may give without asking anybody; nil, and
+//     the request takes the usual way, as if nothing had been,
+//  2. on a plain listener answerAhead does so before net/http's server has heard
+//     of the request (hop.Ahead), and writes the answer itself.
+
+// kept is the answer that the cache has, nil when it has none that it may give as it
+// is, or the request is not for it.
+func (x *exchange) kept() *http.Response {
+	r := x.r
+	if x.keeps == nil || r.Method != http.MethodGet && r.Method != http.MethodHead || r.ContentLength != 0 || len(r.TransferEncoding) > 0 || !ordinary(r.Header) {
+		return nil
+	}
+	route := x.site.Route(r.Method, r.URL.Path)
+	policy := x.site.Caching(route)
+	if route != nil && route.Stay != "" || policy.Off {
+		return nil
+	}
+	var trace cache.Trace
+	host := config.Authority(r.Host)
+	res := x.keeps.Kept(&http.Request{
+		Method: r.Method, URL: hop.TargetURL(r.RequestURI, r.URL, x.rec.Scheme, host), Host: host, Header: r.Header,
+		Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
+	}, policy, hop.Ordinary, &trace)
+	if res == nil {
+		return nil
+	}
+	x.rec.Cache, x.rec.CacheTier, x.rec.CacheWhy = string(trace.Result), trace.Tier, trace.Reason
+	x.rec.Answered = time.Since(x.rec.Start)
+	return res
+}
+
+// ordinary reports whether all fields of a request cross as they came.
+func ordinary(h http.Header) bool {
+	for name, values := range h {
+		if !hop.Ordinary(name) && (name != "Connection" || len(values) != 1 || !strings.EqualFold(values[0], "keep-alive")) {
+			return false
+		}
+	}
+	return true
+}
+
+// Ahead is what a plain listener's server needs to have what is kept answered before
+// it.
+func (s *Server) Ahead(limits config.Limits) *hop.Ahead {
+	return &hop.Ahead{Answer: s.answerAhead, Idle: limits.IdleTimeout, Header: limits.HeaderTimeout, Send: limits.SendTimeout}
+}
+
+// mostAhead is the longest body that is answered ahead; of longer ones what net/http
+// costs is a small part, and the crossing of a slow client is its own affair.
+const mostAhead = 1 << 20
+
+// answerAhead is the path of a request that the cache can answer: steps 1, 2, 5 and 6
+// of serve. It gives false for any other, of which nothing has been noted.
+func (s *Server) answerAhead(asked *hop.Asked) bool {
+	s.serving.Add(1)
+	defer s.serving.Add(-1)
+	r := &asked.Request
+	now := s.now.Load()
+	if now.keeps == nil {
+		return false
+	}
+	if site, ok := now.Config.Lookup(r.Host); !ok || site.HTTP != config.HTTPServe {
+		return false
+	}
+	refused := &unwritten{}
+	x := &exchange{Crossing: now, server: s, w: refused, r: r}
+	x.open(false)
+	if !x.admit(false) {
+		return false
+	}
+	res := x.kept()
+	if res == nil {
+		return false
+	}
+	defer res.Body.Close()
+	x.dress(res)
+	body, ok := wholeOf(res)
+	if !ok {
+		return false
+	}
+	header, ok := appendAnswer(make([]byte, 0, 1<<10), res)
+	if !ok {
+		return false
+	}
+	n, err := asked.Write(header, body)
+	x.rec.BytesOut = n
+	if err != nil {
+		x.rec.Abort(named(&hop.CopyError{FromClient: true, Err: err}))
+	}
+	x.rec.Total = time.Since(x.rec.Start)
+	s.options.Sink.Emit(&x.rec)
+	return true
+}
+
+// unwritten is the http.ResponseWriter of a request whose refusal is another's to
+// write.
+type unwritten struct{ header http.Header }
+
+func (w *unwritten) Header() http.Header {
+	if w.header == nil {
+		w.header = http.Header{}
+	}
+	return w.header
+}
+func (w *unwritten) Write(p []byte) (int, error) { return len(p), nil }
+func (w *unwritten) WriteHeader(int)             {}
+
+// wholeOf is the body of an answer, if it is at hand, whole and not too long.
+func wholeOf(res *http.Response) ([]byte, bool) {
+	switch res.StatusCode { // those whose message is framed by its length alone
+	case http.StatusOK, http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect,
+		http.StatusNotModified, http.StatusNotFound, http.StatusGone:
+	default:
+		return nil, false
+	}
+	if res.Body == http.NoBody {
+		return nil, true
+	}
+	if res.ContentLength < 0 || res.ContentLength > mostAhead {
+		return nil, false
+	}
+	in, ok := res.Body.(interface{ Bytes() []byte })
+	if !ok {
+		return nil, false
+	}
+	body := in.Bytes()
+	return body, int64(len(body)) == res.ContentLength
+}
+
+// appendAnswer appends the header of an answer as net/http's server writes it, in
+// the order of the names; false for one that it would have changed.
+func appendAnswer(b []byte, res *http.Response) ([]byte, bool) {
+	b = append(b, "HTTP/1.1 "...)
+	b = strconv.AppendInt(b, int64(res.StatusCode), 10)
+	b = append(b, ' ')
+	b = append(b, http.StatusText(res.StatusCode)...)
+	b = append(b, "\r\n"...)
+	hop.RemoveHopByHop(res.Header)
+	var room [32]string
+	names := room[:0]
+	for name := range res.Header {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		for _, value := range res.Header[name] {
+			if strings.ContainsAny(value, "\r\n") {
+				return nil, false
+			}
+			b = append(append(append(append(b, name...), ": "...), value...), "\r\n"...)
+		}
+	}
+	if len(res.Header["Date"]) == 0 {
+		b = append(b, "Date: "...)
+		b = time.Now().UTC().AppendFormat(b, http.TimeFormat)
+		b = append(b, "\r\n"...)
+	}
+	return append(b, "\r\n"...), true
+}

@@ -1,0 +1,389 @@
+package hop
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// What is at hand costs net/http's server more to send than to find: the switches
+// between its goroutines, a context, a timer and two writes for each answer
+// (docs/adr/0007). Ahead answers such a request before that server has heard of
+// it, on a plain connection:
+//
+//  1. the server waits in Read for its next request: nothing that it has read is
+//     left over, as it was given whole requests without a body only, one at a time
+//     (phaseIdle),
+//  2. readAhead reads one; if it is an ordinary one (ordinary.go) Answer may answer
+//     it, on the connection below, and the next is read, still within Read,
+//  3. any other is handed over as it came, and the server does with it what it
+//     would have done. When that is idle again, so is the connection (State).
+//
+// Where it can't be told beyond doubt where a request ends, by what the server
+// makes of it, the connection is the server's for good (phaseServer): a request
+// with a body, a bare line feed, a second request behind the first.
+
+// Ahead answers requests of the connections of a listener before their server
+// reads them. The server must be of HTTP/1.1 without TLS, call State as its
+// ConnState, and Drain must be called before its Shutdown.
+type Ahead struct {
+	// Answer answers the request, or gives false and has written nothing. It runs
+	// on the goroutine of the connection, and keeps nothing of asked.
+	Answer func(asked *Asked) bool
+
+	Idle   time.Duration // how long a connection waits for a request; 0 = for ever
+	Header time.Duration // how long the rest of a request's header may take; 0 = for ever
+	Send   time.Duration // how long the client may take nothing of an answer; 0 = for ever
+
+	draining atomic.Bool
+
+	mu   sync.Mutex              // guards lone
+	lone map[*aheadConn]struct{} // that had an answer, and of which the server knows nothing but that they are new
+}
+
+// Listen gives the connections of listener to their server with what Ahead does.
+func (a *Ahead) Listen(listener net.Listener) net.Listener { return aheadListener{listener, a} }
+
+type aheadListener struct {
+	net.Listener
+	ahead *Ahead
+}
+
+func (l aheadListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &aheadConn{Conn: conn, ahead: l.ahead, socket: socketOf(conn), remote: conn.RemoteAddr().String()}, nil
+}
+
+// socketOf is the TCP connection below conn, nil when there is none.
+func socketOf(conn net.Conn) *net.TCPConn {
+	for {
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			return tcp
+		}
+		around, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nil
+		}
+		conn = around.NetConn()
+	}
+}
+
+// State is to be called as, or from, http.Server.ConnState.
+func (a *Ahead) State(conn net.Conn, state http.ConnState) {
+	c, ok := conn.(*aheadConn)
+	if !ok {
+		return
+	}
+	switch state {
+	case http.StateActive:
+		a.forget(c)
+	case http.StateIdle:
+		if c.phase == phaseWithin {
+			c.phase = phaseIdle
+		}
+	case http.StateHijacked:
+		c.phase = phaseServer
+	}
+}
+
+// Drain answers no more requests, and closes the connections that the server
+// takes for new because their requests were answered here; those under way are
+// finished first.
+func (a *Ahead) Drain() {
+	a.draining.Store(true)
+	a.mu.Lock()
+	lone := make([]*aheadConn, 0, len(a.lone))
+	for c := range a.lone {
+		lone = append(lone, c)
+	}
+	a.mu.Unlock()
+	for _, c := range lone {
+		c.Close()
+	}
+}
+
+func (a *Ahead) remember(c *aheadConn) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.lone == nil {
+		a.lone = map[*aheadConn]struct{}{}
+	}
+	a.lone[c] = struct{}{}
+}
+
+func (a *Ahead) forget(c *aheadConn) {
+	if !c.known {
+		c.known = true
+		a.mu.Lock()
+		delete(a.lone, c)
+		a.mu.Unlock()
+	}
+}
+
+// phase is what the server does with a connection.
+type phase int
+
+const (
+	phaseIdle   phase = iota // it waits for a request, and has read nothing of it
+	phaseWithin              // it has one, all of it, and nothing that comes after
+	phaseServer              // whatever it does: the connection is its own
+)
+
+// aheadConn is a connection under net/http's server. Its server reads with one
+// goroutine at a time.
+type aheadConn struct {
+	net.Conn
+	ahead  *Ahead
+	socket *net.TCPConn // below Conn; nil when there is none
+	remote string
+
+	phase phase     // of the reader, as the next three
+	known bool      // the server has had a request of it
+	lone  bool      // it is in Ahead.lone
+	until time.Time // the read deadline set here; zero is none
+
+	mu        sync.Mutex // guards the rest
+	answering bool
+	closing   bool // Close came while an answer was under way, or before
+}
+
+// NetConn is the connection below, as tls.Conn has it.
+func (c *aheadConn) NetConn() net.Conn { return c.Conn }
+
+// leastRead is the shortest buffer that is read into before the server: shorter
+// ones are no reads of a request's header.
+const leastRead = 2 << 10
+
+// Read gives the server what it is to see.
+func (c *aheadConn) Read(p []byte) (int, error) {
+	switch {
+	case c.phase == phaseIdle && len(p) >= leastRead:
+		return c.readAhead(p)
+	case c.phase == phaseServer:
+		return c.Conn.Read(p)
+	}
+	n, err := c.Conn.Read(p)
+	if n > 0 { // more than the request
+		c.phase = phaseServer
+	}
+	return n, err
+}
+
+// readAhead answers what can be answered, and gives the first request that can't
+// be.
+func (c *aheadConn) readAhead(p []byte) (int, error) {
+	c.until = time.Time{}
+	for n := 0; ; {
+		k, err := c.Conn.Read(p[n:])
+		n += k
+		end := headEnd(p[:n], n-k)
+		switch {
+		case end < 0 && err == nil && n < len(p):
+			if n == k { // the first piece
+				c.renew(c.ahead.Header, 0)
+			}
+			continue
+		case n == 0:
+			return 0, err
+		case end != n: // it has no end, or another follows it
+			c.phase = phaseServer
+			return n, nil
+		}
+		answered, closed := c.answer(p[:n])
+		switch {
+		case closed:
+			return 0, net.ErrClosed
+		case !answered:
+			c.phase = phaseServer
+			if endsWithHead(p[:n]) {
+				c.phase = phaseWithin
+			}
+			return n, nil
+		}
+		n = 0
+		c.renew(c.ahead.Idle, c.ahead.Idle/8)
+	}
+}
+
+// renew gives the next read so long, unless it has as much but for slack.
+func (c *aheadConn) renew(long, slack time.Duration) {
+	if long <= 0 {
+		if !c.until.IsZero() || c.lone {
+			c.until = time.Time{}
+			_ = c.Conn.SetReadDeadline(c.until)
+		}
+		return
+	}
+	until := time.Now().Add(long)
+	if gap := until.Sub(c.until); gap > slack || gap < 0 {
+		c.until = until
+		_ = c.Conn.SetReadDeadline(until)
+	}
+}
+
+// headEnd is where the first request's header ends, behind its empty line; -1 when
+// it does not. Up to from there was no end before.
+func headEnd(b []byte, from int) int {
+	from = max(0, from-3)
+	if at := bytes.Index(b[from:], []byte("\r\n\r\n")); at >= 0 {
+		return from + at + 4
+	}
+	return -1
+}
+
+// answer has the request answered, if it is one for that. closed says that there
+// will be no other on this connection.
+func (c *aheadConn) answer(head []byte) (answered, closed bool) {
+	if c.ahead.draining.Load() {
+		return false, false
+	}
+	asked := askedPool.Get().(*Asked)
+	defer asked.free()
+	if !asked.read(head) {
+		return false, false
+	}
+	asked.conn, asked.Request.RemoteAddr = c, c.remote
+	c.mu.Lock()
+	if c.closing {
+		c.mu.Unlock()
+		return false, true
+	}
+	c.answering = true
+	c.mu.Unlock()
+	defer func() { // a panic of Answer too ends the answering
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.answering = false
+		if c.closing || asked.err != nil {
+			c.closing, closed = true, true
+			c.Conn.Close()
+		}
+	}()
+	answered = c.ahead.Answer(asked)
+	if answered && !c.known && !c.lone {
+		c.lone = true
+		c.ahead.remember(c)
+		if c.ahead.draining.Load() { // since
+			return true, c.endAfter()
+		}
+	}
+	return answered, false
+}
+
+// endAfter closes the connection once the answer is out.
+func (c *aheadConn) endAfter() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closing = true
+	return true
+}
+
+// Close closes the connection, when an answer that is under way here is out: the
+// server, which knows nothing of it, takes the connection for an idle one.
+func (c *aheadConn) Close() error {
+	c.ahead.mu.Lock()
+	delete(c.ahead.lone, c)
+	c.ahead.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closing = true
+	if c.answering {
+		return nil
+	}
+	return c.Conn.Close()
+}
+
+// Asked is a request that may be answered ahead of the server.
+type Asked struct {
+	// Request has what the server would make of the request, less its context,
+	// with a header of ordinary fields alone, none of them twice.
+	Request http.Request
+
+	conn   *aheadConn
+	err    error // of Write
+	values [mostOrdinary]string
+	pieces [2][]byte
+}
+
+var askedPool = sync.Pool{New: func() any { return &Asked{Request: http.Request{Header: make(http.Header, mostOrdinary)}} }}
+
+// free gives a back.
+func (a *Asked) free() {
+	header := a.Request.Header
+	clear(header)
+	*a = Asked{Request: http.Request{Header: header}}
+	askedPool.Put(a)
+}
+
+// Write sends a header and a body, in one go where that is possible, with the
+// client's time for it, and gives how much of the body was taken. After an error,
+// the os.ErrDeadlineExceeded of a client that took nothing for too long among
+// them, the connection is closed.
+func (a *Asked) Write(header, body []byte) (n int64, err error) {
+	c, rest := a.conn, body
+	for first := true; first || len(rest) > 0; first = false {
+		piece := rest[:min(len(rest), passSize)]
+		rest = rest[len(piece):]
+		if c.ahead.Send > 0 {
+			_ = c.Conn.SetWriteDeadline(time.Now().Add(c.ahead.Send))
+		}
+		var k int64
+		switch {
+		case !first:
+			var m int
+			m, err = c.Conn.Write(piece)
+			k = int64(m)
+		case c.socket != nil:
+			a.pieces = [2][]byte{header, piece}
+			buffers := net.Buffers(a.pieces[:])
+			k, err = buffers.WriteTo(c.socket)
+			k = max(0, k-int64(len(header)))
+		default:
+			if _, err = c.Conn.Write(header); err == nil && len(piece) > 0 {
+				var m int
+				m, err = c.Conn.Write(piece)
+				k = int64(m)
+			}
+		}
+		if n += k; err != nil {
+			a.err = err
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				a.err = errors.Join(&Silence{c.ahead.Send}, err)
+			}
+			return n, a.err
+		}
+	}
+	return n, nil
+}
+
+// endsWithHead reports whether head, which ends with the first "\r\n\r\n" of what
+// came, is a whole request for any server: no line ends otherwise, and no field
+// says that there is a body, or another protocol.
+func endsWithHead(head []byte) bool {
+	lines := string(head[:len(head)-2])
+	line, lines, _ := strings.Cut(lines, "\r\n")
+	if !strings.HasPrefix(line, "GET ") && !strings.HasPrefix(line, "HEAD ") || !strings.HasSuffix(line, " HTTP/1.1") || strings.ContainsAny(line, "\r\n") {
+		return false
+	}
+	for lines != "" {
+		line, lines, _ = strings.Cut(lines, "\r\n")
+		name, _, named := strings.Cut(line, ":")
+		if !named || strings.ContainsAny(line, "\r\n") || strings.ContainsAny(name, " \t") {
+			return false
+		}
+		switch strings.ToLower(name) {
+		case "content-length", "transfer-encoding", "upgrade", "expect", "trailer", "http2-settings":
+			return false
+		}
+	}
+	return true
+}
