@@ -12,7 +12,8 @@
 //  4. the findings come in the order of the file.
 //
 // Targets checks the targets of forwards as the node that does them checks them
-// (targets.go). Machine looks at the kernel that it runs on, for what slows
+// (targets.go). Missing says what a site that is pending lacks by the file, and
+// Pending whether the world leads to it (pending.go). Machine looks at the kernel that it runs on, for what slows
 // links down (machine.go).
 //
 // It refuses to do more than GET, to follow redirects, to send or keep cookies,
@@ -38,6 +39,7 @@ const (
 	kindClearSiteData = "clear_site_data"
 	kindRedirect      = "redirect"
 	kindNotAsked      = "not_asked"
+	kindPending       = "pending"
 	kindCongestion    = "congestion_control"
 	kindSlowStart     = "slow_start_after_idle"
 	kindBuffers       = "socket_buffers"
@@ -51,7 +53,7 @@ type Finding struct {
 	Host    string `json:"host"`              // the public base: https://example.cn; "" for all of them, for forwards, and for the machine
 	Forward string `json:"forward,omitempty"` // its name
 	Target  string `json:"target,omitempty"`  // of the forward, as in the file
-	Kind    string `json:"kind"`              // that of docs/errors.md for a failed request, else status, hsts, clear_site_data, redirect, target or not_asked, or of the machine congestion_control, slow_start_after_idle, socket_buffers or kernel
+	Kind    string `json:"kind"`              // that of docs/errors.md for a failed request, else status, hsts, clear_site_data, redirect, target, pending or not_asked, or of the machine congestion_control, slow_start_after_idle, socket_buffers or kernel
 	Msg     string `json:"msg"`               // what was found
 	Mend    string `json:"mend"`              // what to do about it; "" when nothing need be done
 }

@@ -151,7 +151,7 @@ func (s *Site) Caching(route *Route) *cache.Policy {
 
 // makePolicies makes what Caching gives.
 func makePolicies(c *Config) {
-	for _, s := range c.Sites {
+	for _, s := range c.Served() {
 		if s.Cache == nil {
 			s.Cache = &Caching{}
 		}

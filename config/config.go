@@ -17,7 +17,7 @@
 // It refuses to guess: no key is ignored, no value is corrected, nothing is
 // taken from the environment. It opens no socket and resolves no name.
 //
-// The comments on the fields below, and in forwards.go, caching.go, front.go and certs.go, are the manual: docs/CONFIG.md and
+// The comments on the fields below, and in forwards.go, caching.go, front.go, certs.go and pending.go, are the manual: docs/CONFIG.md and
 // schema.json are made from them.
 package config
 
@@ -157,6 +157,13 @@ type Site struct {
 	// a site with `tls`; a site without must have `serve` written.
 	HTTP HTTPMode `yaml:"http,omitempty" enum:"redirect|serve|off"`
 
+	// The site is not open yet: before its filing is through, or its
+	// certificate is there. Its public hosts answer a page that says so (503),
+	// over plain HTTP, unless `http: off`, and over https where there is a
+	// certificate; `tls` may be left out. `pending: true`, or
+	// `{page: holding.html, test_host: preview.example.net}`.
+	Pending Pending `yaml:"pending,omitempty" example:"true"`
+
 	// Paths with a rule of their own. The first that matches, in the order of
 	// the file, counts; other paths go to the origin host of the public host.
 	Routes []Route `yaml:"routes,omitempty"`
@@ -173,6 +180,12 @@ type Site struct {
 
 	// Map between the public and the origin hosts of the site.
 	Map *rewrite.Map `yaml:"-"`
+
+	// Test is the site under pending.test_host, nil without one. It is in no
+	// list of sites, and Lookup finds it.
+	Test *Site `yaml:"-"`
+	// Tests says that this is the Test of another.
+	Tests bool `yaml:"-"`
 
 	maps   ruledMaps      // Map with the rules of Rewrite
 	others []rewrite.Base // third parties

@@ -255,6 +255,11 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, tag reflect.StructTag, pa
 			d.value(n, reflect.ValueOf(&p.To).Elem(), to.Tag, path)
 			return
 		}
+	case *Pending:
+		if p.On = true; n.Kind == yaml.ScalarNode {
+			d.value(n, reflect.ValueOf(&p.On).Elem(), "", path)
+			return
+		}
 	case *Clients:
 		if n.Kind == yaml.ScalarNode {
 			p.Require = true
@@ -518,6 +523,8 @@ func (d *decoder) kind(kind, s string) (string, *fault) {
 		return parseCookieName(s)
 	case "prefix":
 		return parsePrefix(s)
+	case "testhost":
+		return parseTestHost(s)
 	case "suite":
 		return parseSuite(s)
 	case "curve":

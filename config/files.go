@@ -32,6 +32,9 @@ func (c *Config) checkFiles(n *Node, now time.Time) Errors {
 		if s.EndsTLS(n) && s.TLS.Clients != nil && s.TLS.Clients.CA != "" {
 			f.authorities(f.placed(path+".tls.clients.ca", path+".tls.clients"), s.TLS.Clients.CA, "write the authorities as PEM: -----BEGIN CERTIFICATE-----")
 		}
+		if s.Pending.Page != "" && (n.IsEdge() || s.EndsTLS(n)) {
+			f.page(path+".pending.page", s.Pending.Page)
+		}
 		if n.IsRelay() && s.Origin.TLS.CA != "" {
 			f.authorities(path+".origin.tls.ca", s.Origin.TLS.CA, "write the authorities as PEM: -----BEGIN CERTIFICATE-----")
 		}

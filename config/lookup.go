@@ -22,7 +22,7 @@ type entry struct {
 
 func newHostIndex(sites []*Site) hostIndex {
 	x := hostIndex{map[string]entry{}, map[string]entry{}, map[string][]entry{}, map[string][]entry{}}
-	for _, s := range sites {
+	for _, s := range withTests(sites) {
 		for i := range s.Hosts {
 			e := entry{s, &s.Hosts[i]}
 			authority := e.host.Public.Authority()

@@ -67,7 +67,7 @@ func makeSchema(t *testing.T) *jsonschema.Schema {
 		reflect.TypeFor[Forward](), reflect.TypeFor[Target](), reflect.TypeFor[ForwardHealth](), reflect.TypeFor[ForwardProxy](), reflect.TypeFor[ForwardLimits](),
 		reflect.TypeFor[Node](), reflect.TypeFor[Link](), reflect.TypeFor[Price](), reflect.TypeFor[Limits](), reflect.TypeFor[Log](),
 		reflect.TypeFor[Cache](), reflect.TypeFor[Caching](), reflect.TypeFor[Clients](), reflect.TypeFor[HSTS](),
-		reflect.TypeFor[CertFiles](), reflect.TypeFor[ApprovedIssuers](),
+		reflect.TypeFor[CertFiles](), reflect.TypeFor[ApprovedIssuers](), reflect.TypeFor[Pending](),
 	} {
 		def := s.Definitions[typ.Name()]
 		if def == nil {
@@ -81,6 +81,9 @@ func makeSchema(t *testing.T) *jsonschema.Schema {
 		prop.AnyOf = []*jsonschema.Schema{{Ref: prop.Ref}, {Const: "off"}}
 		prop.Ref = ""
 	}
+	pending, _ := s.Definitions["Site"].Properties.Get("pending")
+	pending.AnyOf = []*jsonschema.Schema{{Type: "boolean"}, {Ref: pending.Ref}}
+	pending.Ref = ""
 	clients, _ := s.Definitions["TLS"].Properties.Get("clients")
 	clients.AnyOf = []*jsonschema.Schema{{Type: "string"}, {Ref: clients.Ref}}
 	clients.Ref = ""

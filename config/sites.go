@@ -39,6 +39,7 @@ func (c *Config) check(r *report) {
 	c.checkApproved(r)
 	checkPublicOnce(r, c.Sites)
 	checkDefaultOnce(r, c.Sites)
+	c.checkPending(r)
 	c.checkLoops(r)
 	for i, s := range c.Sites {
 		checkRewrite(r, fmt.Sprintf("sites[%d].rewrite", i), &s.Rewrite)
@@ -119,6 +120,8 @@ func (c *Config) checkHTTP(r *report, path string, s *Site) {
 		return
 	}
 	switch {
+	case s.TLS == nil && s.HTTP == "" && s.Pending.On:
+		s.HTTP = HTTPServe // the page
 	case s.TLS == nil && s.HTTP == "":
 		r.key(path, "add tls: {cert: example.cn.pem, key: example.cn.key}, or http: serve", "the site has no tls, so nobody can reach it over https")
 		r.bad[path+".http"] = true
@@ -351,14 +354,11 @@ func (x originNames) meets(public spot) (originName, bool) {
 // makeMaps makes the map of each site once everything else is right.
 func makeMaps(r *report, sites []*Site) {
 	for i, s := range sites {
-		pairs := make([]rewrite.Pair, len(s.Hosts))
-		for j, h := range s.Hosts {
-			pairs[j] = rewrite.Pair{Public: h.Public, Origin: h.To}
+		err := s.makeMap()
+		if err == nil && s.Test != nil {
+			err = s.Test.makeMap()
 		}
-		m, err := rewrite.NewMap(pairs)
 		if err == nil {
-			s.Map = m
-			s.name()
 			continue
 		}
 		at := "sites[" + strconv.Itoa(i) + "].hosts"
@@ -368,6 +368,20 @@ func makeMaps(r *report, sites []*Site) {
 		}
 		r.value(at, "change the public host or the origin", "cannot be mapped: %v", err)
 	}
+}
+
+// makeMap makes the map of the site's hosts.
+func (s *Site) makeMap() error {
+	pairs := make([]rewrite.Pair, len(s.Hosts))
+	for i, h := range s.Hosts {
+		pairs[i] = rewrite.Pair{Public: h.Public, Origin: h.To}
+	}
+	m, err := rewrite.NewMap(pairs)
+	if err == nil {
+		s.Map = m
+		s.name()
+	}
+	return err
 }
 
 // name puts the rules of the site and of its routes into the map.

@@ -48,6 +48,10 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 	if err != nil {
 		return err
 	}
+	pages, err := edge.ReadPages(cfg, node)
+	if err != nil {
+		return err
+	}
 	sockets, err := d.openSockets(cfg, node)
 	if err != nil {
 		return err
@@ -77,7 +81,7 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 	if node.IsEdge() {
 		var crossing edge.Crossing
 		crossing, obsolete = d.crossing(cfg, node, identity)
-		crossing.Certificate, crossing.Doors = certs.GetCertificate, doors
+		crossing.Certificate, crossing.Doors, crossing.Pages = certs.GetCertificate, doors, pages
 		if kept != nil {
 			crossing.Cache = kept.Cache
 		}
@@ -88,7 +92,7 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 		}
 	}
 	d.changeCache(kept, cfg)
-	d.changePassed(cfg, node, certs, doors)
+	d.changePassed(cfg, node, edge.Crossing{Config: cfg, Certificate: certs.orDefault, Doors: doors, Pages: pages, Over: d.relay})
 	d.certs.Store(certs)
 	d.config, d.node = cfg, node
 	d.most.Store(new(mostConnections(cfg, node)))
@@ -104,11 +108,10 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 // changePassed makes or swaps the role that ends the TLS of sites that pass
 // through, on a relay. As the edge in a file without nodes, it crosses to the
 // relay of its own process.
-func (d *Daemon) changePassed(cfg *config.Config, node *config.Node, certs *certificates, doors *edge.Doors) {
+func (d *Daemon) changePassed(cfg *config.Config, node *config.Node, crossing edge.Crossing) {
 	if node.Role != config.RoleRelay {
 		return
 	}
-	crossing := edge.Crossing{Config: cfg, Certificate: certs.orDefault, Doors: doors, Over: d.relay}
 	if d.passed == nil {
 		d.passed = edge.New(crossing, edge.Options{Node: node.Name, Sink: d.sink, Log: d.log, Passed: true})
 	} else {

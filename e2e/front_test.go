@@ -172,3 +172,47 @@ func TestSslscan(t *testing.T) {
 		}
 	}
 }
+
+// TestPending holds what visitors see before a site is open, and that it can be
+// tried under its test host, and is as it was once it is open.
+func TestPending(t *testing.T) {
+	for _, layout := range layouts {
+		t.Run(string(layout), func(t *testing.T) {
+			address := freeAddress(t)
+			startNginx(t, address, fmt.Sprintf(`
+	server { listen %s; location / { default_type text/html; return 200 '<a href="http://example.com/tea">$http_host</a> <a href="http://www.example.com/">www</a> <a href="http://other.example.org/">other</a>'; } }`, address))
+			sites := fmt.Sprintf(`
+  - name: shop
+    hosts: {example.cn: "http://example.com", www.example.cn: "http://www.example.com", other.cn: "http://other.example.org"}
+    origin: {connect: [%q]}
+    tls: {cert: CERT, key: KEY}
+    pending: {test_host: preview.example.net}`, address)
+			c := newCrossing(t, spec{layout: layout, sites: sites, hosts: []string{"example.cn", "www.example.cn", "other.cn"}})
+			client := c.client(t, 1)
+			for _, url := range []string{"http://example.cn/tea", "https://example.cn/tea", "http://other.cn/"} {
+				if a := get(t, client, url); a.StatusCode != 503 || a.Header.Get("Retry-After") == "" || !strings.Contains(string(a.body), "即将开放") {
+					t.Errorf("%s: %s\n%s", url, a.Status, a.body)
+				}
+			}
+			a := get(t, client, "http://preview.example.net/tea")
+			if want := `<a href="http://preview.example.net/tea">example.com</a> <a href="http://www.preview.example.net/">www</a> <a href="http://other.example.org/">other</a>`; string(a.body) != want || a.Header.Get("X-Robots-Tag") == "" {
+				t.Errorf("%s %v\n%s\nwant\n%s", a.Status, a.Header, a.body, want)
+			}
+			c.write(t, strings.Replace(c.text(t), "pending: {test_host: preview.example.net}", "pending: false", 1))
+			for _, n := range c.nodes() {
+				if !n.reload(t) {
+					t.Fatal("the reload failed")
+				}
+			}
+			if a := get(t, client, "https://example.cn/tea"); a.StatusCode != 200 || !strings.Contains(string(a.body), `href="https://example.cn/tea"`) {
+				t.Errorf("open: %s\n%s", a.Status, a.body)
+			}
+			if a := get(t, client, "http://example.cn/tea"); a.StatusCode != 301 {
+				t.Errorf("open, over plain HTTP: %s", a.Status)
+			}
+			if a := get(t, client, "http://preview.example.net/tea"); a.StatusCode != 421 {
+				t.Errorf("the test host of a site that is open: %s", a.Status)
+			}
+		})
+	}
+}

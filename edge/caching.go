@@ -82,6 +82,8 @@ func (s *Server) Explain(ctx context.Context, r *http.Request) ([]cache.Step, er
 	x.out = x.outgoing(ctx)
 	route := site.Route(r.Method, r.URL.Path)
 	switch secure := r.URL.Scheme == "https"; {
+	case site.Pending.On:
+		return []cache.Step{{About: "site " + site.Name, Says: "the site is not open yet: a page says so, and nothing is looked up", Section: "pending"}}, nil
 	case !secure && site.HTTP == config.HTTPRedirect:
 		return []cache.Step{{About: "site " + site.Name, Says: "plain HTTP is sent on to https, and not looked up", Section: "http: redirect"}}, nil
 	case !secure && site.HTTP != config.HTTPServe:

@@ -67,7 +67,7 @@ func NewDoors(cfg *config.Config, ends func(*config.Site) bool) (*Doors, error) 
 	doors.challenge.config.NextProtos = []string{acmeALPN}
 	doors.challenge.config.SessionTicketsDisabled = true
 	for _, site := range cfg.Sites {
-		if !ends(site) {
+		if site.TLS == nil || !ends(site) {
 			continue
 		}
 		d := newDoor(site.Name, site.TLS.Front())

@@ -4,7 +4,8 @@
 //
 //  1. ServeHTTP takes the snapshot, opens the record,
 //  2. admit finds the site by the Host and refuses what is not ours: another
-//     host, or one that the connection is not for (421, doors.go), CONNECT, a loop; on a plain listener it redirects (plain.go),
+//     host, or one that the connection is not for (421, doors.go), CONNECT, a loop; on a plain listener it redirects (plain.go); for a site that
+//     is pending it shows a page (pending.go),
 //  3. outgoing says who the client is (forwarded.go) and bounds the body
 //     (body.go),
 //     (a request that the cache can answer as it stands ends here, kept.go),
@@ -54,6 +55,9 @@ type Crossing struct {
 	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	// Doors are the TLS settings of the sites; nil are those of no site.
 	Doors *Doors
+	// Pages are what the sites that are pending show; those without one show
+	// Causeway's.
+	Pages map[*config.Site][]byte
 	// Over carries a request to the other side.
 	Over http.RoundTripper
 	// Cache keeps what crossed; nil keeps nothing.
@@ -286,6 +290,10 @@ func (x *exchange) admit(secure bool) bool {
 		x.site = site
 	}
 	x.rec.Site = x.site.Name
+	if x.site.Pending.On {
+		x.hold()
+		return false
+	}
 	if looped(x.r.Header, x.site.Map.Version()) {
 		return x.refuse(outcome.Errorf(outcome.Loop, "the request passed here before: the origin of site %s leads back to it", x.site.Name))
 	}
@@ -443,6 +451,9 @@ func (x *exchange) dress(res *http.Response) {
 		res.Header.Add("Server-Timing", serverTiming(&x.rec))
 	}
 	x.strictTransport(res.Header)
+	if x.site.Tests {
+		res.Header["X-Robots-Tag"] = []string{"noindex, nofollow"}
+	}
 }
 
 // named gives a failure while the answer was under way its kind.

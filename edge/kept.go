@@ -28,6 +28,9 @@ func (x *exchange) kept() *http.Response {
 	if x.keeps == nil || r.Method != http.MethodGet && r.Method != http.MethodHead || r.ContentLength != 0 || len(r.TransferEncoding) > 0 || !ordinary(r.Header) {
 		return nil
 	}
+	if x.site.TLS != nil && x.site.TLS.Clients != nil {
+		return nil // the certificate is a field of the request that crosses
+	}
 	route := x.site.Route(r.Method, r.URL.Path)
 	policy := x.site.Caching(route)
 	if route != nil && route.Stay != "" || policy.Off {

@@ -19,6 +19,10 @@ func (x *exchange) admitPlain() bool {
 	}
 	name := hostName(x.r.Host)
 	site, host, ok := x.Config.LookupName(name)
+	if ok && site.Pending.On && site.HTTP != config.HTTPOff {
+		x.site = site // whose page is shown
+		return true
+	}
 	if !ok || site.HTTP != config.HTTPRedirect {
 		return x.refuse(outcome.Errorf(outcome.HostUnknown, "find a site for host %q on plain HTTP: none in %s", x.r.Host, x.Config.Path))
 	}

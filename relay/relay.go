@@ -70,7 +70,7 @@ func (s *Server) Swap(cfg *config.Config) error {
 	old := s.state.Load()
 	next := &state{config: cfg, sites: make(map[*config.Site]*origin, len(cfg.Sites))}
 	kept := make(map[*origin]bool)
-	for _, site := range cfg.Sites {
+	for _, site := range cfg.Served() {
 		o, err := newOrigin(site, cfg.Limits, s.resolver)
 		if err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -51,7 +52,11 @@ the targets of its forwards, each address once, as it does in service. A target
 that fails is an error when no other target of its forward is well, and a warning
 when another is. There are warnings too where this machine's kernel makes the links of the node slow,
 without BBR, or with small socket buffers, and where it lacks what forwards with
-entry: kernel need.`,
+entry: kernel need.
+
+Of a site that is pending it says what it lacks before it can be opened: a
+certificate; and, with --live, whether the DNS and plain HTTP of each of its
+public hosts lead to an edge that holds it.`,
 		Example: "  causeway check causeway.yaml\n  causeway check --node shanghai-1 causeway.yaml\n  causeway check --live --node virginia-1",
 		Args:    argsBetween(0, 1, "one file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -125,6 +130,9 @@ func (c *checkup) sayFine(out io.Writer, cfg *config.Config, node *config.Node) 
 		what = count(len(cfg.Forwards), "forward")
 	}
 	fmt.Fprintf(out, "%s: fine: %s, %s%s\n", c.file, what, count(len(cfg.Nodes), "node"), looked)
+	for _, finding := range audit.Missing(cfg) {
+		fmt.Fprintln(out, finding)
+	}
 }
 
 // askWorld asks the targets of forwards and the origins, until Ctrl-C, and prints
@@ -134,14 +142,17 @@ func (c *checkup) askWorld(out io.Writer, cfg *config.Config, node *config.Node)
 	defer stop()
 	end := time.Now().Add(c.timeout)
 	targets, err := audit.Targets(ctx, cfg, node, c.options("target", end))
-	origins := audit.Report{}
+	origins, pending := audit.Report{}, audit.Report{}
+	if err == nil {
+		pending, err = audit.Pending(ctx, cfg, c.options("host", end))
+	}
 	if err == nil {
 		origins, err = audit.Origins(ctx, cfg, node, c.options("origin", end))
 	}
 	if isTerminal(os.Stderr) {
 		fmt.Fprint(os.Stderr, "\r\x1b[K")
 	}
-	if failed := c.sayReports(out, machineFindings(ctx, cfg, node), targets, origins); failed != nil {
+	if failed := c.sayReports(out, cfg, machineFindings(ctx, cfg, node), targets, pending, origins); failed != nil {
 		return failed
 	}
 	var failed []string
@@ -187,17 +198,20 @@ func isTerminal(file *os.File) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// sayReports prints what was found on this machine, and what targets and origins
-// came to.
-func (c *checkup) sayReports(out io.Writer, machine []audit.Finding, targets, origins audit.Report) error {
-	findings := append(append(append([]audit.Finding{}, machine...), targets.Findings...), origins.Findings...)
+// sayReports prints what was found on this machine, and what targets, the hosts of
+// pending sites and origins came to.
+func (c *checkup) sayReports(out io.Writer, cfg *config.Config, machine []audit.Finding, targets, pending, origins audit.Report) error {
+	findings := append([]audit.Finding{}, slices.Concat(machine, targets.Findings, pending.Findings, origins.Findings)...)
 	if c.asJSON {
-		return sayJSON(out, findings)
+		return sayJSON(out, append(findings, audit.Missing(cfg)...))
 	}
 	for _, finding := range findings {
 		fmt.Fprintln(out, finding)
 	}
 	if err := saySum(out, "targets", targets); err != nil {
+		return err
+	}
+	if err := saySum(out, "pending hosts", pending); err != nil {
 		return err
 	}
 	return saySum(out, "origins", origins)
