@@ -30,6 +30,7 @@ var floors = []struct {
 	{"cache", 0, nil},   // answers and their bytes: who fetches them, and what the file says, its caller knows
 	{"records", 0, nil}, // at whoever serves a domain: which, and what for, its caller knows
 	{"simnet", 0, nil},  // for tests and the demo: nothing that serves people imports it
+	{"testca", 0, nil},  // for tests: nothing that serves people imports it
 
 	{"config", 1, map[string]string{
 		"cache":   "what an owner may want of it",

@@ -1,5 +1,5 @@
 // Package cert holds the certificates Causeway shows and the ones it trusts:
-// site certificates from files, a small authority of its own, and the mutual
+// site certificates from files and by ACME, a small authority of its own, and the mutual
 // TLS identity of a node on the link.
 //
 // The path of a certificate:
@@ -15,6 +15,9 @@
 //  5. linktls.go: a [LinkIdentity] turns a node's folder (ca.pem, NAME.pem,
 //     NAME.key) into the two tls.Configs of the link, and follows the files
 //     when they change.
+//  5. acme.go: an [ACME] orders a certificate for each of its names, keeps it in a
+//     certmagic.Storage and renews it; acmeorder.go is one order, acmechallenge.go
+//     what proves that a name is ours, acmewords.go what went wrong.
 //
 // It refuses: a certificate without subject alternative names, a key that is
 // not the certificate's, to overwrite an authority, a link peer whose
