@@ -246,6 +246,18 @@ func (b *keptBody) Bytes() []byte {
 	return nil
 }
 
+// File is a file of the body's own that stands at what is left, nil where there is
+// none. Close closes it.
+func (b *keptBody) File() *os.File {
+	if in, ok := b.reader.(inFile); ok {
+		f, offset, _ := in.File()
+		if _, err := f.Seek(offset+b.at, io.SeekStart); err == nil {
+			return f
+		}
+	}
+	return nil
+}
+
 // Len is how many bytes are left.
 func (b *keptBody) Len() int64 { return b.to - b.at }
 
@@ -273,23 +285,18 @@ var chunks = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
 // WriteTo writes what is left: bytes in memory in one go, a file by sendfile where
 // w can do that.
 func (b *keptBody) WriteTo(w io.Writer) (int64, error) {
-	if in, ok := b.reader.(inMemory); ok {
-		if bytes := in.Bytes(); bytes != nil {
-			n, err := w.Write(bytes[b.at:b.to])
-			b.at += int64(n)
-			return int64(n), err
-		}
+	if bytes := b.Bytes(); bytes != nil {
+		n, err := w.Write(bytes)
+		b.at += int64(n)
+		return int64(n), err
 	}
-	if in, ok := b.reader.(inFile); ok {
-		if to, ok := w.(io.ReaderFrom); ok {
-			f, offset, _ := in.File()
-			if _, err := f.Seek(offset+b.at, io.SeekStart); err == nil {
-				n, err := to.ReadFrom(io.LimitReader(f, b.to-b.at))
-				if b.at += n; err == nil && b.at < b.to {
-					err = io.ErrUnexpectedEOF
-				}
-				return n, err
+	if to, ok := w.(io.ReaderFrom); ok {
+		if f := b.File(); f != nil {
+			n, err := to.ReadFrom(io.LimitReader(f, b.to-b.at))
+			if b.at += n; err == nil && b.at < b.to {
+				err = io.ErrUnexpectedEOF
 			}
+			return n, err
 		}
 	}
 	buffer := chunks.Get().(*[]byte)

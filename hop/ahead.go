@@ -3,6 +3,7 @@ package hop
 import (
 	"bytes"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -158,6 +159,14 @@ type aheadConn struct {
 
 // NetConn is the connection below, as tls.Conn has it.
 func (c *aheadConn) NetConn() net.Conn { return c.Conn }
+
+// ReadFrom is for sendfile.
+func (c *aheadConn) ReadFrom(r io.Reader) (int64, error) {
+	if c.socket != nil {
+		return c.socket.ReadFrom(r)
+	}
+	return io.Copy(struct{ io.Writer }{c.Conn}, r)
+}
 
 // leastRead is the shortest buffer that is read into before the server: shorter
 // ones are no reads of a request's header.

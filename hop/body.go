@@ -2,11 +2,14 @@ package hop
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -20,6 +23,7 @@ import (
 //     is over first: an event stream opens before its first event. A body that
 //     ended before that has a Content-Length from now on; one that is looked at
 //     (held) has patience,
+//     (a body that is at hand, in memory or in a file, needs none of that: whole, file),
 //  4. with an Encoder the client's connection gets what that makes of it, all of
 //     it whenever the body pauses.
 
@@ -76,6 +80,20 @@ type passing struct {
 // passBody writes the header of res, which is in w.Header(), and its body.
 func passBody(w http.ResponseWriter, r *http.Request, res *http.Response, opt Options) error {
 	p := &passing{w: w, r: r, res: res, opt: opt, control: http.NewResponseController(w)}
+	if opt.Encode == nil && res.ContentLength > 0 && len(res.Trailer) == 0 && r.Method != http.MethodHead {
+		if in, ok := res.Body.(interface{ Bytes() []byte }); ok {
+			if body := in.Bytes(); int64(len(body)) == res.ContentLength {
+				return p.whole(body)
+			}
+		}
+		if in, ok := res.Body.(interface{ File() *os.File }); ok && r.TLS == nil && r.ProtoMajor == 1 {
+			if to, ok := w.(io.ReaderFrom); ok {
+				if file := in.File(); file != nil {
+					return p.file(to, file)
+				}
+			}
+		}
+	}
 	if strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream") {
 		p.buffer = make([]byte, eventSize)
 		defer p.free()
@@ -89,6 +107,47 @@ func passBody(w http.ResponseWriter, r *http.Request, res *http.Response, opt Op
 		passBuffers.Put(buffer)
 	}
 	return err
+}
+
+// whole writes a body that is in memory, and stays there unchanged.
+func (p *passing) whole(body []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(body) > 0 {
+		p.buffer = body[:min(len(body), passSize)]
+		p.from, p.to = 0, len(p.buffer)
+		body = body[p.to:]
+		p.ended = len(body) == 0
+		if p.write(); p.err != nil {
+			return &CopyError{FromClient: true, Err: p.err}
+		}
+	}
+	return nil
+}
+
+// file has the kernel send a body that is in a file, from where that stands, to a
+// connection of HTTP/1.1 without TLS.
+func (p *passing) file(to io.ReaderFrom, file *os.File) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.begin()
+	for p.written < p.res.ContentLength {
+		most := min(p.res.ContentLength-p.written, passSize)
+		p.extend()
+		p.opt.Clock.start()
+		n, err := to.ReadFrom(io.LimitReader(file, most))
+		p.written += n
+		if p.opt.Wrote != nil {
+			p.opt.Wrote(int(n))
+		}
+		switch err = p.opt.Clock.finish(err); {
+		case err != nil:
+			return &CopyError{FromClient: !errors.Is(err, syscall.EIO), Err: err} // the kernel says no more of a file that can't be read
+		case n < most:
+			return &CopyError{Err: io.ErrUnexpectedEOF}
+		}
+	}
+	return nil
 }
 
 func (p *passing) run() error {
