@@ -12,7 +12,7 @@ PACKAGES := nginx-light curl chromium python3-doc openssl iproute2 nftables ipta
 	testssl.sh sslscan \
 	apache2-doc python-django-doc debian-reference-zh-cn debian-policy bind9-doc bind9
 # What the benchmarks need besides.
-BENCH_PACKAGES := nginx-light nghttp2-client openssl iproute2 nftables iperf3 haproxy libnginx-mod-stream
+BENCH_PACKAGES := nginx-light nghttp2-client openssl iproute2 nftables iperf3 haproxy libnginx-mod-stream varnish
 BENCH_WAN_PACKAGES := nginx-light haproxy chromium wordpress iproute2
 FUZZTIME ?= 5s
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -27,6 +28,9 @@ var (
 	benchHTTP1 = benchProto{"http1", "http", []string{"--h1", "-c", "32", "-m", "1"}}
 	// One cipher for all: nginx and Go would each choose another.
 	benchTLSH2 = benchProto{"tls-h2", "https", []string{"-c", "8", "-m", "4", "--tls13-ciphers=TLS_AES_128_GCM_SHA256"}}
+	// Four at a time, of what is large.
+	benchLargeHTTP1 = benchProto{"http1", "http", []string{"--h1", "-c", "4", "-m", "1"}}
+	benchLargeTLSH2 = benchProto{"tls-h2", "https", []string{"-c", "4", "-m", "1", "--tls13-ciphers=TLS_AES_128_GCM_SHA256"}}
 	// What browsers say.
 	benchBrowser = benchProto{"tls-h2", "https", append(benchTLSH2.args, "-H", "Accept-Encoding: gzip, deflate, br, zstd")}
 )
@@ -121,13 +125,17 @@ func benchGet(b *testing.B, c benchContender, proto benchProto, fields ...string
 func (p *benchProxy) cpu(b *testing.B) time.Duration {
 	b.Helper()
 	var total time.Duration
+	pids := slices.Clone(p.children)
 	for _, process := range p.processes {
+		pids = append(pids, process.pid())
+	}
+	for _, pid := range pids {
 		// clock_getcpuclockid(3): the complement of the process id, and 2 for
 		// CPUCLOCK_SCHED.
-		clock := uintptr(^process.pid()<<3 | 2)
+		clock := uintptr(^pid<<3 | 2)
 		var spent syscall.Timespec
 		if _, _, errno := syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, clock, uintptr(unsafe.Pointer(&spent)), 0); errno != 0 {
-			b.Fatalf("clock of process %d: %v", process.pid(), errno)
+			b.Fatalf("clock of process %d: %v", pid, errno)
 		}
 		total += time.Duration(spent.Nano())
 	}

@@ -2,8 +2,11 @@ package e2e
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"text/template"
@@ -21,12 +24,14 @@ type benchScene struct {
 	causeway *benchProxy
 	nginx    *benchProxy
 	crossing *benchProxy // edge and relay
+	plan     *benchPlan
 }
 
 // benchProxy is a running proxy.
 type benchProxy struct {
 	http, https string     // host:port
 	processes   []*process // that do its work
+	children    []int      // processes of those, that do too
 }
 
 func (p *benchProxy) address(proto benchProto) string {
@@ -79,13 +84,51 @@ func benchStart(b *testing.B) *benchScene {
 	two := writeFile(b, dir, "two.yaml", plan.fill(b, benchTwoYAML+benchSitesYAML))
 	return &benchScene{
 		files:    dir,
-		nginx:    &benchProxy{plan.NginxHTTP, plan.NginxHTTPS, []*process{proxy.process}},
-		causeway: &benchProxy{plan.OneHTTP, plan.OneHTTPS, []*process{benchNode(b, dir, plan.OneAdmin, one, "")}},
-		crossing: &benchProxy{plan.EdgeHTTP, plan.EdgeHTTPS, []*process{
+		plan:     plan,
+		nginx:    &benchProxy{http: plan.NginxHTTP, https: plan.NginxHTTPS, processes: []*process{proxy.process}},
+		causeway: &benchProxy{http: plan.OneHTTP, https: plan.OneHTTPS, processes: []*process{benchNode(b, dir, plan.OneAdmin, one, "")}},
+		crossing: &benchProxy{http: plan.EdgeHTTP, https: plan.EdgeHTTPS, processes: []*process{
 			benchNode(b, dir, plan.RelayAdmin, two, "relay-1"),
 			benchNode(b, dir, plan.EdgeAdmin, two, "edge-1"),
 		}},
 	}
+}
+
+// benchVarnish starts Varnish before the origin, with its log in a file.
+func benchVarnish(b *testing.B, plan *benchPlan) *benchProxy {
+	b.Helper()
+	require(b, "varnishd", "varnishncsa")
+	dir, address := filepath.Join(b.TempDir(), "varnish"), freeAddress(b)
+	host, port, _ := strings.Cut(plan.Origin, ":")
+	vcl := writeFile(b, plan.Dir, "kept.vcl", fmt.Sprintf("vcl 4.1;\nbackend default { .host = %q; .port = %q; }\n", host, port))
+	daemon := startProcess(b, "varnishd", "-F", "-a", address, "-f", vcl, "-s", "malloc,256m", "-n", dir, "-j", "none")
+	eventually(b, "varnish listens on "+address, func() bool {
+		if daemon.ended() {
+			b.Fatalf("varnishd ended:\n%s", daemon.stderrText())
+		}
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+	log := startProcess(b, "varnishncsa", "-n", dir, "-w", filepath.Join(plan.Dir, "varnish.log"))
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", daemon.pid(), daemon.pid()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	proxy := &benchProxy{http: address, processes: []*process{daemon, log}}
+	for _, child := range strings.Fields(string(children)) {
+		pid, err := strconv.Atoi(child)
+		if err != nil {
+			b.Fatal(err)
+		}
+		proxy.children = append(proxy.children, pid)
+	}
+	if len(proxy.children) == 0 {
+		b.Fatal("varnishd has no child that works")
+	}
+	return proxy
 }
 
 // benchNode runs a node with its access log in a file.
@@ -116,6 +159,7 @@ const benchOriginConf = `
 		listen {{.OriginTLS1}} ssl;
 		location = /small { default_type text/plain; return 200 "{{.Small}}"; }
 		location /kept/ { gzip on; gzip_types *; gzip_vary on; add_header Cache-Control "public, max-age=86400"; }
+		location /large/ { add_header Cache-Control "public, max-age=86400"; }
 	}
 	server { listen {{.OriginTLS2}} ssl http2; }
 `
@@ -147,7 +191,7 @@ const benchProxyConf = `
 		sub_filter https://{{.OriginHost}} https://example.cn;
 		location / { proxy_pass http://plain; }
 	}
-	proxy_cache_path DIR/kept keys_zone=kept:10m max_size=100m;
+	proxy_cache_path DIR/kept keys_zone=kept:10m max_size=1g;
 	server {
 		listen {{.NginxHTTP}};
 		listen {{.NginxHTTPS}} ssl http2;
@@ -190,9 +234,11 @@ sites:
     cache: off
 `
 
-const benchOneYAML = `listen: {http: "{{.OneHTTP}}", https: "{{.OneHTTPS}}", admin: "{{.OneAdmin}}"}`
+const benchOneYAML = `cache: {disk: 4GiB, object_bytes: 200MiB, dir: kept-one}
+listen: {http: "{{.OneHTTP}}", https: "{{.OneHTTPS}}", admin: "{{.OneAdmin}}"}`
 
-const benchTwoYAML = `pki: pki
+const benchTwoYAML = `cache: {disk: 4GiB, object_bytes: 200MiB, dir: kept-two}
+pki: pki
 nodes:
   - {name: edge-1, role: edge, listen: {http: "{{.EdgeHTTP}}", https: "{{.EdgeHTTPS}}", admin: "{{.EdgeAdmin}}"}}
   - {name: relay-1, role: relay, listen: {link: "{{.RelayLink}}", admin: "{{.RelayAdmin}}"}, address: "{{.RelayLink}}"}
@@ -215,6 +261,18 @@ func benchFiles(b *testing.B, dir string) {
 		"nomatch-1m.bin":  strings.Repeat(foreign, 25),
 	} {
 		writeFile(b, dir, name, text)
+	}
+}
+
+// benchLargeFiles writes what no coding makes smaller: 8 MB, which stays in memory,
+// and 100 MB, which is kept on disk.
+func benchLargeFiles(b *testing.B, dir string) {
+	b.Helper()
+	random := rand.NewChaCha8([32]byte{})
+	for name, size := range map[string]int{"large/8m.bin": 8_000_000, "large/100m.bin": 100_000_000} {
+		bytes := make([]byte, size)
+		_, _ = random.Read(bytes)
+		writeFile(b, dir, name, string(bytes))
 	}
 }
 

@@ -106,10 +106,11 @@ func BenchmarkBrowser(b *testing.B) {
 
 // BenchmarkKept is an answer that the cache has, as clients that take gzip ask for
 // it: beside nginx with proxy_cache, which keeps what its origin compressed and
-// rewrites nothing, and beside what people run today, which rewrites and
-// compresses each time.
+// rewrites nothing, beside Varnish over HTTP/1.1, and beside what people run today,
+// which rewrites and compresses each time; and what is large, where sending is all.
 func BenchmarkKept(b *testing.B) {
 	s := benchStart(b)
+	varnish := benchVarnish(b, s.plan)
 	for _, size := range []struct{ name, file string }{{"40KB", "page.html"}, {"1KB", "1k.html"}} {
 		for _, proto := range []benchProto{benchHTTP1, benchTLSH2} {
 			proto.args = append(slices.Clone(proto.args), "-H", "Accept-Encoding: gzip")
@@ -117,13 +118,38 @@ func BenchmarkKept(b *testing.B) {
 				{"causeway", s.causeway, "kept.example.cn", "/kept/" + size.file},
 				{"nginx-cache", s.nginx, "kept.example.cn", "/kept/" + size.file},
 				{"recipe", s.nginx, benchPublicHost, "/" + size.file},
-				{"edge", &benchProxy{s.crossing.http, s.crossing.https, s.crossing.processes[1:]}, "kept.example.cn", "/kept/" + size.file},
+				{"edge", &benchProxy{http: s.crossing.http, https: s.crossing.https, processes: s.crossing.processes[1:]}, "kept.example.cn", "/kept/" + size.file},
+			}
+			if proto.scheme == "http" {
+				contenders = append(contenders, benchContender{"varnish", varnish, "kept.example.cn", "/kept/" + size.file})
 			}
 			b.Run(size.name+"/"+proto.name, func(b *testing.B) {
 				for _, c := range contenders {
 					benchDiscard(b, c, proto, "Accept-Encoding: gzip")
 				}
 				benchTurns(b, proto, 6000, contenders)
+			})
+		}
+	}
+}
+
+// BenchmarkKeptLarge is the same of 8 MB that are kept in memory, and of 100 MB on
+// disk, that no coding makes smaller.
+func BenchmarkKeptLarge(b *testing.B) {
+	s := benchStart(b)
+	benchLargeFiles(b, s.files)
+	for _, size := range []struct {
+		name, file string
+		requests   int
+	}{{"8MB", "8m.bin", 64}, {"100MB", "100m.bin", 8}} {
+		for _, proto := range []benchProto{benchLargeHTTP1, benchLargeTLSH2} {
+			contenders := []benchContender{
+				{"causeway", s.causeway, "kept.example.cn", "/large/" + size.file},
+				{"nginx-cache", s.nginx, "kept.example.cn", "/large/" + size.file},
+			}
+			b.Run(size.name+"/"+proto.name, func(b *testing.B) {
+				benchSame(b, proto, contenders)
+				benchTurns(b, proto, size.requests, contenders)
 			})
 		}
 	}
