@@ -46,9 +46,8 @@ func dialFrames(t *testing.T, c *crossing, settings ...http2.Setting) framed {
 	return f
 }
 
-// ask sends a GET without a body.
-func (f framed) ask(t *testing.T, stream uint32, host, path string, fields ...string) {
-	t.Helper()
+// requestBlock has the fields of a GET.
+func requestBlock(host, path string, fields ...string) []byte {
 	var block bytes.Buffer
 	encoder := hpack.NewEncoder(&block)
 	encoder.SetMaxDynamicTableSize(0)
@@ -56,7 +55,13 @@ func (f framed) ask(t *testing.T, stream uint32, host, path string, fields ...st
 	for i := 0; i < len(all); i += 2 {
 		_ = encoder.WriteField(hpack.HeaderField{Name: all[i], Value: all[i+1]}) // a buffer takes everything
 	}
-	if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true}); err != nil {
+	return block.Bytes()
+}
+
+// ask sends a GET without a body.
+func (f framed) ask(t *testing.T, stream uint32, host, path string, fields ...string) {
+	t.Helper()
+	if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: requestBlock(host, path, fields...), EndHeaders: true, EndStream: true}); err != nil {
 		t.Fatal(err)
 	}
 }
