@@ -27,10 +27,11 @@ type browser struct {
 	ctx   context.Context
 	close func() // in peace, so that its folder can be removed; more than once is well
 
-	mu       sync.Mutex // guards the rest
-	requests []string   // URLs
-	failed   []string   // "status URL" and "error URL"
-	errors   []string   // of the console
+	mu       sync.Mutex          // guards the rest
+	requests []string            // URLs
+	failed   []string            // "status URL" and "error URL"
+	errors   []string            // of the console
+	told     map[string][]string // Cache-Status of what came over the network, by URL
 }
 
 // startBrowser runs Chromium. It trusts the certificate in certFile, resolves
@@ -103,6 +104,12 @@ func (b *browser) note(event any) {
 	case *network.EventRequestWillBeSent:
 		b.requests = append(b.requests, e.Request.URL)
 	case *network.EventResponseReceived:
+		if status, ok := e.Response.Headers["cache-status"].(string); ok && !e.Response.FromDiskCache {
+			if b.told == nil {
+				b.told = map[string][]string{}
+			}
+			b.told[e.Response.URL] = append(b.told[e.Response.URL], status)
+		}
 		if s := e.Response.Status; s >= 400 {
 			b.failed = append(b.failed, fmt.Sprint(s, " ", e.Response.URL))
 		}
@@ -121,6 +128,13 @@ func (b *browser) note(event any) {
 			b.errors = append(b.errors, e.Entry.Text+" "+e.Entry.URL)
 		}
 	}
+}
+
+// said is what the caches on the way said of a URL, each time that it was asked for.
+func (b *browser) said(url string) []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.told[url])
 }
 
 // hosts are the hosts that it asked, sorted.
