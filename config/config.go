@@ -93,6 +93,12 @@ type Listen struct {
 	// HTTPS from clients: HTTP/1.1 and HTTP/2 over TLS 1.2 or later.
 	HTTPS string `yaml:"https,omitempty" kind:"listen" example:":443"`
 
+	// HTTP/3 too: QUIC on UDP, with the address and the port of `https`. Answers
+	// over https say that it is there, and browsers then use it where UDP comes
+	// through. For sites whose TLS ends here; a site with entry `passthrough`
+	// stays with TCP.
+	H3 bool `yaml:"h3,omitempty" default:"false"`
+
 	// Links from edges, for a relay only. Other nodes alone are let in, by
 	// their certificates from `pki`.
 	Link string `yaml:"link,omitempty" kind:"listen" example:":7443"`

@@ -86,6 +86,21 @@ func (c *Config) oneNode(r *report) {
 		r.value("listen", "add http: \":80\" or https: \":443\"", "nothing listens for clients")
 	}
 	checkClashes(r, "listen", c.Listen)
+	c.checkH3(r, "listen.h3", c.Listen)
+}
+
+// checkH3 looks at what HTTP/3 needs at an edge.
+func (c *Config) checkH3(r *report, at string, listen *Listen) {
+	if !listen.H3 {
+		return
+	}
+	if listen.HTTPS == "" {
+		r.value(at, "add https: \":443\"", "HTTP/3 goes with https, on its port")
+		return
+	}
+	if len(c.Sites) > 0 && !slices.ContainsFunc(c.Sites, func(s *Site) bool { return s.TLS != nil && s.Entry != Passthrough }) {
+		r.value(at, "take it out, or write entry: terminate", "no site's TLS ends at an edge, so that nothing would be served over HTTP/3")
+	}
 }
 
 func checkNodeName(r *report, at, name string, names map[string]int, i int) {
@@ -124,6 +139,9 @@ func (c *Config) checkEdge(r *report, at string, n *Node) {
 	if n.Listen.HTTP == "" && n.Listen.HTTPS == "" && r.good(at+".listen.http") && r.good(at+".listen.https") && len(c.ForwardsOf(n)) == 0 {
 		r.value(at+".listen", "add http: \":80\" or https: \":443\"", "an edge needs http or https to listen on")
 	}
+	if r.good(at+".listen.https") && r.good(at+".listen.h3") {
+		c.checkH3(r, at+".listen.h3", &n.Listen)
+	}
 }
 
 // checkRelay looks at what only a relay has.
@@ -138,6 +156,9 @@ func checkRelay(r *report, at string, n *Node) {
 		if client.address != "" {
 			r.key(at+".listen."+client.name, "take it out", "a relay does not listen for clients")
 		}
+	}
+	if n.Listen.H3 {
+		r.key(at+".listen.h3", "take it out", "a relay does not listen for clients")
 	}
 	if n.Listen.Link == "" && r.good(at+".listen.link") {
 		r.value(at+".listen", "add link: \":7443\"", "a relay needs link to listen on")

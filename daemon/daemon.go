@@ -89,6 +89,7 @@ type Daemon struct {
 	links   map[linkKey]*runningLink
 	checks  context.CancelFunc // ends the checks of origins; nil without any
 	servers map[serverKey]*runningServer
+	h3      *quicServer      // HTTP/3; nil without
 	retired []*runningServer // handed their socket over, and still have connections
 }
 
@@ -289,6 +290,10 @@ func (d *Daemon) drain() {
 	}
 	for _, server := range d.retired {
 		waiting.Go(func() { server.stop(limit) })
+	}
+	if d.h3 != nil {
+		d.edge.Announce(false)
+		waiting.Go(func() { d.h3.stop(limit) })
 	}
 	waiting.Go(func() { d.forwards.Stop(limit) })
 	waiting.Wait()

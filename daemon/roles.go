@@ -97,6 +97,7 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 	d.config, d.node = cfg, node
 	d.most.Store(new(mostConnections(cfg, node)))
 	d.serve(sockets, cfg, node, identity)
+	d.serveH3(sockets, cfg)
 	forwards.Apply()
 	d.dismiss(cfg, node)
 	for _, running := range obsolete {

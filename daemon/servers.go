@@ -82,14 +82,38 @@ func (c *connCount) count() (all, fresh int) {
 
 // sockets are the listeners that a file needs.
 type sockets struct {
-	needed map[serverKey]net.Listener
-	opened []net.Listener // those that were not open before
+	needed    map[serverKey]net.Listener
+	opened    []net.Listener // those that were not open before
+	h3        *quicServer    // nil where there is no HTTP/3
+	newH3     *net.UDPConn   // its socket, when that was not open before
+	h3Address string         // of that, in the file
 }
 
 func (s *sockets) closeNew() {
 	for _, socket := range s.opened {
 		socket.Close()
 	}
+	if s.newH3 != nil {
+		s.newH3.Close()
+	}
+}
+
+// openH3 finds or opens the socket for HTTP/3.
+func (s *sockets) openH3(d *Daemon, node *config.Node) error {
+	address := node.Listen.HTTPS
+	if !node.Listen.H3 || address == "" {
+		return nil
+	}
+	if d.h3 != nil && d.h3.address == address {
+		s.h3 = d.h3
+		return nil
+	}
+	socket, err := openH3(address, s.needed[serverKey{kindHTTPS, address}].Addr())
+	if err != nil {
+		return fmt.Errorf("listen for h3: %w", err)
+	}
+	s.newH3, s.h3Address = socket, address
+	return nil
 }
 
 // openSockets finds or opens a socket for every listener of node.
@@ -115,6 +139,10 @@ func (d *Daemon) openSockets(cfg *config.Config, node *config.Node) (*sockets, e
 		}
 		s.needed[key] = socket
 		s.opened = append(s.opened, socket)
+	}
+	if err := s.openH3(d, node); err != nil {
+		s.closeNew()
+		return nil, err
 	}
 	if node.Role == config.RoleRelay {
 		if d.streams == nil {

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/quic-go/quic-go/http3"
+
 	"causeway/config"
 	"causeway/outcome"
 )
@@ -132,6 +134,10 @@ func (b *limitedBody) stop() {
 // is here and what it sends is no body: false chunks, a false Content-Length.
 func (b *limitedBody) left(err error) bool {
 	var network net.Error
+	var reset *http3.Error // the stream's end before the body's
+	if errors.As(err, &reset) && reset.Remote {
+		return true
+	}
 	return b.client.Err() != nil || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &network) ||
 		strings.HasPrefix(err.Error(), "stream error: ") || // net/http exports none of its HTTP/2 errors
 		strings.Contains(err.Error(), "client disconnected")

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -166,8 +167,8 @@ func (s *Server) doorFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 // one by the address that it came to. nil is none.
 func (c *Crossing) siteAt(name string, local net.Addr, passed bool) *config.Site {
 	if name == "" {
-		if tcp, ok := local.(*net.TCPAddr); ok {
-			name = tcp.AddrPort().Addr().Unmap().WithZone("").String()
+		if socket, ok := local.(interface{ AddrPort() netip.AddrPort }); ok { // TCP, and UDP for QUIC
+			name = socket.AddrPort().Addr().Unmap().WithZone("").String()
 		}
 	}
 	if site, _, ok := c.Config.LookupName(name); ok {

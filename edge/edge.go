@@ -87,6 +87,7 @@ type Options struct {
 type Server struct {
 	options Options
 	now     atomic.Pointer[Crossing] // replaced whole by Swap
+	http3   atomic.Bool              // HTTP/3 is there too
 	serving atomic.Int64             // requests under way, upgraded connections among them, and connections that pass through
 	base    context.Context          // of connections that pass through
 	cut     context.CancelFunc       // ends base
@@ -320,6 +321,7 @@ func (x *exchange) refuse(err error) bool {
 	}
 	if x.site != nil {
 		x.strictTransport(x.w.Header())
+		x.announce(x.w.Header())
 	}
 	x.rec.BytesOut = outcome.WritePage(x.w, x.r.Method, x.rec.Kind, x.rec.RequestID)
 	return false
@@ -451,6 +453,7 @@ func (x *exchange) dress(res *http.Response) {
 		res.Header.Add("Server-Timing", serverTiming(&x.rec))
 	}
 	x.strictTransport(res.Header)
+	x.announce(res.Header)
 	if x.site.Tests {
 		res.Header["X-Robots-Tag"] = []string{"noindex, nofollow"}
 	}
