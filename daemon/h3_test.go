@@ -144,6 +144,11 @@ func ask(client *http.Client, method, url string, body io.Reader) (*http.Respons
 	if err != nil {
 		return nil, "", err
 	}
+	return do(client, r)
+}
+
+// do is client.Do, and reads the answer.
+func do(client *http.Client, r *http.Request) (*http.Response, string, error) {
 	answer, err := client.Do(r)
 	if err != nil {
 		return nil, "", err
@@ -207,10 +212,8 @@ func TestH3(t *testing.T) {
 	r, _ := http.NewRequest("POST", "https://example.cn/", io.MultiReader(strings.NewReader("body")))
 	r.Trailer = http.Header{"Sum": nil}
 	r.Body = trailed{r.Body, r.Trailer}
-	if answer, err := client.Do(r); err != nil {
-		t.Error(err)
-	} else if text, _ := io.ReadAll(answer.Body); string(text) != "POST 4 42" {
-		t.Errorf("trailers: %q", text)
+	if _, text, err := do(client, r); err != nil || text != "POST 4 42" {
+		t.Errorf("trailers: %q, %v", text, err)
 	}
 
 	if answer, _ := mustAsk(t, client, "POST", "https://example.cn/", bytes.NewReader(make([]byte, 1<<20+1))); answer.StatusCode != http.StatusRequestEntityTooLarge {
@@ -218,17 +221,17 @@ func TestH3(t *testing.T) {
 	}
 	r, _ = http.NewRequest("GET", "https://example.cn/", nil)
 	r.Header.Set("X-Large", strings.Repeat("x", 9<<10))
-	if answer, err := client.Do(r); err != nil || answer.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+	if answer, _, err := do(client, r); err != nil || answer.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
 		t.Errorf("too long a header: %v, %v", answer, err)
 	}
 	r, _ = http.NewRequest("CONNECT", "https://example.cn/", nil)
-	if answer, err := client.Do(r); err == nil && answer.StatusCode < 400 {
+	if answer, _, err := do(client, r); err == nil && answer.StatusCode < 400 {
 		t.Errorf("CONNECT: %d", answer.StatusCode)
 	}
 	// Another site's name on a connection that was not made for it.
 	r, _ = http.NewRequest("GET", "https://example.cn/", nil)
 	r.Host = "other.cn"
-	if answer, err := client.Do(r); err != nil || answer.StatusCode != http.StatusMisdirectedRequest || answer.Header.Get("Alt-Svc") != "" {
+	if answer, _, err := do(client, r); err != nil || answer.StatusCode != http.StatusMisdirectedRequest || answer.Header.Get("Alt-Svc") != "" {
 		t.Errorf("another site: %v, %v", answer, err)
 	}
 	if _, _, err := ask(client, "GET", "https://unknown.cn/", nil); err == nil || !strings.Contains(err.Error(), "unrecognized name") {
@@ -296,7 +299,7 @@ func TestH3Reload(t *testing.T) {
 		mustAsk(t, c.client3(t), "GET", "https://example.cn/", nil) // a new one
 		large, _ := http.NewRequest("GET", "https://example.cn/", nil)
 		large.Header.Set("X-Large", strings.Repeat("x", 9<<10))
-		answer, err := c.client3(t).Do(large)
+		answer, _, err := do(c.client3(t), large)
 		if want := map[bool]int{true: 431, false: 200}[i == 0]; err != nil || answer.StatusCode != want {
 			t.Errorf("with %q: %v, %v", limits, answer, err)
 		}
@@ -484,6 +487,7 @@ func TestH3NoEarlyData(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _ = io.Copy(io.Discard, answer.Body)
+		answer.Body.Close()
 		state := conn.ConnectionState()
 		if state.Used0RTT || state.TLS.DidResume != (i == 1) {
 			t.Errorf("connection %d: 0-RTT %v, resumed %v", i, state.Used0RTT, state.TLS.DidResume)
