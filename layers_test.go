@@ -29,14 +29,16 @@ var floors = []struct {
 	{"resolve", 0, nil}, // names and addresses: who dials them is its callers' matter
 	{"cache", 0, nil},   // answers and their bytes: who fetches them, and what the file says, its caller knows
 	{"records", 0, nil}, // at whoever serves a domain: which, and what for, its caller knows
+	{"keypair", 0, nil}, // one certificate and its key: who serves it its callers know
 	{"simnet", 0, nil},  // for tests and the demo: nothing that serves people imports it
 	{"testca", 0, nil},  // for tests: nothing that serves people imports it
 
 	{"config", 1, map[string]string{
+		"keypair": "looks at the certificates and keys that the file names",
 		"cache":   "what an owner may want of it",
 		"rewrite": "a site's hosts are its host map",
 	}},
-	{"cert", 1, nil},
+	{"cert", 1, map[string]string{"keypair": "reads certificates and keys"}},
 	{"nft", 1, nil}, // takes targets and gives counters: who is healthy, and what the file says, its caller knows
 	{"link", 1, map[string]string{
 		"conn":    "a raw stream begins with who its client is",
@@ -104,6 +106,7 @@ var floors = []struct {
 		"daemon":  "run, publish",
 		"demo":    "demo",
 		"forward": "show nft: what the kernel would be told",
+		"keypair": "warm trusts the certificates of the file",
 		"nft":     "show nft, down",
 		"resolve": "show nft: the addresses of targets",
 	}},

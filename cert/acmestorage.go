@@ -8,6 +8,7 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -55,7 +56,7 @@ type acmeCertificate struct {
 
 // of reports whether the certificate is what an order with settings gives.
 func (c *acmeCertificate) of(settings *ACMESettings) bool {
-	return strings.HasPrefix(KeyName(c.Leaf.PublicKey), "RSA") == settings.RSA
+	return (c.Leaf.PublicKeyAlgorithm == x509.RSA) == settings.RSA
 }
 
 // readACMECertificate reads a key and a chain, in PEM.

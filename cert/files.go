@@ -2,76 +2,295 @@ package cert
 
 // A hello's way through the store: GetCertificate → find (by name or local
 // address) → pick (the first certificate of that name the client can use).
+//
+// A change's way: Run → look, every few seconds → reread → use: another index,
+// swapped whole.
 
 import (
+	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"causeway/keypair"
 )
 
-// Files names one certificate: PEM files, the chain with the leaf first, and
-// its private key.
-type Files struct {
-	Site      string // the name of its site, for State
-	Cert, Key string
+// Files names one certificate.
+type Files = keypair.Files
+
+// Source is one certificate of a site.
+type Source struct {
+	Site  string
+	Files Files
+	Want  keypair.Want
 }
 
-// Store is an immutable set of site certificates. All its methods may be
-// called at once from any goroutine.
+// Store is the certificates of sites, from files. All its methods may be called
+// at once from any goroutine; Run follows the files.
 type Store struct {
+	log *slog.Logger
+	now atomic.Pointer[index] // replaced whole
+
+	mu      sync.Mutex // guards the entries, in turn with now
+	entries []*entry
+}
+
+// entry is one certificate.
+type entry struct {
+	source Source
+	cert   *tls.Certificate // as it is served; its staple is set in a copy
+	seen   keypair.Stamp    // of the files that cert came from
+	tried  keypair.Stamp    // of those that were looked at last
+	failed keypair.Stamp    // of those that err is about
+	err    error            // why they are not in use; nil when they are
+	mark   int              // the last of keypair.Mark that was told of
+	staple staple
+}
+
+// index finds certificates; it never changes.
+type index struct {
 	names     map[string][]*tls.Certificate // lower-case DNS names and "*."+labels
 	addresses map[netip.Addr][]*tls.Certificate
-	state     []State
 }
 
-// Load reads every certificate of files into a store. The error joins all the
-// files that cannot be used, each named. No files make an empty store, which
-// has a certificate for nobody. Several certificates may carry the same name
-// (an ECDSA and an RSA one): the first in the order of files that the client
-// supports is shown. Validity dates are not looked at: a client tells its user
-// more than a missing certificate could.
-func Load(files []Files) (*Store, error) {
-	s := &Store{
-		names:     make(map[string][]*tls.Certificate),
-		addresses: make(map[netip.Addr][]*tls.Certificate),
-	}
+// Load reads every certificate of sources into a store. What before has of the
+// same files, unchanged since, is not read again; before may be nil. The error
+// joins all the files that cannot be used, each named. No sources make an empty
+// store, which has a certificate for nobody. Several certificates may carry the
+// same name (an ECDSA and an RSA one): the first in the order of sources that
+// the client supports is shown, ECDSA before the others, which is what servers
+// sign fastest with. One that has expired is shown too: a client tells
+// its user more than a missing certificate could.
+func Load(sources []Source, before *Store, log *slog.Logger) (*Store, error) {
+	s := &Store{log: log}
+	known := before.known()
 	var errs []error
-	for _, f := range files {
-		if err := s.add(f); err != nil {
-			errs = append(errs, err)
+	for _, source := range sources {
+		e := &entry{source: source, mark: -1}
+		if old := known[source.Files]; old != nil && keypair.StampOf(source.Files).Same(old.seen) {
+			e.cert, e.seen, e.staple, e.mark = old.cert, old.seen, old.staple, old.mark
+			if e.err = keypair.Refused(keypair.Judge(e.cert, source.Files.Cert, source.Want, time.Now())); e.err == nil {
+				s.entries = append(s.entries, e)
+				continue
+			}
+		} else {
+			e.seen, e.cert, e.err = read(source)
 		}
+		if e.err != nil {
+			errs = append(errs, fmt.Errorf("load certificate of site %s: %w", source.Site, e.err))
+			continue
+		}
+		s.entries = append(s.entries, e)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	for _, e := range s.entries {
+		e.tried = e.seen
+	}
+	s.swap()
 	return s, nil
 }
 
-func (s *Store) add(f Files) error {
-	c, err := tls.LoadX509KeyPair(f.Cert, f.Key)
-	if err != nil {
-		return fmt.Errorf("load certificate %s with key %s: %w", f.Cert, f.Key, err)
+// known are the entries by their files.
+func (s *Store) known() map[Files]*entry {
+	if s == nil {
+		return nil
 	}
-	if len(c.Leaf.DNSNames) == 0 && len(c.Leaf.IPAddresses) == 0 {
-		return fmt.Errorf("load certificate %s: it names no host (no subjectAltName): browsers refuse it, have it issued with its DNS names", f.Cert)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := make(map[Files]*entry, len(s.entries))
+	for _, e := range s.entries {
+		copied := *e
+		known[e.source.Files] = &copied
 	}
-	state := StateOf(c.Leaf)
-	state.Site, state.Source, state.Where = f.Site, SourceFile, f.Cert
-	s.state = append(s.state, state)
-	for _, name := range c.Leaf.DNSNames {
-		name = normalName(name)
-		s.names[name] = append(s.names[name], &c)
+	return known
+}
+
+// read reads one certificate as its files are at one moment.
+func read(source Source) (keypair.Stamp, *tls.Certificate, error) {
+	stamp := keypair.StampOf(source.Files)
+	c, problems := keypair.Read(source.Files)
+	if c == nil {
+		return stamp, nil, keypair.Refused(problems)
 	}
-	for _, ip := range c.Leaf.IPAddresses {
-		if a, ok := netip.AddrFromSlice(ip); ok {
-			s.addresses[a.Unmap()] = append(s.addresses[a.Unmap()], &c)
+	if err := keypair.Refused(keypair.Judge(c, source.Files.Cert, source.Want, time.Now())); err != nil {
+		return stamp, nil, err
+	}
+	return stamp, c, nil
+}
+
+// swap makes the entries what is served. s.mu is held, or nobody has s yet.
+func (s *Store) swap() {
+	x := &index{names: make(map[string][]*tls.Certificate, len(s.entries)), addresses: make(map[netip.Addr][]*tls.Certificate)}
+	for _, e := range s.entries {
+		for _, name := range e.cert.Leaf.DNSNames {
+			name = normalName(name)
+			x.names[name] = append(x.names[name], e.cert)
+		}
+		for _, ip := range e.cert.Leaf.IPAddresses {
+			if a, ok := netip.AddrFromSlice(ip); ok {
+				x.addresses[a.Unmap()] = append(x.addresses[a.Unmap()], e.cert)
+			}
 		}
 	}
-	return nil
+	for _, of := range x.names {
+		slices.SortStableFunc(of, ecdsaFirst)
+	}
+	for _, of := range x.addresses {
+		slices.SortStableFunc(of, ecdsaFirst)
+	}
+	s.now.Store(x)
+}
+
+func ecdsaFirst(a, b *tls.Certificate) int {
+	rank := func(c *tls.Certificate) int {
+		if c.Leaf.PublicKeyAlgorithm == x509.ECDSA {
+			return 0
+		}
+		return 1
+	}
+	return rank(a) - rank(b)
+}
+
+const (
+	// lookEvery is how often files are looked at, and lookMost how long that takes
+	// for many: two or three stats each.
+	lookEvery = 2 * time.Second
+	lookEach  = 2 * time.Millisecond
+	// dayEvery is how often the days that are left are counted.
+	dayEvery = time.Hour
+)
+
+// Run follows the files until ctx ends: one that changes is read again, and used
+// if it may be; else the one before stays, and the log says why, once. It tells of
+// certificates that end soon, and keeps their staples.
+func (s *Store) Run(ctx context.Context) {
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	tasks.Go(func() { s.runStaples(ctx) })
+	s.countDays(time.Now())
+	look := time.NewTicker(max(lookEvery, time.Duration(len(s.entries))*lookEach))
+	defer look.Stop()
+	day := time.NewTicker(dayEvery)
+	defer day.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+			s.look()
+		case now := <-day.C:
+			s.countDays(now)
+		}
+	}
+}
+
+// look reads again what changed.
+func (s *Store) look() {
+	changed := false
+	for _, e := range s.entries { // the slice never changes
+		changed = s.reread(e) || changed
+	}
+	if changed {
+		s.mu.Lock()
+		s.swap()
+		s.mu.Unlock()
+		s.countDays(time.Now())
+	}
+}
+
+// reread looks at one certificate, and reports whether another is in use now.
+// What can't be used is spoken of when it is still so at the next look: it may be
+// in the midst of being written.
+func (s *Store) reread(e *entry) bool {
+	stamp := keypair.StampOf(e.source.Files)
+	s.mu.Lock()
+	same, said, settled := stamp.Same(e.seen), e.err != nil && stamp.Same(e.failed), stamp.Same(e.tried)
+	e.tried = stamp
+	if same { // or again what they were
+		e.err = nil
+	}
+	s.mu.Unlock()
+	if same || said {
+		return false
+	}
+	at, c, err := read(e.source)
+	switch {
+	case !at.Same(keypair.StampOf(e.source.Files)): // changed while it was read
+		return false
+	case err == nil:
+		return s.use(e, at, c)
+	case !settled:
+		return false
+	}
+	s.mu.Lock()
+	e.err, e.failed = err, at
+	s.mu.Unlock()
+	s.log.Error("certificate changed and can't be used, the one before stays", "site", e.source.Site, "file", e.source.Files.Cert, "err", err)
+	return false
+}
+
+// use puts a certificate in the place of the one before. It is served from the
+// next swap on.
+func (s *Store) use(e *entry, at keypair.Stamp, c *tls.Certificate) bool {
+	s.mu.Lock()
+	e.cert, e.seen, e.tried, e.err, e.mark = c, at, at, nil, -1
+	e.staple = staple{}
+	s.mu.Unlock()
+	s.log.Info("certificate changed", "site", e.source.Site, "file", e.source.Files.Cert, "names", keypair.Names(c.Leaf), "until", c.Leaf.NotAfter.UTC().Format(time.DateOnly))
+	return true
+}
+
+// countDays tells of certificates that end soon, once at each mark.
+func (s *Store) countDays(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.entries {
+		mark := keypair.Mark(e.cert.Leaf.NotAfter, now)
+		if mark == e.mark {
+			continue
+		}
+		e.mark = mark
+		level := slog.LevelWarn
+		if mark <= 1 {
+			level = slog.LevelError
+		}
+		if mark >= 0 {
+			s.log.Log(context.Background(), level, "certificate ends", "site", e.source.Site, "file", e.source.Files.Cert,
+				"until", e.cert.Leaf.NotAfter.UTC().Format(time.DateTime), "left", keypair.Left(e.cert.Leaf.NotAfter, now))
+		}
+	}
+}
+
+// State is every certificate as it is now.
+func (s *Store) State() []State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	states := make([]State, 0, len(s.entries))
+	for _, e := range s.entries {
+		state := StateOf(e.cert.Leaf)
+		state.Site, state.Source, state.Where = e.source.Site, SourceFile, e.source.Files.Cert
+		if e.err != nil {
+			state.Err = e.err.Error()
+		} else if problems := keypair.Judge(e.cert, e.source.Files.Cert, e.source.Want, now); len(problems) > 0 && problems[0].Level < keypair.Warning {
+			state.Err = problems[0].Error()
+		} else if e.staple.err != "" {
+			state.Err = e.staple.err
+		}
+		states = append(states, state)
+	}
+	return states
 }
 
 // GetCertificate is for tls.Config: the certificate for the server name of
@@ -80,22 +299,19 @@ func (s *Store) add(f Files) error {
 // address. It returns nil, nil when there is none; crypto/tls then ends the
 // handshake with the alert unrecognized_name.
 func (s *Store) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return pick(s.find(hello), hello), nil
+	return pick(s.now.Load().find(hello), hello), nil
 }
 
-// State is every certificate of the store, in the order of the files.
-func (s *Store) State() []State { return slices.Clone(s.state) }
-
-func (s *Store) find(hello *tls.ClientHelloInfo) []*tls.Certificate {
+func (x *index) find(hello *tls.ClientHelloInfo) []*tls.Certificate {
 	name := normalName(hello.ServerName)
 	if name == "" {
-		return s.addresses[localAddr(hello.Conn)]
+		return x.addresses[localAddr(hello.Conn)]
 	}
-	if found := s.names[name]; found != nil {
+	if found := x.names[name]; found != nil {
 		return found
 	}
 	if _, parent, ok := strings.Cut(name, "."); ok {
-		return s.names["*."+parent]
+		return x.names["*."+parent]
 	}
 	return nil
 }

@@ -1,13 +1,11 @@
 package cert
 
 import (
-	"crypto/dsa"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
 	"time"
+
+	"causeway/keypair"
 )
 
 // State is one certificate as it is shown now, for people: `causeway cert
@@ -39,48 +37,11 @@ const (
 // StateOf is what a leaf says of itself.
 func StateOf(leaf *x509.Certificate) State {
 	return State{
-		Names: namesIn(leaf), Issuer: NameOf(leaf.Issuer.CommonName, leaf.Issuer.Organization, leaf.Issuer.String()),
-		Serial: fmt.Sprintf("%x", leaf.SerialNumber), Key: KeyName(leaf.PublicKey),
-		NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
+		Names: keypair.Names(leaf), Issuer: keypair.Issuer(leaf), Serial: fmt.Sprintf("%x", leaf.SerialNumber),
+		Key: keypair.KeyType(leaf), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
 	}
 }
 
 // Left is how long the certificate is in force yet; less than 0 when it has
 // expired.
 func (s *State) Left(now time.Time) time.Duration { return s.NotAfter.Sub(now) }
-
-// NameOf is the shortest that names an authority for people: its common name, with
-// its organisation where that says more.
-func NameOf(common string, organisations []string, whole string) string {
-	switch {
-	case common != "" && len(organisations) > 0 && organisations[0] != common:
-		return common + ", " + organisations[0]
-	case common != "":
-		return common
-	}
-	return whole
-}
-
-// KeyName is the kind and the size of a public key.
-func KeyName(public any) string {
-	switch key := public.(type) {
-	case *ecdsa.PublicKey:
-		return "ECDSA " + key.Curve.Params().Name
-	case *rsa.PublicKey:
-		return fmt.Sprintf("RSA %d", key.N.BitLen())
-	case ed25519.PublicKey:
-		return "Ed25519"
-	case *dsa.PublicKey:
-		return fmt.Sprintf("DSA %d", key.P.BitLen())
-	}
-	return fmt.Sprintf("%T", public)
-}
-
-// namesIn are the names a certificate is for.
-func namesIn(leaf *x509.Certificate) []string {
-	names := append([]string(nil), leaf.DNSNames...)
-	for _, ip := range leaf.IPAddresses {
-		names = append(names, ip.String())
-	}
-	return names
-}

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"causeway/keypair"
 )
 
 // CertFiles is one certificate of a site, and its key.
@@ -17,6 +19,11 @@ type CertFiles struct {
 
 	// A file whose first line is the password of the key, or of the PKCS#12 file.
 	Secret string `yaml:"secret,omitempty" kind:"path" example:"example.cn.pass"`
+}
+
+// Pair is the files as they are read.
+func (f CertFiles) Pair() keypair.Files {
+	return keypair.Files{Cert: f.Cert, Key: f.Key, Secret: f.Secret}
 }
 
 // ApprovedIssuers are the authorities whose certificates may be shown.

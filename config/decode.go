@@ -41,34 +41,36 @@ func Load(path string) (*Config, error) {
 
 // Check is Load and, for the part of the node called name, CheckFiles: all that
 // is wrong at once, with the named files looked at as far as the file can be
-// understood. With name "" and several nodes no files are looked at, and the
-// node is nil.
-func Check(path, name string) (*Config, *Node, error) {
+// understood, and with what clients would not take. With name "" and several
+// nodes no files are looked at, and the node is nil. The warnings are of a file
+// that is fine.
+func Check(path, name string) (c *Config, node *Node, warnings Errors, err error) {
 	data, err := readFile(path)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	c, errs, err := decodeAndCheck(path, data)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	var node *Node
 	if len(c.Nodes) == 1 && name == "" {
 		node = c.Nodes[0]
 	} else if len(c.Nodes) > 0 && name != "" {
 		if node, err = c.Node(name); err != nil && len(errs) == 0 {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 	}
 	if node != nil {
-		errs = append(errs, c.checkFiles(node, time.Now())...)
+		files := c.checkFiles(node, time.Now())
+		errs = append(append(errs, files.errs...), files.wrong...)
+		warnings = files.warnings
 		errs = append(errs, c.checkCacheDir(node)...)
 	}
 	if len(errs) > 0 {
 		errs = errs.sorted()
-		return nil, nil, errs[:min(len(errs), maxErrors)]
+		return nil, nil, nil, errs[:min(len(errs), maxErrors)]
 	}
-	return c, node, nil
+	return c, node, warnings.sorted(), nil
 }
 
 // readFile is the content of the file, or one byte more than it may have.

@@ -15,6 +15,8 @@ type Error struct {
 	Path   string `json:"path"`   // sites[0].routes[0].stay; "" for the whole file
 	Msg    string `json:"msg"`    // what is wrong
 	Mend   string `json:"mend"`   // what to do about it
+
+	Warning bool `json:"warning,omitempty"` // it works all the same
 }
 
 // Error is the one-line form: `causeway.yaml:12:5: sites[0].tls: what; mend`.
@@ -25,6 +27,9 @@ func (e *Error) Error() string {
 		fmt.Fprintf(&b, ":%d:%d", e.Line, e.Column)
 	}
 	b.WriteString(": ")
+	if e.Warning {
+		b.WriteString("warning: ")
+	}
 	if e.Path != "" {
 		b.WriteString(e.Path + ": ")
 	}

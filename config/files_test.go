@@ -161,7 +161,7 @@ func TestCheckFiles(t *testing.T) {
 			write(t, dir+"/ca.pem/x", "")
 		}, []string{
 			":4:24: sites[0].origin.tls.ca: DIR/ca.pem cannot be read: is a directory; check the file",
-			":5:29: sites[0].tls.key: DIR/a.key is protected by a password; take the password off: openssl pkey -in KEY -out NEW",
+			":5:29: sites[0].tls.key: DIR/a.key is protected by a password; write the password into a file, and name that: secret: FILE",
 		}},
 		{"edge", filesSites + filesNodes, "edge-1", func(t *testing.T, dir string) {
 			(*issuer)(nil).write(t, dir+"/a", from, to, names...)
@@ -206,7 +206,8 @@ func TestCheckFiles(t *testing.T) {
 			for _, line := range test.want {
 				want = append(want, file+strings.ReplaceAll(line, "DIR", dir))
 			}
-			err = c.checkFiles(n, testNow).orNil()
+			files := c.checkFiles(n, testNow)
+			err = append(files.errs, files.wrong...).orNil()
 			if len(want) == 0 {
 				if err != nil {
 					t.Errorf("got %v", err)
@@ -231,7 +232,7 @@ func TestCheckCacheDir(t *testing.T) {
 	file := filepath.Join(dir, "causeway.yaml")
 	check := func(dir string) error {
 		write(t, file, "sites:\n  - {name: shop, hosts: {example.cn: https://example.com}, tls: {cert: a.pem, key: a.key}}\ncache: {disk: 1GiB, dir: "+dir+"}\n")
-		_, _, err := Check(file, "")
+		_, _, _, err := Check(file, "")
 		return err
 	}
 	if err := check("kept"); err != nil {

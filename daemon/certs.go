@@ -3,6 +3,7 @@ package daemon
 // Which certificate a hello gets: certificates.GetCertificate → the files'.
 
 import (
+	"context"
 	"crypto/tls"
 	"strings"
 	"time"
@@ -20,23 +21,39 @@ type certificates struct {
 	files  *cert.Store
 }
 
-// prepareCertificates reads those of cfg. What fails here leaves the node as it
-// was.
-func prepareCertificates(cfg *config.Config, node *config.Node) (*certificates, error) {
-	var files []cert.Files
+// prepareCertificates reads those of cfg; of what is served, files that have not
+// changed are not read again. What fails here leaves the node as it was.
+func (d *Daemon) prepareCertificates(cfg *config.Config, node *config.Node) (*certificates, error) {
+	var sources []cert.Source
 	for _, site := range cfg.Sites {
 		if !site.EndsTLS(node) {
 			continue
 		}
 		for _, f := range site.TLS.Files() {
-			files = append(files, cert.Files{Site: site.Name, Cert: f.Cert, Key: f.Key})
+			sources = append(sources, cert.Source{Site: site.Name, Files: f.Pair(), Want: cfg.Want(site)})
 		}
 	}
-	store, err := cert.Load(files)
+	var before *cert.Store
+	if served := d.certs.Load(); served != nil {
+		before = served.files
+	}
+	store, err := cert.Load(sources, before, d.log)
 	if err != nil {
 		return nil, err
 	}
 	return &certificates{config: cfg, files: store}, nil
+}
+
+// changeCertificates has certs follow their files, in the place of those before.
+// d.mu is held.
+func (d *Daemon) changeCertificates(certs *certificates) {
+	if d.unfollow != nil {
+		d.unfollow()
+	}
+	ctx, stop := context.WithCancel(d.base)
+	d.unfollow = stop
+	d.certs.Store(certs)
+	d.tasks.Go(func() { certs.files.Run(ctx) })
 }
 
 // GetCertificate is for tls.Config.

@@ -91,6 +91,8 @@ type Daemon struct {
 	servers map[serverKey]*runningServer
 	h3      *quicServer      // HTTP/3; nil without
 	retired []*runningServer // handed their socket over, and still have connections
+
+	unfollow context.CancelFunc // ends the following of certs; nil before the first
 }
 
 // New reads the file and prepares the node. Nothing listens yet.

@@ -40,7 +40,7 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 	if err != nil {
 		return err
 	}
-	certs, err := prepareCertificates(cfg, node)
+	certs, err := d.prepareCertificates(cfg, node)
 	if err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 	}
 	d.changeCache(kept, cfg)
 	d.changePassed(cfg, node, edge.Crossing{Config: cfg, Certificate: certs.orDefault, Doors: doors, Pages: pages, Over: d.relay})
-	d.certs.Store(certs)
+	d.changeCertificates(certs)
 	d.config, d.node = cfg, node
 	d.most.Store(new(mostConnections(cfg, node)))
 	d.serve(sockets, cfg, node, identity)

@@ -39,7 +39,8 @@ func checkVerb() *cobra.Command {
 file:line:column: path: what is wrong; the mend. With --node, or in a file
 without nodes, the files that the node's part needs are checked too:
 certificates, keys, authorities, and whether the folder of the cache can be
-written to.
+written to. A certificate that ends within 30 days, or whose chain leads to no
+root that this system knows, is a warning.
 
 With --live, a file that is fine is held against the world: this machine asks
 for / of every public host that is no wildcard, as the relay would, dialled and
@@ -83,7 +84,7 @@ public hosts lead to an edge that holds it.`,
 
 // run checks the file and, when that is fine and it is asked for, the world.
 func (c *checkup) run(out io.Writer) error {
-	cfg, node, err := c.readFile()
+	cfg, node, warnings, err := c.readFile()
 	if err != nil && c.asJSON {
 		return sayErrors(out, err)
 	}
@@ -92,20 +93,23 @@ func (c *checkup) run(out io.Writer) error {
 	}
 	if !c.asJSON {
 		c.sayFine(out, cfg, node)
+		for _, warning := range warnings {
+			fmt.Fprintln(out, warning)
+		}
 	}
 	switch {
 	case c.live:
 		return c.askWorld(out, cfg, node)
 	case c.asJSON:
-		return sayJSON(out, config.Errors{})
+		return sayJSON(out, append(config.Errors{}, warnings...))
 	}
 	return nil
 }
 
 // readFile reads the file and, when it is clear whose part to take, looks at the
 // files of that part; else the node is nil, which it may not be with --live.
-func (c *checkup) readFile() (*config.Config, *config.Node, error) {
-	cfg, node, err := config.Check(c.file, c.node)
+func (c *checkup) readFile() (*config.Config, *config.Node, config.Errors, error) {
+	cfg, node, warnings, err := config.Check(c.file, c.node)
 	if err == nil && node == nil && c.live {
 		_, err = cfg.Node(c.node)
 	}
@@ -113,7 +117,7 @@ func (c *checkup) readFile() (*config.Config, *config.Node, error) {
 	if err = unreadable(c.file, err); err != nil && !errors.As(err, &wrong) {
 		err = &usageError{err}
 	}
-	return cfg, node, err
+	return cfg, node, warnings, err
 }
 
 // sayFine says what is in a file that is fine.

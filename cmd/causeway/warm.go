@@ -23,6 +23,7 @@ import (
 
 	"causeway/audit"
 	"causeway/config"
+	"causeway/keypair"
 )
 
 func warmVerb() *cobra.Command {
@@ -131,7 +132,11 @@ func edgeClient(cfg *config.Config, node *config.Node, address string) (*http.Cl
 	}
 	for _, site := range cfg.Sites {
 		for _, files := range site.TLS.Files() {
-			if text, err := os.ReadFile(files.Cert); err == nil {
+			if c, _ := keypair.Read(files.Pair()); c != nil {
+				for _, one := range keypair.Chain(c) {
+					roots.AddCert(one)
+				}
+			} else if text, err := os.ReadFile(files.Cert); err == nil { // the key is not this user's to read
 				roots.AppendCertsFromPEM(text)
 			}
 		}
