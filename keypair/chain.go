@@ -64,3 +64,14 @@ func Chain(c *tls.Certificate) []*x509.Certificate {
 	}
 	return chain
 }
+
+// LeafOf is the first of some certificates that is no authority's, the first of
+// all where there is none. There must be one.
+func LeafOf(all []*x509.Certificate) *x509.Certificate {
+	for _, c := range all {
+		if !c.IsCA {
+			return c
+		}
+	}
+	return all[0]
+}

@@ -71,7 +71,11 @@ func Judge(c *tls.Certificate, file string, want Want, now time.Time) (problems 
 	}
 	if want.Roots != nil {
 		if err := ends(chain, want.Roots, now); err != nil {
-			say(Warning, "put the intermediate certificates behind it, or, if the authority is your own, give its root to the clients", "%s: %v", file, err)
+			mend := "put the intermediate certificates behind it, or, if the authority is your own, give its root to the clients"
+			if at := chain[len(chain)-1].IssuingCertificateURL; len(at) > 0 { // RFC 5280 §4.2.2.1
+				mend = fmt.Sprintf("put it behind the others: who issued the last has it at %s", at[0])
+			}
+			say(Warning, mend, "%s: %v", file, err)
 		}
 	}
 	return problems

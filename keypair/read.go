@@ -123,13 +123,32 @@ func Content(part Part, file, mend string) ([]byte, *Problem) {
 	return wrong("check the file", "%s cannot be read: %v", file, err)
 }
 
-// isPKCS12 goes by the name or by how DER begins: a SEQUENCE.
+// isPKCS12 goes by the name or by how DER begins: a SEQUENCE that is no
+// certificate.
 func isPKCS12(file string, data []byte) bool {
+	if IsPKCS12(file) {
+		return true
+	}
+	if len(data) < 3 || data[0] != 0x30 || bytes.Contains(data, []byte("-----BEGIN ")) {
+		return false
+	}
+	_, err := x509.ParseCertificate(data)
+	return err != nil
+}
+
+// IsPKCS12 reports whether a file is PKCS#12, by its name.
+func IsPKCS12(file string) bool {
 	switch strings.ToLower(filepath.Ext(file)) {
 	case ".p12", ".pfx":
 		return true
 	}
-	return len(data) > 2 && data[0] == 0x30 && !bytes.Contains(data, []byte("-----BEGIN "))
+	return false
+}
+
+// HoldsKey reports whether the file of a certificate, which has this content,
+// holds its key too.
+func HoldsKey(file string, data []byte) bool {
+	return isPKCS12(file, data) || bytes.Contains(data, []byte("PRIVATE KEY-----"))
 }
 
 func (r *reading) readPKCS12(data []byte) {
@@ -168,6 +187,9 @@ func Certificates(part Part, file string, data []byte, mend string) (all []*x509
 	wrong := func(mend, format string, args ...any) ([]*x509.Certificate, *Problem) {
 		return nil, &Problem{Part: part, What: fmt.Sprintf(format, args...), Mend: mend}
 	}
+	if one, err := x509.ParseCertificate(data); err == nil { // DER: some providers have it so
+		return []*x509.Certificate{one}, nil
+	}
 	blocks := 0
 	rest := data
 	for {
@@ -180,6 +202,12 @@ func Certificates(part Part, file string, data []byte, mend string) (all []*x509
 			break
 		}
 		blocks++
+		switch block.Type {
+		case "PKCS7", "CMS":
+			return wrong("take them out of it: openssl pkcs7 -print_certs -in FILE -out NEW", "%s has its certificates in PKCS#7", file)
+		case "CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST":
+			return wrong("give it to the provider, and name the file that comes back", "%s is the request for a certificate, not the certificate", file)
+		}
 		if block.Type != "CERTIFICATE" && block.Type != "X509 CERTIFICATE" && block.Type != "TRUSTED CERTIFICATE" {
 			continue
 		}

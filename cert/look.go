@@ -1,0 +1,29 @@
+package cert
+
+import (
+	"slices"
+	"time"
+
+	"causeway/keypair"
+)
+
+// Look is the state of a site's certificate as its files are, whoever serves
+// them. What it says of itself is there as far as it can be read, also by one who
+// may not read the key.
+func Look(site string, files keypair.Files, want keypair.Want, now time.Time) State {
+	var state State
+	c, problems := keypair.Read(files)
+	if c != nil {
+		state = StateOf(c.Leaf)
+		problems = append(problems, keypair.Judge(c, files.Cert, want, now)...)
+	} else if data, problem := keypair.Content(keypair.Cert, files.Cert, ""); problem == nil && !keypair.IsPKCS12(files.Cert) {
+		if all, problem := keypair.Certificates(keypair.Cert, files.Cert, data, ""); problem == nil {
+			state = StateOf(keypair.LeafOf(all))
+		}
+	}
+	state.Site, state.Source, state.Where = site, SourceFile, files.Cert
+	if at := slices.IndexFunc(problems, func(p *keypair.Problem) bool { return p.Level < keypair.Warning }); at >= 0 {
+		state.Err = problems[at].Error()
+	}
+	return state
+}
