@@ -102,7 +102,7 @@ func (p *provider) issue(t *testing.T, name string, o order) keypair.Files {
 	}
 	files := keypair.Files{Cert: filepath.Join(p.dir, name+".pem"), Key: filepath.Join(p.dir, name+".key")}
 	write(t, files.Cert, text)
-	key, err := keyPEM(o.key)
+	key, err := keypair.EncodeKey(o.key, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/net/idna"
+
+	"causeway/keypair"
 )
 
 // The kinds of keys that a Request may have made.
@@ -167,10 +169,10 @@ func fileNameOf(host string) string {
 }
 
 // Write makes a key and the request (PKCS#10, RFC 2986), and writes dir/HOST.key
-// (PKCS#8, mode 0600) and dir/HOST.csr, both PEM, HOST the first host with
+// (PKCS#8, behind secret where that is not empty, mode 0600) and dir/HOST.csr, both PEM, HOST the first host with
 // "wildcard" for its *. A folder that is not there is made. Nothing is
 // overwritten, and neither file is left alone.
-func (r *Request) Write(dir string) (keyFile, requestFile string, err error) {
+func (r *Request) Write(dir string, secret []byte) (keyFile, requestFile string, err error) {
 	keyFile, requestFile = filepath.Join(dir, r.name+".key"), filepath.Join(dir, r.name+".csr")
 	for _, file := range []string{keyFile, requestFile} {
 		if _, err := os.Lstat(file); err == nil {
@@ -181,7 +183,7 @@ func (r *Request) Write(dir string) (keyFile, requestFile string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	keyText, err := keyPEM(key)
+	keyText, err := keypair.EncodeKey(key, secret)
 	if err != nil {
 		return "", "", err
 	}

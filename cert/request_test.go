@@ -31,7 +31,7 @@ func TestRequestForOpenSSL(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			keyFile, requestFile, err := r.Write(dir)
+			keyFile, requestFile, err := r.Write(dir, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -52,6 +52,27 @@ func TestRequestForOpenSSL(t *testing.T) {
 				t.Error("the request is not for the key beside it")
 			}
 		})
+	}
+}
+
+// OpenSSL opens a key that was made behind a password, and without it does not.
+func TestRequestLockedKey(t *testing.T) {
+	openssl, err := exec.LookPath("openssl")
+	if err != nil {
+		t.Skip("openssl is not installed")
+	}
+	r, err := NewRequest([]string{"example.cn"}, KeyEC, Subject{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyFile, _, err := r.Write(t.TempDir(), []byte("open"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for password, opens := range map[string]bool{"open": true, "shut": false} {
+		if out, err := exec.Command(openssl, "pkey", "-in", keyFile, "-noout", "-passin", "pass:"+password).CombinedOutput(); (err == nil) != opens {
+			t.Errorf("password %s: %v: %s", password, err, out)
+		}
 	}
 }
 

@@ -1,7 +1,7 @@
 package cert
 
 import (
-	"crypto"
+	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -60,7 +60,7 @@ func writeTemp(path string, data []byte, mode fs.FileMode) (string, error) {
 	return f.Name(), nil
 }
 
-func keyPEM(key crypto.Signer) ([]byte, error) {
+func keyPEM(key *ecdsa.PrivateKey) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("encode private key: %w", err)

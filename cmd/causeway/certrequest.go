@@ -9,6 +9,7 @@ import (
 
 	"causeway/cert"
 	"causeway/config"
+	"causeway/keypair"
 )
 
 // ofSite is the site that a verb of cert is about: the flags of each.
@@ -48,16 +49,16 @@ func publicHosts(site *config.Site) (hosts []string) {
 func certRequestVerb() *cobra.Command {
 	var of ofSite
 	var hosts []string
-	var key, dir string
+	var key, dir, secretFile string
 	var subject cert.Subject
 	verb := &cobra.Command{
-		Use:   "request {--host HOST… | --site NAME} [--key ec|rsa|rsa3072] [--org NAME] [--unit NAME] [--country CN] [--state NAME] [--city NAME] [--email ADDRESS] [--out DIR] [--config FILE]",
+		Use:   "request {--host HOST… | --site NAME} [--key ec|rsa|rsa3072] [--org NAME] [--unit NAME] [--country CN] [--state NAME] [--city NAME] [--email ADDRESS] [--secret FILE] [--out DIR] [--config FILE]",
 		Short: "Make a key, and a request (CSR) for a provider of certificates",
 		Long: `Makes a new private key and, signed with it, a certificate signing request
 (PKCS#10), which a provider of certificates wants: DIR/HOST.key, for its owner
 alone, and DIR/HOST.csr, both PEM. HOST is the first host. Nothing that exists is
 overwritten. The key never leaves this machine by way of Causeway: give the .csr
-alone to the provider.
+alone to the provider. With --secret the key is behind the password in FILE.
 
 The certificate is for every --host, or for all public hosts of a --site of the
 file; international names are written as they are. --org and the other names go
@@ -85,14 +86,26 @@ them, others ignore them.`,
 			if err != nil {
 				return usagef("%s: %w", cmd.CommandPath(), err)
 			}
-			keyFile, requestFile, err := request.Write(dir)
+			var secret []byte
+			if secretFile != "" {
+				read, problem := keypair.ReadSecret(secretFile)
+				if problem != nil {
+					return fmt.Errorf("cert request: %w", problem)
+				}
+				secret = read
+			}
+			keyFile, requestFile, err := request.Write(dir, secret)
 			if err != nil {
 				return fmt.Errorf("cert request: %w", err)
+			}
+			opened := ""
+			if secretFile != "" {
+				opened = " --secret " + secretFile
 			}
 			out := cmd.OutOrStdout()
 			fmt.Fprintf(out, "%s: the key, %s: it stays here; keep a copy where nobody else comes\n", keyFile, request.KeyType())
 			fmt.Fprintf(out, "%s: the request for %s: give it to the provider\n", requestFile, strings.Join(request.Hosts(), ", "))
-			_, err = fmt.Fprintf(out, "when the certificate has come: causeway cert install --site %s CERTIFICATE --key %s\n", site, keyFile)
+			_, err = fmt.Fprintf(out, "when the certificate has come: causeway cert install --site %s CERTIFICATE --key %s%s\n", site, keyFile, opened)
 			return err
 		},
 	}
@@ -100,6 +113,7 @@ them, others ignore them.`,
 	of.addTo(verb, "the site of the file whose public hosts it is for")
 	flags.StringArrayVar(&hosts, "host", nil, "a host, as in example.cn or '*.example.cn'; may be given again")
 	flags.StringVar(&key, "key", cert.KeyEC, "the kind of the key: ec (ECDSA P-256), rsa (RSA 2048) or rsa3072")
+	flags.StringVar(&secretFile, "secret", "", "a file with a password, in its first line, for the key")
 	flags.StringVar(&dir, "out", ".", "the folder")
 	flags.StringVar(&subject.Organization, "org", "", "the owner's name, as the papers have it")
 	flags.StringVar(&subject.Unit, "unit", "", "the department")
