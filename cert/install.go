@@ -69,7 +69,7 @@ func PrepareInstall(in Install, now time.Time) (*Installation, error) {
 	}
 	c, problems := keypair.Read(from)
 	if c == nil {
-		return nil, joined(problems)
+		return nil, allOf(problems)
 	}
 	i := &Installation{New: c}
 	if err := i.complete(from.Cert, in.Chain); err != nil {
@@ -81,7 +81,7 @@ func PrepareInstall(in Install, now time.Time) (*Installation, error) {
 	}
 	problems = append(problems, keypair.Judge(c, from.Cert, want, now)...)
 	if refused := slices.DeleteFunc(slices.Clone(problems), func(p *keypair.Problem) bool { return p.Level == keypair.Warning }); len(refused) > 0 {
-		return nil, joined(refused)
+		return nil, allOf(refused)
 	}
 	for _, p := range problems {
 		i.Warnings = append(i.Warnings, p)
@@ -96,7 +96,7 @@ func PrepareInstall(in Install, now time.Time) (*Installation, error) {
 	return i, nil
 }
 
-func joined(problems []*keypair.Problem) error {
+func allOf(problems []*keypair.Problem) error {
 	var errs []error
 	for _, p := range problems {
 		errs = append(errs, p)
@@ -153,6 +153,9 @@ func (i *Installation) complete(certFile, chainFile string) error {
 		data, problem := keypair.Content(keypair.Cert, chainFile, "")
 		if problem != nil {
 			return problem
+		}
+		if len(bytes.TrimSpace(data)) == 0 {
+			return &keypair.Problem{Part: keypair.Cert, What: chainFile + " is empty", Mend: "get the file again"}
 		}
 		more, problem := keypair.Certificates(keypair.Cert, chainFile, data, "write the intermediate certificates as PEM: -----BEGIN CERTIFICATE-----")
 		if problem != nil {

@@ -83,8 +83,8 @@ dropped. Where several nodes end the TLS of the site, install it on each.`,
 
 // placesOf are the places of a site's certificates.
 func placesOf(site *config.Site) (places []keypair.Files) {
-	for _, pair := range site.TLS.Pairs() {
-		places = append(places, pair.Files())
+	for _, pair := range site.TLS.Files() {
+		places = append(places, pair.Pair())
 	}
 	return places
 }
