@@ -122,6 +122,9 @@ func (a *ask) weigh(f *finding) {
 	}
 	f.onError = must == "" && !a.control.noCache && -left <= ifError && ifError > 0
 	tooOld := a.control.maxAge != unsaid && age > a.control.maxAge && (a.control.maxStale == unsaid || age-a.control.maxAge > a.control.maxStale)
+	if of.immutable && left > 0 && !overridden {
+		tooOld = false // a reload has no need to validate it (RFC 8246 §2); who must says no-cache
+	}
 	switch {
 	case of.noCache && !overridden:
 		f.reason = whyNoCache
@@ -150,6 +153,9 @@ func (a *ask) weigh(f *finding) {
 // wants: no older than its max-age, and fresh for its min-fresh (§5.2.1).
 func (a *ask) suits(m *Meta) bool {
 	now, control := time.Now(), &a.control
+	if m.facts().immutable && !a.policy.overrides(m.Status) && now.Before(m.Until) {
+		return control.minFresh <= 0 || m.Until.Sub(now) >= control.minFresh
+	}
 	over := m.age(now) - control.maxAge
 	return (control.maxAge == unsaid || over <= 0 || control.maxStale != unsaid && over <= control.maxStale) &&
 		(control.minFresh <= 0 || m.Until.Sub(now) >= control.minFresh)

@@ -586,7 +586,8 @@ func (h *history) may(l *lineage, v *visit) string {
 	if failing && !must && stale <= onError && onError > 0 {
 		return ""
 	}
-	if _, limit, ok := asked.number("max-age"); ok && age > limit && !(hasMaxStale && age-limit <= maxStale) {
+	never := s.has("immutable") && fresh && !l.overrides(v.policy) // RFC 8246 §2
+	if _, limit, ok := asked.number("max-age"); ok && age > limit && !never && !(hasMaxStale && age-limit <= maxStale) {
 		return fmt.Sprintf("older (%v) than the request's max-age", age)
 	}
 	if fresh && !soft {

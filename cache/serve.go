@@ -98,6 +98,9 @@ func (a *ask) header(s *source, form chosen, etag string) http.Header {
 		h["Age"] = a.value(0, ageText(s.age))
 	}
 	a.status.note = joined(a.status.note, a.rules)
+	if s.object != nil && s.meta.Key != a.key {
+		a.status.note = joined(a.status.note, "no_vary_search")
+	}
 	if lines := h["Cache-Status"]; len(lines) == 0 {
 		h["Cache-Status"] = a.value(1, a.status.String())
 	} else {
