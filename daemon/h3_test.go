@@ -520,3 +520,33 @@ func TestH3Busy(t *testing.T) {
 		t.Errorf("announced: %v", answer.Header)
 	}
 }
+
+// TestH3PassesNothing holds that a site that passes through stays with TCP, beside
+// one that is served over HTTP/3.
+func TestH3PassesNothing(t *testing.T) {
+	p := newPassing(t, "", `
+  - {name: other, hosts: {other.cn: "http://origin.invalid"}, tls: {cert: other.pem, key: other.key}}
+`)
+	write(t, p.files[0], strings.Replace(p.text, "listen: {https:", "listen: {h3: true, https:", 1))
+	if err := p.edge.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	c := &crossing3{https: p.address, roots: p.roots}
+	client := c.client3(t)
+	if answer, _ := mustAsk(t, client, "GET", "https://other.cn/", nil); answer.ProtoMajor != 3 || answer.Header.Get("Alt-Svc") == "" {
+		t.Errorf("the site that ends here: %s %v", answer.Proto, answer.Header)
+	}
+	if _, _, err := ask(client, "GET", "https://example.cn/", nil); err == nil || !strings.Contains(err.Error(), "unrecognized name") {
+		t.Errorf("the site that passes through: %v", err)
+	}
+	r, _ := http.NewRequest("GET", "https://other.cn/", nil)
+	r.Host = "example.cn"
+	if answer, _, err := do(client, r); err != nil || answer.StatusCode != http.StatusMisdirectedRequest || answer.Header.Get("Alt-Svc") != "" {
+		t.Errorf("its name on another's connection: %v, %v", answer, err)
+	}
+	for host, announced := range map[string]bool{"other.cn": true, "example.cn": false} {
+		if answer, _ := mustAsk(t, p.client(t), "GET", "https://"+host+"/", nil); (answer.Header.Get("Alt-Svc") != "") != announced {
+			t.Errorf("%s over TCP: %v", host, answer.Header)
+		}
+	}
+}

@@ -28,6 +28,7 @@ type Options struct {
 	Rate int64   // bytes a second each way; 0 = no limit
 
 	HTTPS, HTTP, Admin string // listen addresses of the edge, loopback; port 0 takes a free one
+	H3                 bool   // HTTP/3 too
 	Dir                string // where the file, the certificates and the logs go; "" = a new temporary folder
 	Once               bool   // compare, then stop
 	Access             io.Writer
@@ -229,10 +230,10 @@ func (s *site) writeFile(originAddress string) (string, error) {
     headers: {request_id: true, server_timing: true}
 pki: pki
 nodes:
-  - {name: %s, role: edge, region: cn, listen: {http: %q, https: %q, admin: %q}}
+  - {name: %s, role: edge, region: cn, listen: {http: %q, https: %q, h3: %v, admin: %q}}
   - {name: %s, role: relay, region: us, listen: {link: "127.0.0.1:7443"}, address: "127.0.0.1:7443"}
 limits: {drain_timeout: 2s}
-`, originAddress, edgeNode, s.options.HTTP, s.options.HTTPS, s.options.Admin, relayNode)
+`, originAddress, edgeNode, s.options.HTTP, s.options.HTTPS, s.options.H3, s.options.Admin, relayNode)
 	file := filepath.Join(s.dir, "causeway.yaml")
 	return file, os.WriteFile(file, []byte(text.String()), 0o600)
 }

@@ -32,6 +32,7 @@ type browser struct {
 	failed   []string            // "status URL" and "error URL"
 	errors   []string            // of the console
 	told     map[string][]string // Cache-Status of what came over the network, by URL
+	spoken   map[string][]string // URLs that came over each protocol
 }
 
 // startBrowser runs Chromium. It trusts the certificate in certFile, resolves
@@ -42,7 +43,7 @@ func startBrowser(t testing.TB, certFile, rules string) *browser {
 }
 
 // startBrowserIn is startBrowser in a place.
-func startBrowserIn(t testing.TB, p place, certFile, rules string) *browser {
+func startBrowserIn(t testing.TB, p place, certFile, rules string, more ...chromedp.ExecAllocatorOption) *browser {
 	t.Helper()
 	require(t, "chromium")
 	folder, err := os.MkdirTemp("", "chromium-") // not t.TempDir: its sockets need a short path
@@ -68,6 +69,7 @@ func startBrowserIn(t testing.TB, p place, certFile, rules string) *browser {
 		chromedp.UserDataDir(filepath.Join(folder, "profile")),
 		chromedp.Env("TMPDIR="+folder),
 	)
+	options = append(options, more...)
 	b := &browser{}
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	ctx, closeTab := chromedp.NewContext(allocator, chromedp.WithListener(b.note))
@@ -110,6 +112,10 @@ func (b *browser) note(event any) {
 			}
 			b.told[e.Response.URL] = append(b.told[e.Response.URL], status)
 		}
+		if b.spoken == nil {
+			b.spoken = map[string][]string{}
+		}
+		b.spoken[e.Response.Protocol] = append(b.spoken[e.Response.Protocol], e.Response.URL)
 		if s := e.Response.Status; s >= 400 {
 			b.failed = append(b.failed, fmt.Sprint(s, " ", e.Response.URL))
 		}
@@ -277,18 +283,24 @@ func TestBrowserWalksTheDocumentation(t *testing.T) {
 	}
 }
 
-// TestBrowserInTheDemo: what a page does besides being read works under the
-// public names: API with CORS, WebSocket, events, a cookie of the whole domain,
-// a login on another subdomain.
-func TestBrowserInTheDemo(t *testing.T) {
-	dir := t.TempDir()
+// startDemo runs the demo and gives its folder and the shop's address.
+func startDemo(t *testing.T, more ...string) (dir, shop string) {
+	t.Helper()
+	dir = t.TempDir()
 	admin := freeAddress(t)
-	demo := startNode(t, admin, "demo", "--dir", dir, "--https", "127.0.0.1:0", "--http", "127.0.0.1:0", "--admin", admin, "--rtt", "20ms")
-	var shop string
+	demo := startNode(t, admin, append([]string{"demo", "--dir", dir, "--https", "127.0.0.1:0", "--http", "127.0.0.1:0", "--admin", admin, "--rtt", "20ms"}, more...)...)
 	eventually(t, "the demo says what to open", func() bool {
 		shop = regexp.MustCompile(`Open +(https://shop\.localhost:\d+)/`).FindStringSubmatch(demo.stdoutText() + "\nOpen https://shop.localhost:0/")[1]
 		return !strings.HasSuffix(shop, ":0")
 	})
+	return dir, shop
+}
+
+// TestBrowserInTheDemo: what a page does besides being read works under the
+// public names: API with CORS, WebSocket, events, a cookie of the whole domain,
+// a login on another subdomain.
+func TestBrowserInTheDemo(t *testing.T) {
+	dir, shop := startDemo(t)
 	b := startBrowser(t, filepath.Join(dir, "shop.pem"), "MAP *.com ~NOTFOUND")
 	port := strings.TrimPrefix(shop, "https://shop.localhost")
 

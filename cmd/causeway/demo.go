@@ -55,6 +55,7 @@ visitor gets. Nothing to configure, any user.`,
 	flags.StringVar(&loss, "loss", "1%", "share of packets that the line loses")
 	flags.StringVar(&rate, "rate", "50Mbit", "rate of the line, each way; 0 for no limit")
 	flags.StringVar(&options.HTTPS, "https", "127.0.0.1:8443", "where the edge listens; port 0 takes a free one")
+	flags.BoolVar(&options.H3, "h3", false, "HTTP/3 too, on the UDP port of the same number")
 	flags.StringVar(&options.HTTP, "http", "127.0.0.1:8080", "where it listens for plain HTTP")
 	flags.StringVar(&options.Admin, "admin", "127.0.0.1:9900", "where its metrics are")
 	flags.StringVar(&options.Dir, "dir", "", "keep the file and the certificates in this folder")
