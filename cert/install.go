@@ -38,6 +38,8 @@ type Installation struct {
 	New *tls.Certificate
 	Old *tls.Certificate // nil where there is none, or none that is whole
 
+	Place string // the file of the certificate
+
 	// Warnings are what some clients or the owner may not like.
 	Warnings []error
 
@@ -71,7 +73,8 @@ func PrepareInstall(in Install, now time.Time) (*Installation, error) {
 	if c == nil {
 		return nil, allOf(problems)
 	}
-	i := &Installation{New: c}
+	i := &Installation{New: c, Place: in.To.Cert}
+	i.Old, _ = keypair.Read(in.To)
 	if err := i.complete(from.Cert, in.Chain); err != nil {
 		return nil, err
 	}
@@ -86,7 +89,7 @@ func PrepareInstall(in Install, now time.Time) (*Installation, error) {
 	for _, p := range problems {
 		i.Warnings = append(i.Warnings, p)
 	}
-	if i.Old, _ = keypair.Read(in.To); i.Old != nil && i.Old.Leaf.NotAfter.After(c.Leaf.NotAfter) {
+	if i.Old != nil && i.Old.Leaf.NotAfter.After(c.Leaf.NotAfter) {
 		i.Warnings = append(i.Warnings, fmt.Errorf("%s ends on %s, before the one in its place, which ends on %s",
 			from.Cert, c.Leaf.NotAfter.UTC().Format(time.DateOnly), i.Old.Leaf.NotAfter.UTC().Format(time.DateOnly)))
 	}
@@ -140,7 +143,7 @@ func (in *Install) given() (keypair.Files, error) {
 }
 
 // complete makes the chain whole with what else lies in the file of the
-// certificate and in that of the chain, and notes what it did.
+// certificate, in that of the chain, and in its place, and notes what it did.
 func (i *Installation) complete(certFile, chainFile string) error {
 	var came []*x509.Certificate
 	if data, problem := keypair.Content(keypair.Cert, certFile, ""); problem == nil {
@@ -179,6 +182,14 @@ func (i *Installation) complete(certFile, chainFile string) error {
 	}
 	if !slices.EqualFunc(kept, i.New.Certificate, bytes.Equal) {
 		i.Mended = append(i.Mended, "put the chain in order: the certificate, then each one's issuer")
+	}
+	if i.Old == nil {
+		return nil
+	}
+	had := len(i.New.Certificate)
+	keypair.Extend(i.New, keypair.Chain(i.Old)[1:])
+	for _, c := range keypair.Chain(i.New)[had:] {
+		i.Mended = append(i.Mended, fmt.Sprintf("took %s, which is missing, from the chain that is in its place", name(c)))
 	}
 	return nil
 }
@@ -268,12 +279,13 @@ func sameKey(a, b *tls.Certificate) bool {
 
 // Replaced is a file that is written, and where what it was is kept.
 type Replaced struct {
-	File   string
-	Backup string // "" where there was none
+	File   string `json:"file"`
+	Backup string `json:"backup,omitempty"` // "" where there was none
 }
 
 // Files are those that Write writes; none when all is in its place already.
-func (i *Installation) Files() (files []Replaced) {
+func (i *Installation) Files() []Replaced {
+	files := []Replaced{}
 	for _, f := range i.files {
 		of := Replaced{File: f.path}
 		if f.old != nil {

@@ -18,9 +18,9 @@ func certInstallVerb() *cobra.Command {
 	var of ofSite
 	var in cert.Install
 	var replace string
-	var dry bool
+	var dry, asJSON bool
 	verb := &cobra.Command{
-		Use:   "install --site NAME CERTIFICATE [--key KEY] [--chain FILE] [--secret FILE] [--replace CERTIFICATE] [--dry-run] [--config FILE]",
+		Use:   "install --site NAME CERTIFICATE [--key KEY] [--chain FILE] [--secret FILE] [--replace CERTIFICATE] [--dry-run] [--json] [--config FILE]",
 		Short: "Check a certificate that came from a provider, and put it in its place",
 		Long: `Checks CERTIFICATE, as it came from the provider (PEM, DER or PKCS#12), and puts
 it, its chain and its key where the tls of the site says. It is refused, and nothing is
@@ -61,12 +61,17 @@ dropped. Where several nodes end the TLS of the site, install it on each.`,
 				return fmt.Errorf("cert install: %s", strings.ReplaceAll(err.Error(), "\n", "\ncert install: "))
 			}
 			for _, warning := range found.Warnings {
-				fmt.Fprintln(os.Stderr, "warning:", warning)
+				if !asJSON {
+					fmt.Fprintln(os.Stderr, "warning:", warning)
+				}
 			}
 			if !dry {
 				if err := found.Write(); err != nil {
 					return fmt.Errorf("cert install: %w", err)
 				}
+			}
+			if asJSON {
+				return sayJSON(cmd.OutOrStdout(), installedJSON(cfg, site, found, dry))
 			}
 			return sayInstalled(cmd.OutOrStdout(), cfg, site, found, dry)
 		},
@@ -77,8 +82,28 @@ dropped. Where several nodes end the TLS of the site, install it on each.`,
 	flags.StringVar(&in.Chain, "chain", "", "the intermediate certificates, where they are not in CERTIFICATE")
 	flags.StringVar(&in.From.Secret, "secret", "", "the file with the password of the key, or of the PKCS#12")
 	flags.StringVar(&replace, "replace", "", "of a site with several: the cert in the file in whose place it goes (default: that with the same kind of key)")
+	flags.BoolVar(&asJSON, "json", false, "print what it is and what was done as a JSON object")
 	flags.BoolVar(&dry, "dry-run", false, "check it, and say what would be done")
 	return verb
+}
+
+// installed is what cert install prints as JSON.
+type installed struct {
+	cert.State
+	Written  bool            `json:"written"` // false with --dry-run
+	Files    []cert.Replaced `json:"files"`   // none when all is in its place already
+	Mended   []string        `json:"mended"`
+	Warnings []string        `json:"warnings"`
+	Nodes    []string        `json:"nodes,omitempty"` // in a file with nodes, those that show it
+}
+
+func installedJSON(cfg *config.Config, site *config.Site, found *cert.Installation, dry bool) installed {
+	said := installed{State: cert.StateOf(found.New.Leaf), Written: !dry, Files: found.Files(), Mended: append([]string{}, found.Mended...), Warnings: []string{}, Nodes: nodesOf(cfg, site)}
+	said.Site, said.Source, said.Where = site.Name, cert.SourceFile, found.Place
+	for _, warning := range found.Warnings {
+		said.Warnings = append(said.Warnings, warning.Error())
+	}
+	return said
 }
 
 // placesOf are the places of a site's certificates.

@@ -51,8 +51,9 @@ func certRequestVerb() *cobra.Command {
 	var hosts []string
 	var key, dir, secretFile string
 	var subject cert.Subject
+	var asJSON bool
 	verb := &cobra.Command{
-		Use:   "request {--host HOST… | --site NAME} [--key ec|rsa|rsa3072] [--org NAME] [--unit NAME] [--country CN] [--state NAME] [--city NAME] [--email ADDRESS] [--secret FILE] [--out DIR] [--config FILE]",
+		Use:   "request {--host HOST… | --site NAME} [--key ec|rsa|rsa3072] [--org NAME] [--unit NAME] [--country CN] [--state NAME] [--city NAME] [--email ADDRESS] [--secret FILE] [--out DIR] [--json] [--config FILE]",
 		Short: "Make a key, and a request (CSR) for a provider of certificates",
 		Long: `Makes a new private key and, signed with it, a certificate signing request
 (PKCS#10), which a provider of certificates wants: DIR/HOST.key, for its owner
@@ -98,6 +99,14 @@ them, others ignore them.`,
 			if err != nil {
 				return fmt.Errorf("cert request: %w", err)
 			}
+			if asJSON {
+				return sayJSON(cmd.OutOrStdout(), struct {
+					KeyFile     string   `json:"key_file"`
+					RequestFile string   `json:"request_file"`
+					Hosts       []string `json:"hosts"`
+					Key         string   `json:"key"`
+				}{keyFile, requestFile, request.Hosts(), request.KeyType()})
+			}
 			opened := ""
 			if secretFile != "" {
 				opened = " --secret " + secretFile
@@ -121,6 +130,7 @@ them, others ignore them.`,
 	flags.StringVar(&subject.State, "state", "", "the province")
 	flags.StringVar(&subject.City, "city", "", "the city")
 	flags.StringVar(&subject.Email, "email", "", "an address of the owner")
+	flags.BoolVar(&asJSON, "json", false, "print what was made as a JSON object")
 	_ = verb.RegisterFlagCompletionFunc("key", cobra.FixedCompletions([]string{cert.KeyEC, cert.KeyRSA, cert.KeyRSA3072}, cobra.ShellCompDirectiveNoFileComp))
 	return verb
 }
