@@ -225,6 +225,12 @@ func (s *Store) reread(e *entry) bool {
 		return false
 	}
 	at, c, err := read(e.source)
+	if err == nil {
+		s.mu.Lock()
+		inUse := e.cert
+		s.mu.Unlock()
+		err = worse(inUse, c, e.source.Files.Cert, time.Now())
+	}
 	switch {
 	case !at.Same(keypair.StampOf(e.source.Files)): // changed while it was read
 		return false
@@ -238,6 +244,23 @@ func (s *Store) reread(e *entry) bool {
 	s.mu.Unlock()
 	s.log.Error("certificate changed and can't be used, the one before stays", "site", e.source.Site, "file", e.source.Files.Cert, "err", err)
 	return false
+}
+
+// worse is why c must not take the place of the certificate in use: it is not in
+// force, as an old one that was put there by mistake, and that is.
+func worse(inUse, c *tls.Certificate, file string, now time.Time) error {
+	wrong := func(c *tls.Certificate) error {
+		for _, p := range keypair.Judge(c, file, keypair.Want{}, now) {
+			if p.Level == keypair.Wrong {
+				return p
+			}
+		}
+		return nil
+	}
+	if wrong(inUse) != nil {
+		return nil
+	}
+	return wrong(c)
 }
 
 // use puts a certificate in the place of the one before. It is served from the

@@ -220,6 +220,48 @@ func TestFollowedAsWanted(t *testing.T) {
 	}
 }
 
+// One that has expired takes no one's place that is in force; what is in its place
+// when that has expired too is better than nothing.
+func TestFollowedInForce(t *testing.T) {
+	f := newFollowed(t, keypair.Want{})
+	expired := func(name string, ago time.Duration) {
+		t.Helper()
+		template, err := leafTemplate(name, []string{"example.cn"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		template.NotBefore, template.NotAfter = time.Now().Add(-240*time.Hour), time.Now().Add(-ago)
+		key, der, err := sign(template, f.ca.cert, f.ca.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := keyPEM(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.put(f.files.Key, text)
+		f.put(f.files.Cert, certPEM(der))
+		for range 3 {
+			f.look()
+		}
+	}
+	expired("old", time.Hour)
+	if said := f.log.take(); f.served() != "one" || strings.Count(said, "expired on") != 1 {
+		t.Errorf("%s is served; the log: %s", f.served(), said)
+	}
+	f.mu.Lock()
+	past := *f.entries[0].cert
+	leaf := *past.Leaf
+	leaf.NotAfter = time.Now().Add(-time.Minute)
+	past.Leaf = &leaf
+	f.entries[0].cert = &past
+	f.mu.Unlock()
+	expired("older", 2*time.Hour)
+	if f.served() != "older" {
+		t.Errorf("%s is served", f.served())
+	}
+}
+
 // The owner hears of the end of a certificate at each mark, once.
 func TestEndsAreTold(t *testing.T) {
 	f := newFollowed(t, keypair.Want{})

@@ -111,7 +111,7 @@ func (s *Store) dueStaples(ctx context.Context, client *http.Client, now time.Ti
 
 // askStaple asks for one answer, and reports whether it is another now.
 func (s *Store) askStaple(ctx context.Context, client *http.Client, e *entry, c *tls.Certificate, now time.Time) bool {
-	answer, raw, err := askOCSP(ctx, client, c)
+	answer, raw, err := askOCSP(ctx, client, c, e.source.Files)
 	if ctx.Err() != nil {
 		return false
 	}
@@ -126,7 +126,7 @@ func (s *Store) askStaple(ctx context.Context, client *http.Client, e *entry, c 
 	stapled := *c
 	stapled.OCSPStaple = raw
 	e.cert = &stapled
-	e.staple = staple{until: answer.NextUpdate, next: now.Add(max(answer.NextUpdate.Sub(now)/2, ocspAgain))}
+	e.staple = staple{until: answer.NextUpdate, next: now.Add(min(max(answer.NextUpdate.Sub(now)/2, ocspAgain), answer.NextUpdate.Sub(now)))}
 	return true
 }
 
@@ -139,7 +139,10 @@ func (s *Store) stapleFailed(e *entry, c *tls.Certificate, err error, now time.T
 	}
 	e.staple.pause = min(max(2*e.staple.pause, ocspAgain), ocspMost)
 	e.staple.next = now.Add(e.staple.pause)
-	over := len(c.OCSPStaple) > 0 && now.After(e.staple.until)
+	over := len(c.OCSPStaple) > 0 && !now.Before(e.staple.until)
+	if len(c.OCSPStaple) > 0 && !over && e.staple.next.After(e.staple.until) {
+		e.staple.next = e.staple.until // clients refuse one that is over
+	}
 	if over {
 		bare := *c
 		bare.OCSPStaple = nil
@@ -158,13 +161,13 @@ func (s *Store) stapleFailed(e *entry, c *tls.Certificate, err error, now time.T
 }
 
 // askOCSP asks the responder that the certificate names. The issuer must be in
-// the chain.
-func askOCSP(ctx context.Context, client *http.Client, c *tls.Certificate) (*ocsp.Response, []byte, error) {
-	chain := keypair.Chain(c)
-	if len(chain) < 2 {
+// the chain, or else in files or among the roots of this system.
+func askOCSP(ctx context.Context, client *http.Client, c *tls.Certificate, files Files) (*ocsp.Response, []byte, error) {
+	issuer := issuerOf(c, files)
+	if issuer == nil {
 		return nil, nil, errors.New("the chain lacks the issuer, whose name the question has")
 	}
-	question, err := ocsp.CreateRequest(c.Leaf, chain[1], nil)
+	question, err := ocsp.CreateRequest(c.Leaf, issuer, nil)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make the question: %w", err)
 	}
@@ -187,7 +190,7 @@ func askOCSP(ctx context.Context, client *http.Client, c *tls.Certificate) (*ocs
 	case len(raw) > ocspBytes:
 		return nil, nil, fmt.Errorf("%s answers with more than %d bytes", c.Leaf.OCSPServer[0], ocspBytes)
 	}
-	answer, err := ocsp.ParseResponseForCert(raw, c.Leaf, chain[1])
+	answer, err := parseOCSP(raw, c.Leaf, issuer)
 	now := time.Now()
 	switch {
 	case err != nil:
@@ -202,4 +205,44 @@ func askOCSP(ctx context.Context, client *http.Client, c *tls.Certificate) (*ocs
 		return nil, nil, fmt.Errorf("the answer of %s is of the future: check the clock of this machine", c.Leaf.OCSPServer[0])
 	}
 	return answer, raw, nil
+}
+
+// issuerOf is who signed a certificate, nil when it cannot be had. A root is never
+// in the chain that is served.
+func issuerOf(c *tls.Certificate, files Files) *x509.Certificate {
+	if chain := keypair.Chain(c); len(chain) > 1 {
+		return chain[1]
+	}
+	if signer := keypair.SignerIn(files, c.Leaf); signer != nil {
+		return signer
+	}
+	chains, err := c.Leaf.Verify(x509.VerifyOptions{CurrentTime: c.Leaf.NotBefore.Add(time.Second), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	if err != nil || len(chains[0]) < 2 {
+		return nil
+	}
+	return chains[0][1]
+}
+
+// parseOCSP reads an answer and verifies that the issuer gave it, or somebody
+// whom the issuer has do so (RFC 6960 section 4.2.2.2).
+func parseOCSP(raw []byte, leaf, issuer *x509.Certificate) (*ocsp.Response, error) {
+	answer, err := ocsp.ParseResponseForCert(raw, leaf, nil)
+	if err != nil {
+		return nil, err
+	}
+	// The library takes a certificate that comes along for somebody else's; an
+	// issuer's own, which it may send, would have to be signed by itself.
+	if answer.Certificate == nil || answer.Certificate.Equal(issuer) {
+		return answer, answer.CheckSignatureFrom(issuer)
+	}
+	if err := answer.CheckSignatureFrom(answer.Certificate); err != nil {
+		return nil, err
+	}
+	if err := answer.Certificate.CheckSignatureFrom(issuer); err != nil {
+		return nil, fmt.Errorf("the issuer did not sign the responder's certificate: %w", err)
+	}
+	if !slices.Contains(answer.Certificate.ExtKeyUsage, x509.ExtKeyUsageOCSPSigning) {
+		return nil, errors.New("the responder's certificate is not for OCSP")
+	}
+	return answer, nil
 }

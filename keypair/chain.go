@@ -52,6 +52,14 @@ func signerOf(c *x509.Certificate, all []*x509.Certificate) *x509.Certificate {
 	return nil
 }
 
+// SignerIn is who signed a certificate, as the files of it have that; nil when
+// they have not. Chain is without it when it is a root.
+func SignerIn(files Files, leaf *x509.Certificate) *x509.Certificate {
+	r := &reading{files: files}
+	r.read()
+	return signerOf(leaf, r.chain)
+}
+
 func selfSigned(c *x509.Certificate) bool { return bytes.Equal(c.RawSubject, c.RawIssuer) }
 
 // Chain is the certificates of a pair, the leaf first.

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"math/big"
 	"os"
@@ -17,6 +18,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/youmark/pkcs8"
 )
 
 var now = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
@@ -164,6 +167,8 @@ func TestReadRefuses(t *testing.T) {
 		{"another's key", cert, keyText(t, other), "-", "KEY is not the key of CERT; write the key with which the certificate was asked for"},
 		{"a password", cert, "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", "-", "KEY is protected by a password; write the password into a file, and name that: secret: FILE"},
 		{"not that password", cert, "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", "wrong", "SECRET does not open KEY; write the password with which the key was made"},
+		{"no whole blocks", cert, string(pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: cutPKCS8(t, leaf)})), "right", "SECRET does not open KEY; write the password with which the key was made"},
+		{"no password", cert, key, "\nsecond", "the first line of SECRET is empty; write the password into it"},
 		{"too long", cert + strings.Repeat("x", mostBytes), key, "-", "CERT is longer than 1048576 bytes: it is no certificate or key; name the right file"},
 	} {
 		dir := t.TempDir()
@@ -182,6 +187,71 @@ func TestReadRefuses(t *testing.T) {
 		if c != nil || err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s:\ngot  %v\nwant %s", test.what, err, want)
 		}
+	}
+}
+
+// cutPKCS8 is an encrypted key whose last byte was lost.
+func cutPKCS8(t testing.TB, of *made) []byte {
+	t.Helper()
+	der, err := pkcs8.MarshalPrivateKey(of.key, []byte("right"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var info struct {
+		Algorithm pkix.AlgorithmIdentifier
+		Data      []byte
+	}
+	if _, err := asn1.Unmarshal(der, &info); err != nil {
+		t.Fatal(err)
+	}
+	info.Data = info.Data[:len(info.Data)-1]
+	if der, err = asn1.Marshal(info); err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+// The password is the first line, whatever stands below it.
+func TestSecretIsALine(t *testing.T) {
+	_, upper, lower, leaf := family(t)
+	dir := t.TempDir()
+	der, err := pkcs8.MarshalPrivateKey(leaf.key, []byte("open sesame"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := Files{Cert: put(t, dir, "a.pem", certText(leaf, lower, upper)), Key: put(t, dir, "a.key", string(pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: der})))}
+	for _, text := range []string{"open sesame", "open sesame\n", "open sesame\r\n", "open sesame\nwritten by ops\n"} {
+		files.Secret = put(t, dir, "a.pass", text)
+		if c, problems := Read(files); c == nil {
+			t.Errorf("%q: %v", text, problems)
+		}
+	}
+}
+
+// A pair that changes while it is read is read again; one that goes on changing is
+// none, and the message says so.
+func TestChangedWhileRead(t *testing.T) {
+	_, upper, lower, leaf := family(t)
+	other := lower.make(t, recipe{name: "other", hosts: []string{"example.cn"}})
+	dir := t.TempDir()
+	files := Files{Cert: put(t, dir, "a.pem", certText(leaf, lower, upper)), Key: put(t, dir, "a.key", keyText(t, leaf))}
+	for changes, want := range map[int]string{0: "leaf", 1: "other", 3: "other", 4: ""} {
+		looked := 0
+		c, problems := readWhole(files, func(files Files) Stamp {
+			if looked++; looked%2 == 0 && looked/2 <= changes { // between the two looks of a try
+				put(t, dir, "a.pem", certText(other, lower, upper)+strings.Repeat("\n", looked))
+				put(t, dir, "a.key", keyText(t, other))
+			}
+			return StampOf(files)
+		})
+		switch err := Refused(problems); {
+		case want == "" && (c != nil || err == nil || err.Error() != files.Cert+", or what belongs to it, changed each time it was read; have it written under another name, and renamed when it is whole"):
+			t.Errorf("%d changes: %v, %v", changes, c, err)
+		case want != "" && (err != nil || c.Leaf.Subject.CommonName != want):
+			t.Errorf("%d changes: %v, want %s", changes, err, want)
+		}
+		put(t, dir, "a.pem", certText(leaf, lower, upper))
+		put(t, dir, "a.key", keyText(t, leaf))
 	}
 }
 

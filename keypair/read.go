@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/youmark/pkcs8"
 	"software.sslmate.com/src/go-pkcs12"
@@ -36,10 +37,42 @@ type reading struct {
 	key      crypto.Signer
 }
 
-// Read reads a pair. It is nil when there is a problem that keeps it from being
-// served (Refused). The problems of dates, names, strength and origin are Judge's.
-func Read(files Files) (*tls.Certificate, []*Problem) {
-	r := &reading{files: files}
+// Files that change while they are read are read again: whoever writes them needs
+// less than changesMost pauses.
+const (
+	changesMost  = 4
+	changesPause = 25 * time.Millisecond
+)
+
+// Read reads a pair, all its files as of one moment. It is nil when there is a
+// problem that keeps it from being served (Refused). The problems of dates, names,
+// strength and origin are Judge's.
+func Read(files Files) (*tls.Certificate, []*Problem) { return readWhole(files, StampOf) }
+
+// readWhole is Read; look is StampOf.
+func readWhole(files Files, look func(Files) Stamp) (*tls.Certificate, []*Problem) {
+	for try := 1; ; try++ {
+		before := look(files)
+		r := &reading{files: files}
+		if r.read(); len(r.chain) > 0 && r.key != nil && Refused(r.problems) == nil {
+			c, problems := r.pair()
+			if look(files).Same(before) {
+				return c, problems
+			}
+		} else if look(files).Same(before) {
+			return nil, r.problems
+		}
+		if try == changesMost {
+			return nil, []*Problem{{Part: Cert, What: fmt.Sprintf("%s, or what belongs to it, changed each time it was read", files.Cert),
+				Mend: "have it written under another name, and renamed when it is whole"}}
+		}
+		time.Sleep(changesPause)
+	}
+}
+
+// read reads what the files hold.
+func (r *reading) read() {
+	files := r.files
 	data, okCert := r.content(Cert, files.Cert)
 	var keyData []byte
 	okKey := true
@@ -47,11 +80,12 @@ func Read(files Files) (*tls.Certificate, []*Problem) {
 		keyData, okKey = r.content(Key, files.Key)
 	}
 	if files.Secret != "" {
-		secret, ok := r.content(Secret, files.Secret)
-		if !ok {
-			return nil, r.problems
+		secret, problem := ReadSecret(files.Secret)
+		if problem != nil {
+			r.problems = append(r.problems, problem)
+			return
 		}
-		r.secret = bytes.TrimRight(secret, "\r\n")
+		r.secret = secret
 		defer clear(secret)
 	}
 	switch {
@@ -68,10 +102,6 @@ func Read(files Files) (*tls.Certificate, []*Problem) {
 			r.readKey(keyData)
 		}
 	}
-	if len(r.chain) == 0 || r.key == nil || Refused(r.problems) != nil {
-		return nil, r.problems
-	}
-	return r.pair()
 }
 
 func (r *reading) wrong(part Part, mend, format string, args ...any) {
@@ -90,6 +120,19 @@ func (r *reading) content(part Part, file string) ([]byte, bool) {
 		return nil, false
 	}
 	return data, true
+}
+
+// ReadSecret is the password in a file: its first line.
+func ReadSecret(file string) ([]byte, *Problem) {
+	data, problem := Content(Secret, file, "")
+	if problem != nil {
+		return nil, problem
+	}
+	line, _, _ := bytes.Cut(data, []byte("\n"))
+	if line = bytes.TrimSuffix(line, []byte("\r")); len(line) == 0 {
+		return nil, &Problem{Part: Secret, What: "the first line of " + file + " is empty", Mend: "write the password into it"}
+	}
+	return line, nil
 }
 
 // Content is that of a file, or why it can't be had. mend is for one that is
@@ -284,8 +327,7 @@ func (r *reading) parseKey(part Part, file string, block *pem.Block) crypto.Sign
 // open takes the password off a key.
 func open(block *pem.Block, secret []byte, legacy bool) (any, error) {
 	if !legacy {
-		key, _, err := pkcs8.ParsePrivateKey(block.Bytes, secret)
-		return key, err
+		return openPKCS8(block.Bytes, secret)
 	}
 	//lint:ignore SA1019 weak, and what OpenSSL wrote for twenty years
 	der, err := x509.DecryptPEMBlock(block, secret)
@@ -299,6 +341,18 @@ func open(block *pem.Block, secret []byte, legacy bool) (any, error) {
 		return key, nil
 	}
 	return x509.ParsePKCS8PrivateKey(der)
+}
+
+// openPKCS8 opens an encrypted PKCS#8 key. The library panics on what is not whole
+// blocks.
+func openPKCS8(der, secret []byte) (key any, err error) {
+	defer func() {
+		if recover() != nil {
+			err = errors.New("its encryption is broken")
+		}
+	}()
+	key, _, err = pkcs8.ParsePrivateKey(der, secret)
+	return key, err
 }
 
 func (r *reading) usable(part Part, file string, key any) crypto.Signer {

@@ -63,12 +63,3 @@ func EncodePKCS12(c *tls.Certificate, secret []byte) ([]byte, error) {
 	}
 	return data, nil
 }
-
-// ReadSecret is the password in a file: its first line.
-func ReadSecret(file string) ([]byte, *Problem) {
-	data, problem := Content(Secret, file, "")
-	if problem != nil {
-		return nil, problem
-	}
-	return bytes.TrimRight(data, "\r\n"), nil
-}
