@@ -324,6 +324,7 @@ func weightOf(meta *Meta) int64 {
 		n += uintptr(len(name)) + (unsafe.Sizeof(name)+unsafe.Sizeof(values)+1)*4/3
 		for _, value := range values {
 			n += unsafe.Sizeof(value) + uintptr(len(value))
+			n += uintptr(len(name)+len(value)) + 4 // in Lines.Fixed
 		}
 	}
 	return int64(n)

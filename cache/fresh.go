@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -34,6 +35,8 @@ type facts struct {
 	squeezed bool // a coding makes it smaller, by its type
 
 	negotiated bool // it says that it varies by Accept-Encoding
+
+	lines [4]atomic.Pointer[[]byte] // Lines.Fixed of the forms, by codingPlace; none is empty
 }
 
 // readFacts reads the header of an answer that was asked for at requested and

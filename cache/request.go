@@ -22,6 +22,7 @@ type ask struct {
 	trace  *Trace
 	policy *Policy
 	said   func(name string) bool // of which fields req has what is sent; nil is all
+	lines  *Lines                 // where the header may go; nil is nowhere
 
 	control directives
 	head    bool

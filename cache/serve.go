@@ -36,6 +36,13 @@ func (a *ask) give(s *source) (*http.Response, error) {
 	if form.coding != m.Coding {
 		etag = weaken(etag)
 	}
+	if size := s.sizeOf(form); a.lines != nil && a.tellLines(s, form, etag, size) {
+		body, err := a.body(s, form, 0, size)
+		if err != nil {
+			return nil, err
+		}
+		return response(a.req, m.Status, nil, body, size), nil
+	}
 	h := a.header(s, form, etag)
 	whole := m.Status == http.StatusOK && m.Span == nil
 	if (whole || m.Span != nil) && conditional(a.req.Header) && unchanged(a.req.Header, etag, f.modified) {

@@ -64,6 +64,7 @@ func BenchmarkWAN(b *testing.B) {
 			{"first-byte", (*wanScene).firstByte, []wanFigure{{"first byte, new visitor", "ms"}}},
 			{"page", (*wanScene).page, []wanFigure{{"page of 24 assets in Chromium", "ms"}, {"bytes over the border for it", "KB"}}},
 			{"kept", (*wanScene).kept, []wanFigure{{"the same, its assets asked for before", "ms"}, {"bytes over the border for it", "KB"}}},
+			{"whole", (*wanScene).whole, []wanFigure{{"a page kept whole, for a new visitor", "ms"}, {"bytes over the border for it", "KB"}}},
 			{"download", (*wanScene).download, []wanFigure{{"20 MB download", "Mbit/s"}, {"its second half", "Mbit/s"}}},
 			{"beside", (*wanScene).beside, []wanFigure{{"30 KB beside a download, p95", "ms"}}},
 		} {
@@ -200,6 +201,15 @@ func (s *wanScene) kept(b testing.TB, c wanContender) []float64 {
 	return s.load(b, c, path)
 }
 
+// whole is page of one that another visitor has loaded before, and that may be kept
+// as its assets are.
+func (s *wanScene) whole(b testing.TB, c wanContender) []float64 {
+	b.Helper()
+	path := "/whole" + s.unseen()
+	s.load(b, c, path)
+	return s.load(b, c, path)
+}
+
 // load is what a new Chromium has of a page.
 func (s *wanScene) load(b testing.TB, c wanContender, path string) []float64 {
 	b.Helper()
@@ -315,15 +325,16 @@ func newWANScene(b *testing.B) *wanScene {
 	s := &wanScene{wan: newWAN(b, congestion, longLine(0)), ca: newAuthority(b), runs: runs, congestion: congestion}
 	s.line = s.lines[0]
 	dir, origin := b.TempDir(), freeAddress(b)
-	wanFiles(b, dir, len(wanLosses)*3*2*runs)
+	wanFiles(b, dir, len(wanLosses)*4*2*runs)
 	cert, key := s.ca.issue(b, "origin", benchOriginHost)
 	startNginxIn(b, string(s.overseas), origin, fmt.Sprintf(`
 	sendfile on; tcp_nopush on; root %s; ssl_certificate %s; ssl_certificate_key %s;
 	server {
 		listen %s ssl; server_name %s;
 		location / { add_header Cache-Control no-store; }
+		location /whole/ { alias %s/; add_header Cache-Control "public, max-age=86400"; }
 		location /assets/ { add_header Cache-Control "public, max-age=86400"; }
-	}`, dir, cert, key, origin, benchOriginHost))
+	}`, dir, cert, key, origin, benchOriginHost, dir))
 	causeway := newCrossing(b, spec{layout: edgeAndRelay, wan: s.wan, ca: s.ca, hosts: []string{benchPublicHost}, sites: fmt.Sprintf(`
   - name: site
     hosts: {%s: "https://%s"}

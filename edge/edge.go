@@ -208,7 +208,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, secure bool) {
 	aborted := false
 	if x.admit(secure) {
 		var err error
-		if res := x.kept(); res != nil {
+		if res := x.kept(nil); res != nil {
 			err = x.answer(res)
 		} else {
 			err = x.exchange(r.Context())

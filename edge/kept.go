@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"causeway/cache"
@@ -22,8 +23,8 @@ import (
 //     of the request (hop.Ahead), and writes the answer itself.
 
 // kept is the answer that the cache has, nil when it has none that it may give as it
-// is, or the request is not for it.
-func (x *exchange) kept() *http.Response {
+// is, or the request is not for it. lines is for cache.Transport.Kept.
+func (x *exchange) kept(lines *cache.Lines) *http.Response {
 	r := x.r
 	if x.keeps == nil || r.Method != http.MethodGet && r.Method != http.MethodHead || r.ContentLength != 0 || len(r.TransferEncoding) > 0 || !ordinary(r.Header) {
 		return nil
@@ -41,7 +42,7 @@ func (x *exchange) kept() *http.Response {
 	res := x.keeps.Kept(&http.Request{
 		Method: r.Method, URL: hop.TargetURL(r.RequestURI, r.URL, x.rec.Scheme, host), Host: host, Header: r.Header,
 		Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
-	}, policy, hop.Ordinary, &trace)
+	}, policy, hop.Ordinary, &trace, lines)
 	if res == nil {
 		return nil
 	}
@@ -83,23 +84,28 @@ func (s *Server) answerAhead(asked *hop.Asked) bool {
 	if site, ok := now.Config.Lookup(r.Host); !ok || site.HTTP != config.HTTPServe {
 		return false
 	}
-	refused := &unwritten{}
-	x := &exchange{Crossing: now, server: s, w: refused, r: r}
+	g := givings.Get().(*giving)
+	defer g.free()
+	x := &g.exchange
+	x.Crossing, x.server, x.w, x.r = now, s, &g.refused, r
 	x.open(false)
 	if !x.admit(false) {
 		return false
 	}
-	res := x.kept()
+	var lines *cache.Lines
+	if !x.site.Headers.ServerTiming {
+		lines = &g.lines
+	}
+	res := x.kept(lines)
 	if res == nil {
 		return false
 	}
 	defer res.Body.Close()
-	x.dress(res)
 	body, ok := wholeOf(res)
 	if !ok {
 		return false
 	}
-	header, ok := appendAnswer(make([]byte, 0, 1<<10), res)
+	header, ok := g.header(res)
 	if !ok {
 		return false
 	}
@@ -111,6 +117,49 @@ func (s *Server) answerAhead(asked *hop.Asked) bool {
 	x.rec.Total = time.Since(x.rec.Start)
 	s.options.Sink.Emit(&x.rec)
 	return true
+}
+
+// giving is an exchange that ends ahead of the server, with what it needs.
+type giving struct {
+	exchange
+	refused unwritten
+	lines   cache.Lines
+	buffer  []byte // of the answer's header
+}
+
+var givings = sync.Pool{New: func() any { return &giving{buffer: make([]byte, 0, 1<<10)} }}
+
+// free gives g back.
+func (g *giving) free() {
+	*g = giving{buffer: g.buffer[:0]}
+	if cap(g.buffer) <= 8<<10 {
+		givings.Put(g)
+	}
+}
+
+// header is the answer's as it is sent, with the fields that are the edge's; false
+// when net/http's server would have changed it.
+func (g *giving) header(res *http.Response) ([]byte, bool) {
+	b := append(g.buffer, "HTTP/1.1 "...)
+	b = strconv.AppendInt(b, int64(res.StatusCode), 10)
+	b = append(b, ' ')
+	b = append(b, http.StatusText(res.StatusCode)...)
+	b = append(b, "\r\n"...)
+	if g.lines.Fixed == nil {
+		g.dress(res)
+		return appendFields(b, res.Header)
+	}
+	g.rec.Status = res.StatusCode
+	b = append(b, g.lines.Fixed...)
+	b = strconv.AppendInt(append(b, "Content-Length: "...), res.ContentLength, 10)
+	b = append(append(b, "\r\nAge: "...), g.lines.Age...)
+	b = append(append(b, "\r\nCache-Status: "...), g.lines.Status...)
+	if g.site.Headers.RequestID {
+		b = append(append(b, "\r\nX-Request-Id: "...), g.rec.RequestID...)
+	}
+	b = append(b, "\r\n\r\n"...)
+	g.buffer = b
+	return b, true
 }
 
 // unwritten is the http.ResponseWriter of a request whose refusal is another's to
@@ -148,30 +197,25 @@ func wholeOf(res *http.Response) ([]byte, bool) {
 	return body, int64(len(body)) == res.ContentLength
 }
 
-// appendAnswer appends the header of an answer as net/http's server writes it, in
-// the order of the names; false for one that it would have changed.
-func appendAnswer(b []byte, res *http.Response) ([]byte, bool) {
-	b = append(b, "HTTP/1.1 "...)
-	b = strconv.AppendInt(b, int64(res.StatusCode), 10)
-	b = append(b, ' ')
-	b = append(b, http.StatusText(res.StatusCode)...)
-	b = append(b, "\r\n"...)
-	hop.RemoveHopByHop(res.Header)
+// appendFields appends a header as net/http's server writes it, in the order of the
+// names; false for one that it would have changed.
+func appendFields(b []byte, h http.Header) ([]byte, bool) {
+	hop.RemoveHopByHop(h)
 	var room [32]string
 	names := room[:0]
-	for name := range res.Header {
+	for name := range h {
 		names = append(names, name)
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		for _, value := range res.Header[name] {
+		for _, value := range h[name] {
 			if strings.ContainsAny(value, "\r\n") {
 				return nil, false
 			}
 			b = append(append(append(append(b, name...), ": "...), value...), "\r\n"...)
 		}
 	}
-	if len(res.Header["Date"]) == 0 {
+	if len(h["Date"]) == 0 {
 		b = append(b, "Date: "...)
 		b = time.Now().UTC().AppendFormat(b, http.TimeFormat)
 		b = append(b, "\r\n"...)
