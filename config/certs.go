@@ -81,6 +81,11 @@ func (c *Config) checkCerts(r *report, path string, s *Site) {
 	_, written := r.places[at+".certs"]
 	one := t.Cert != "" || t.Key != "" || t.Secret != ""
 	switch {
+	case t.ACME != nil && (written || one):
+		r.key(at+".acme", "write acme, or the files of a certificate", "the certificate is written in two ways")
+		return
+	case t.ACME != nil:
+		return
 	case written && one:
 		r.key(at+".certs", "write one certificate with cert and key, or all of them in certs", "the certificate is written in two ways")
 		return
@@ -91,7 +96,7 @@ func (c *Config) checkCerts(r *report, path string, s *Site) {
 		r.key(at, "write cert: example.cn.pem", `the key "cert" is missing`)
 		return
 	case !one && !written:
-		r.key(at, "write cert: example.cn.pem and key: example.cn.key", "the site has no certificate")
+		r.key(at, "write cert: example.cn.pem and key: example.cn.key, or acme: {}", "the site has no certificate")
 		return
 	}
 	seen := map[string]int{}

@@ -17,7 +17,7 @@
 // It refuses to guess: no key is ignored, no value is corrected, nothing is
 // taken from the environment. It opens no socket and resolves no name.
 //
-// The comments on the fields below, and in forwards.go, caching.go, front.go, certs.go and pending.go, are the manual: docs/CONFIG.md and
+// The comments on the fields below, and in forwards.go, caching.go, front.go, certs.go, acme.go and pending.go, are the manual: docs/CONFIG.md and
 // schema.json are made from them.
 package config
 
@@ -50,6 +50,9 @@ type Config struct {
 	// The authorities whose certificates may be shown to visitors, for owners
 	// who are bound to some. Left out, any.
 	ApprovedIssuers *ApprovedIssuers `yaml:"approved_issuers,omitempty" example:"{names: [CFCA], otherwise: refuse}"`
+
+	// How certificates are ordered, for sites with `tls: {acme: {}}`.
+	ACME ACME `yaml:"acme,omitempty" example:"{email: ops@example.com}"`
 
 	// Folder of the private certificates with which nodes know each other:
 	// `ca.pem`, and `NAME.pem` and `NAME.key` of each node, made by
@@ -276,6 +279,12 @@ type TLS struct {
 	// an RSA one, of which a client gets the first that it knows, ECDSA before
 	// RSA; or some for other hosts of the site.
 	Certs []CertFiles `yaml:"certs,omitempty" example:"[{cert: ec.pem, key: ec.key}, {cert: rsa.pem, key: rsa.key}]"`
+
+	// Certificates for the public hosts are ordered from an authority, and renewed
+	// in time, in place of `cert` and `certs`: `acme: {}`, with the account and
+	// the rest in the `acme` of the file, or in part here. Each host gets a
+	// certificate of its own.
+	ACME *SiteACME `yaml:"acme,omitempty" example:"{}"`
 
 	// The lowest version of TLS. `1.3` leaves clients of before 2018 outside.
 	Min string `yaml:"min,omitempty" enum:"1.2|1.3" default:"1.2"`

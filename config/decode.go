@@ -545,6 +545,14 @@ func (d *decoder) kind(kind, s string) (string, *fault) {
 		return parseEndpoint(s)
 	case "dnsserver":
 		return parseDNSServer(s)
+	case "acmeca":
+		return parseACMECA(s)
+	case "challenge":
+		return parseChallenge(s)
+	case "email":
+		return parseEmail(s)
+	case "baseurl":
+		return parseBaseURL(s)
 	}
 	return s, nil
 }

@@ -43,6 +43,7 @@ func (c *Config) checkFiles(n *Node, now time.Time) *filesCheck {
 			f.authorities(path+".origin.tls.ca", s.Origin.TLS.CA, "write the authorities as PEM: -----BEGIN CERTIFICATE-----")
 		}
 	}
+	f.acmeFiles(c, n)
 	for i, forward := range c.Forwards {
 		if forward.Health.CA != "" && slices.Contains(c.ForwardsOf(n), forward) {
 			f.authorities(forwardPath(i)+".health.ca", forward.Health.CA, "write the authorities as PEM: -----BEGIN CERTIFICATE-----")

@@ -37,6 +37,7 @@ func (c *Config) check(r *report) {
 		c.checkFront(r, fmt.Sprintf("sites[%d]", i), s)
 	}
 	c.checkApproved(r)
+	c.checkACME(r)
 	checkPublicOnce(r, c.Sites)
 	checkDefaultOnce(r, c.Sites)
 	c.checkPending(r)

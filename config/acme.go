@@ -1,0 +1,434 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// ACME is how certificates are had from an authority that issues them by itself
+// (RFC 8555), for the sites that have `tls: {acme: {}}`.
+type ACME struct {
+	// Where the authority may write to when something is wrong with an account or
+	// a certificate.
+	Email string `yaml:"email,omitempty" kind:"email" example:"ops@example.com"`
+
+	// The authority: `letsencrypt`, `letsencrypt-staging`, whose certificates no
+	// browser trusts and whose limits are wide, for trials, `zerossl`, or the URL
+	// of an authority's directory. To name one is to agree to its terms.
+	CA string `yaml:"ca,omitempty" kind:"acmeca" default:"letsencrypt" example:"letsencrypt-staging"`
+
+	// A PEM file of the authorities to trust at the HTTPS of `ca` itself, in place
+	// of the system's, where that is an authority of your own.
+	Trust string `yaml:"trust,omitempty" kind:"path" example:"ca-root.pem"`
+
+	// Folder of accounts, certificates with their keys, and locks. Left out, it is
+	// `acme` beside the file. Nodes may share it: then one of them orders each
+	// certificate, all show it, and each answers the authority for the others.
+	Dir string `yaml:"dir,omitempty" kind:"path" example:"acme"`
+
+	// Binds the account to one that you have with the authority (external account
+	// binding), where it wants that.
+	EAB *EAB `yaml:"eab,omitempty" example:"{id: kid-1, key: eab.key}"`
+
+	// How the authority is shown that a name is yours, tried in this order:
+	// `tls-alpn-01`, over port 443, `http-01`, over port 80, and `dns-01`, by a
+	// record, which needs `dns` and is the only one for wildcards. Left out, it is
+	// `dns-01` where there is a `dns`, and else the other two, as far as an edge
+	// listens for them.
+	Challenges []string `yaml:"challenges,omitempty" kind:"challenge" example:"[dns-01]"`
+
+	// Who serves the domain, for `dns-01`.
+	DNS *ACMEDNS `yaml:"dns,omitempty" example:"{provider: alidns, access_key_id: LTAI5t, access_key_secret: alidns.secret}"`
+
+	// The profile of the certificates, where the authority has several, such as
+	// `shortlived` of Let's Encrypt. Left out, its default.
+	Profile string `yaml:"profile,omitempty" example:"shortlived"`
+}
+
+// SiteACME is the ACME of a site: what is left out is as in the `acme` of the
+// file.
+type SiteACME struct {
+	// As in `acme`.
+	Email string `yaml:"email,omitempty" kind:"email" example:"ops@example.com"`
+
+	// As in `acme`. With a `ca` of its own a site takes `trust`, `eab` and
+	// `profile` from there no more.
+	CA string `yaml:"ca,omitempty" kind:"acmeca" example:"letsencrypt-staging"`
+
+	// As in `acme`.
+	Trust string `yaml:"trust,omitempty" kind:"path" example:"ca-root.pem"`
+
+	// As in `acme`.
+	EAB *EAB `yaml:"eab,omitempty" example:"{id: kid-1, key: eab.key}"`
+
+	// As in `acme`.
+	Challenges []string `yaml:"challenges,omitempty" kind:"challenge" example:"[dns-01]"`
+
+	// As in `acme`.
+	DNS *ACMEDNS `yaml:"dns,omitempty" example:"{provider: alidns, access_key_id: LTAI5t, access_key_secret: alidns.secret}"`
+
+	// As in `acme`.
+	Profile string `yaml:"profile,omitempty" example:"shortlived"`
+
+	// The key of the certificates: `ec`, ECDSA P-256, or `rsa`, RSA 2048, which
+	// some very old clients want.
+	Key string `yaml:"key,omitempty" enum:"ec|rsa" default:"ec"`
+}
+
+// EAB is an external account binding.
+type EAB struct {
+	// The id of the key (`kid`) that the authority gave.
+	ID string `yaml:"id" example:"kid-1"`
+
+	// A file with the HMAC key, in base64url, as the authority gave it.
+	Key string `yaml:"key" kind:"path" example:"eab.key"`
+}
+
+// ACMEDNS is who serves a domain, and how its records are changed there.
+type ACMEDNS struct {
+	// `alidns` (Alibaba Cloud DNS), `route53` (AWS), `rfc2136` (dynamic updates,
+	// as BIND, Knot and PowerDNS take them), or `hook`, a program of your own.
+	Provider string `yaml:"provider" enum:"alidns|route53|rfc2136|hook" example:"alidns"`
+
+	// The id of the access key, for `alidns` and `route53`. Left out with
+	// `route53`, the usual credentials of AWS are looked for.
+	AccessKeyID string `yaml:"access_key_id,omitempty" example:"LTAI5t"`
+
+	// A file with the secret of the access key.
+	AccessKeySecret string `yaml:"access_key_secret,omitempty" kind:"path" example:"alidns.secret"`
+
+	// The region of AWS, for `route53`.
+	Region string `yaml:"region,omitempty" example:"us-east-1"`
+
+	// Another base URL of the provider's API, for `alidns` and `route53`.
+	Endpoint string `yaml:"endpoint,omitempty" kind:"baseurl" example:"https://alidns.aliyuncs.com"`
+
+	// The zone, where it shall not be looked for: its name, or, with `route53`,
+	// the id of the hosted zone.
+	Zone string `yaml:"zone,omitempty" example:"example.cn"`
+
+	// The primary server of the zone, for `rfc2136`. The port is 53 by default.
+	Server string `yaml:"server,omitempty" kind:"dnsserver" example:"10.0.1.53"`
+
+	// The name of the TSIG key, for `rfc2136`.
+	Key string `yaml:"key,omitempty" example:"causeway."`
+
+	// A file with the TSIG key, in base64.
+	Secret string `yaml:"secret,omitempty" kind:"path" example:"tsig.secret"`
+
+	// The algorithm of the TSIG key: `hmac-sha256`, the default, or `hmac-sha512`.
+	Algorithm string `yaml:"algorithm,omitempty" enum:"hmac-sha256|hmac-sha512"`
+
+	// The program and its first arguments, for `hook`. It is called with `set` or
+	// `delete` and what the page on certificates says.
+	Command []string `yaml:"command,omitempty" example:"[/usr/local/bin/set-record]"`
+
+	// DNS servers that are asked whether a record is there yet. Left out, those
+	// of the system.
+	Resolvers []string `yaml:"resolvers,omitempty" kind:"dnsserver" example:"[\"223.5.5.5\"]"`
+}
+
+// Challenges of ACME.
+const (
+	ChallengeTLSALPN = "tls-alpn-01"
+	ChallengeHTTP    = "http-01"
+	ChallengeDNS     = "dns-01"
+)
+
+// acmeCAs are the authorities that are known by a name.
+var acmeCAs = map[string]string{
+	"letsencrypt":         "https://acme-v02.api.letsencrypt.org/directory",
+	"letsencrypt-staging": "https://acme-staging-v02.api.letsencrypt.org/directory",
+	"zerossl":             "https://acme.zerossl.com/v2/DV90",
+}
+
+// Directory is the URL of the authority's directory.
+func (a *ACME) Directory() string {
+	if known := acmeCAs[a.CA]; known != "" {
+		return known
+	}
+	return a.CA
+}
+
+// StagingOf is the directory for trials beside that of a production one; false
+// when none is known.
+func StagingOf(directory string) (string, bool) {
+	switch directory {
+	case acmeCAs["letsencrypt"], acmeCAs["letsencrypt-staging"]:
+		return acmeCAs["letsencrypt-staging"], true
+	}
+	return "", false
+}
+
+// ACMEOf is the ACME of a site that has one: what it says, and what the file does.
+// rsa: its keys are RSA.
+func (c *Config) ACMEOf(s *Site) (of ACME, rsa bool) {
+	of = c.ACME
+	own := s.TLS.ACME
+	if own.CA != "" && own.CA != of.CA {
+		of.CA, of.Trust, of.EAB, of.Profile = own.CA, "", nil, ""
+	}
+	if own.Email != "" {
+		of.Email = own.Email
+	}
+	if own.Trust != "" {
+		of.Trust = own.Trust
+	}
+	if own.EAB != nil {
+		of.EAB = own.EAB
+	}
+	if own.Profile != "" {
+		of.Profile = own.Profile
+	}
+	if own.DNS != nil {
+		of.DNS, of.Challenges = own.DNS, nil
+	}
+	if own.Challenges != nil {
+		of.Challenges = own.Challenges
+	}
+	if of.Challenges == nil {
+		of.Challenges = c.usualChallenges(of.DNS)
+	}
+	return of, own.Key == "rsa"
+}
+
+// usualChallenges are those of a file that names none.
+func (c *Config) usualChallenges(dns *ACMEDNS) []string {
+	if dns != nil {
+		return []string{ChallengeDNS}
+	}
+	if c.edgeListens(func(l Listen) string { return l.HTTP }) == "" {
+		return []string{ChallengeTLSALPN}
+	}
+	return []string{ChallengeTLSALPN, ChallengeHTTP}
+}
+
+// edgeListens is the address of the first edge that has a listener, "" for none.
+func (c *Config) edgeListens(of func(Listen) string) string {
+	for _, n := range c.Nodes {
+		if address := of(n.Listen); n.IsEdge() && address != "" {
+			return address
+		}
+	}
+	return ""
+}
+
+// UsesACME says whether the certificates of a site are ordered. t may be nil.
+func (t *TLS) UsesACME() bool { return t != nil && t.ACME != nil }
+
+// parseACMECA reads acme.ca.
+func parseACMECA(s string) (string, *fault) {
+	if acmeCAs[s] != "" {
+		return s, nil
+	}
+	mend := "write letsencrypt, letsencrypt-staging, zerossl, or the URL of its directory, https://…"
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+		return "", &fault{strconv.Quote(s) + " is no authority that this program knows, and no URL", mend}
+	case u.Scheme == "http":
+		return "", &fault{"the directory of an authority is read over https alone (RFC 8555 section 6.1)", "write https://" + u.Host + u.Path}
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return "", &fault{strconv.Quote(s) + " has more than a directory's URL has", mend}
+	}
+	return s, nil
+}
+
+// parseChallenge reads one of acme.challenges.
+func parseChallenge(s string) (string, *fault) {
+	switch s {
+	case ChallengeTLSALPN, ChallengeHTTP, ChallengeDNS:
+		return s, nil
+	}
+	return "", &fault{strconv.Quote(s) + " is no challenge", "write some of tls-alpn-01, http-01, dns-01"}
+}
+
+// parseEmail reads an address.
+func parseEmail(s string) (string, *fault) {
+	name, host, ok := strings.Cut(s, "@")
+	if !ok || name == "" || !strings.Contains(host, ".") || strings.ContainsAny(s, " \t,;<>") || strings.Contains(host, "@") {
+		return "", &fault{strconv.Quote(s) + " is no address", "write one, such as ops@example.com"}
+	}
+	return s, nil
+}
+
+// parseBaseURL reads the base of an API.
+func parseBaseURL(s string) (string, *fault) {
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return "", &fault{strconv.Quote(s) + " is no URL of an API", "write one such as https://alidns.aliyuncs.com"}
+	}
+	return strings.TrimSuffix(s, "/"), nil
+}
+
+// completeACME gives the folder its default.
+func (c *Config) completeACME() {
+	if c.ACME.Dir == "" {
+		dir, err := filepath.Abs(filepath.Dir(c.Path))
+		if err != nil {
+			dir = filepath.Dir(c.Path)
+		}
+		c.ACME.Dir = filepath.Join(dir, "acme")
+	}
+}
+
+// checkACME refuses what no certificate can be had by.
+func (c *Config) checkACME(r *report) {
+	c.completeACME()
+	c.checkAccount(r, "acme", c.ACME.DNS, c.ACME.Challenges)
+	for i, s := range c.Sites {
+		path := fmt.Sprintf("sites[%d]", i)
+		at := path + ".tls.acme"
+		if !s.TLS.UsesACME() || !r.good(path+".tls") || !r.good(at) {
+			continue
+		}
+		if r.good(at+".dns") && r.good(at+".challenges") {
+			c.checkAccount(r, at, s.TLS.ACME.DNS, s.TLS.ACME.Challenges)
+		}
+		c.checkSiteACME(r, path, s)
+	}
+}
+
+// checkAccount looks at the challenges and the dns at a place.
+func (c *Config) checkAccount(r *report, at string, dns *ACMEDNS, challenges []string) {
+	if _, written := r.places[at+".challenges"]; written && r.good(at+".challenges") {
+		if len(challenges) == 0 {
+			r.value(at+".challenges", "write some of tls-alpn-01, http-01, dns-01, or leave it out", "there is no challenge")
+		}
+		for i, one := range challenges {
+			if slices.Contains(challenges[:i], one) {
+				r.value(fmt.Sprintf("%s.challenges[%d]", at, i), "write it once", "%s is there already", one)
+			}
+		}
+	}
+	if dns != nil && r.good(at+".dns") && r.good(at+".dns.provider") {
+		checkACMEDNS(r, at+".dns", dns)
+	}
+}
+
+// checkACMEDNS refuses members that a provider lacks, or has no use for.
+func checkACMEDNS(r *report, at string, dns *ACMEDNS) {
+	members := []struct {
+		name, value, example string
+		of                   []string
+		needed               bool
+	}{
+		{"access_key_id", dns.AccessKeyID, "access_key_id: LTAI5t…", []string{"alidns", "route53"}, dns.Provider == "alidns" || dns.AccessKeySecret != ""},
+		{"access_key_secret", dns.AccessKeySecret, "access_key_secret: FILE", []string{"alidns", "route53"}, dns.Provider == "alidns" || dns.AccessKeyID != ""},
+		{"region", dns.Region, "", []string{"route53"}, false},
+		{"endpoint", dns.Endpoint, "", []string{"alidns", "route53"}, false},
+		{"zone", dns.Zone, "", []string{"alidns", "route53", "rfc2136"}, false},
+		{"server", dns.Server, "server: 10.0.1.53", []string{"rfc2136"}, true},
+		{"key", dns.Key, "key: causeway.", []string{"rfc2136"}, dns.Secret != ""},
+		{"secret", dns.Secret, "secret: FILE", []string{"rfc2136"}, dns.Key != ""},
+		{"algorithm", dns.Algorithm, "", []string{"rfc2136"}, false},
+		{"command", strings.Join(dns.Command, " "), "command: [PROGRAM]", []string{"hook"}, true},
+	}
+	for _, m := range members {
+		if !r.good(at + "." + m.name) {
+			continue
+		}
+		_, written := r.places[at+"."+m.name]
+		switch its := slices.Contains(m.of, dns.Provider); {
+		case its && m.needed && m.value == "":
+			r.key(at, "write "+m.example, "%s needs the key %q", dns.Provider, m.name)
+		case !its && written:
+			r.key(at+"."+m.name, "leave it out", "%s is for %s, and the provider is %s", m.name, strings.Join(m.of, " and "), dns.Provider)
+		}
+	}
+}
+
+// checkSiteACME looks at what certificates a site wants, and how.
+func (c *Config) checkSiteACME(r *report, path string, s *Site) {
+	at := path + ".tls.acme"
+	if !r.good("acme") || !r.good("acme.ca") || !r.good("acme.dns") || !r.good("acme.challenges") || !r.good(at+".ca") || !r.good(at+".dns") || !r.good(at+".challenges") || !r.good("nodes") || !r.good("listen") {
+		return
+	}
+	of, _ := c.ACMEOf(s)
+	byDNS := slices.Contains(of.Challenges, ChallengeDNS)
+	switch {
+	case byDNS && of.DNS == nil:
+		r.key(at, "write acme: {dns: {provider: alidns, …}}", "dns-01 sets a record, and there is no dns that says who serves the domain")
+	case slices.Equal(of.Challenges, []string{ChallengeHTTP}) && c.edgeListens(func(l Listen) string { return l.HTTP }) == "":
+		r.key(at, "add http: \":80\" to the listen of an edge, or write tls-alpn-01 or dns-01", "http-01 is answered on plain HTTP, and no edge listens on http")
+	}
+	if of.CA == "zerossl" && of.EAB == nil {
+		r.key(at, "write acme: {eab: {id: …, key: FILE}} with what ZeroSSL gives its customers", "zerossl takes only accounts that are bound to one with it")
+	}
+	for _, h := range s.Hosts {
+		place := hostPath(path+".hosts", h.written)
+		if h.Public.Host == "" || !r.good(place) {
+			continue
+		}
+		name := h.Public.Host
+		_, err := netip.ParseAddr(name)
+		switch {
+		case err == nil:
+			r.key(place, "give it a name, or a certificate from a file", "%s is an address, for which no certificate is ordered", name)
+		case isWild(name) && !byDNS:
+			r.key(place, "write challenges: [dns-01] and a dns, or name the hosts", "a certificate for the wildcard %s is issued by dns-01 alone", name)
+		case acmeCAs[of.CA] != "" && !isPublic(name):
+			r.key(place, "name an authority of your own as acme.ca, or take a certificate from a file", "no public authority issues a certificate for %s", name)
+		}
+	}
+}
+
+// isPublic says whether a name may be in the public DNS (RFC 6761, 6762, 9476).
+func isPublic(name string) bool {
+	last := name[strings.LastIndexByte(name, '.')+1:]
+	return strings.Contains(name, ".") && !slices.Contains([]string{"localhost", "local", "test", "invalid", "example", "internal", "onion", "alt", "lan", "home", "corp"}, last)
+}
+
+// acmeFiles looks at the files of the ACME of the sites that n orders for.
+func (f *filesCheck) acmeFiles(c *Config, n *Node) {
+	seen := map[string]bool{}
+	once := func(path string) bool {
+		was := seen[path]
+		seen[path] = true
+		return !was
+	}
+	for i, s := range c.Sites {
+		if !s.EndsTLS(n) || !s.TLS.UsesACME() {
+			continue
+		}
+		of, _ := c.ACMEOf(s)
+		own := fmt.Sprintf("sites[%d].tls.acme", i)
+		for _, file := range of.secretFiles() {
+			path := f.placed(own+"."+file.key, "acme."+file.key)
+			if !once(path) {
+				continue
+			}
+			if file.key == "trust" {
+				f.authorities(path, file.path, "write the authorities as PEM: -----BEGIN CERTIFICATE-----")
+			} else if data, ok := f.read(path, file.path, ""); ok && strings.TrimSpace(string(data)) == "" {
+				f.value(path, "write what the file shall hold into it", "%s is empty", file.path)
+			}
+		}
+	}
+}
+
+// namedFile is a file and the key that names it.
+type namedFile struct{ key, path string }
+
+// secretFiles are the files that the account is made of.
+func (a *ACME) secretFiles() (files []namedFile) {
+	add := func(key, path string) {
+		if path != "" {
+			files = append(files, namedFile{key, path})
+		}
+	}
+	add("trust", a.Trust)
+	if a.EAB != nil {
+		add("eab.key", a.EAB.Key)
+	}
+	if a.DNS != nil && slices.Contains(a.Challenges, ChallengeDNS) {
+		add("dns.access_key_secret", a.DNS.AccessKeySecret)
+		add("dns.secret", a.DNS.Secret)
+	}
+	return files
+}
