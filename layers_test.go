@@ -90,6 +90,7 @@ var floors = []struct {
 		"hop":     "connections whose frames leave together",
 		"link":    "opens and serves links",
 		"outcome": "where records go",
+		"records": "sets the records of DNS-01",
 		"relay":   "the role",
 	}},
 	{"demo", 5, map[string]string{

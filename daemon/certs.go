@@ -1,6 +1,7 @@
 package daemon
 
-// Which certificate a hello gets: certificates.GetCertificate → the files'.
+// Which certificate a hello gets: certificates.GetCertificate → the files', then
+// those that were ordered.
 
 import (
 	"context"
@@ -19,6 +20,7 @@ import (
 type certificates struct {
 	config *config.Config
 	files  *cert.Store
+	acme   *cert.ACME // nil where nothing is ordered
 }
 
 // prepareCertificates reads those of cfg; of what is served, files that have not
@@ -58,14 +60,24 @@ func (d *Daemon) changeCertificates(certs *certificates) {
 
 // GetCertificate is for tls.Config.
 func (c *certificates) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return c.files.GetCertificate(hello)
+	if cert.IsChallenge(hello) {
+		if c.acme == nil {
+			return nil, nil
+		}
+		return c.acme.GetCertificate(hello)
+	}
+	found, err := c.files.GetCertificate(hello)
+	if found != nil || err != nil || c.acme == nil {
+		return found, err
+	}
+	return c.acme.GetCertificate(hello)
 }
 
 // orDefault is GetCertificate, and for names that no site has the certificate of
 // the site that they pass through to.
 func (c *certificates) orDefault(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	found, err := c.GetCertificate(hello)
-	if found != nil || err != nil {
+	if found != nil || err != nil || cert.IsChallenge(hello) {
 		return found, err
 	}
 	site, ok := c.config.Passed(hello.ServerName)
@@ -78,7 +90,13 @@ func (c *certificates) orDefault(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 }
 
 // State is every certificate of this node's, as it is shown now.
-func (c *certificates) State() []cert.State { return c.files.State() }
+func (c *certificates) State() []cert.State {
+	all := c.files.State()
+	if c.acme != nil {
+		all = append(all, c.acme.State()...)
+	}
+	return all
+}
 
 // Certificates is what the node shows now.
 func (d *Daemon) Certificates() admin.Certificates {

@@ -85,6 +85,8 @@ type Daemon struct {
 	passed  *edge.Server  // at a relay: ends the TLS of what passes through the edges
 	streams *link.Streams // where that comes from
 	cache   *keptCache    // nil without one
+	acme    *cert.ACME    // nil until a site wants it
+	acmeDir string        // where it keeps what it has
 	leaving []*keptCache  // caches of earlier files, whose fetches finish yet
 	links   map[linkKey]*runningLink
 	checks  context.CancelFunc // ends the checks of origins; nil without any
@@ -306,6 +308,9 @@ func (d *Daemon) drain() {
 		}
 	}
 	d.cut()
+	if d.acme != nil {
+		d.acme.Close()
+	}
 	if d.cache != nil {
 		d.cache.close(d)
 	}

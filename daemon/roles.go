@@ -44,6 +44,10 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 	if err != nil {
 		return err
 	}
+	orders, err := d.prepareACME(cfg, node)
+	if err != nil {
+		return err
+	}
 	doors, err := edge.NewDoors(cfg, func(site *config.Site) bool { return site.EndsTLS(node) })
 	if err != nil {
 		return err
@@ -76,12 +80,15 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 		return err
 	}
 	// Nothing below fails.
+	oldOrders := d.changeACME(orders)
+	certs.acme = d.acme
 	d.access.off.Store(!cfg.Log.Access)
 	var obsolete []*runningLink
 	if node.IsEdge() {
 		var crossing edge.Crossing
 		crossing, obsolete = d.crossing(cfg, node, identity)
 		crossing.Certificate, crossing.Doors, crossing.Pages = certs.GetCertificate, doors, pages
+		crossing.Challenge = certs.challenge(d.group.Load())
 		if kept != nil {
 			crossing.Cache = kept.Cache
 		}
@@ -102,6 +109,9 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 	d.dismiss(cfg, node)
 	for _, running := range obsolete {
 		running.stop()
+	}
+	if oldOrders != nil {
+		d.tasks.Go(oldOrders.Close)
 	}
 	return nil
 }
@@ -327,7 +337,7 @@ func (d *Daemon) server(kind serverKind, cfg *config.Config, node *config.Node, 
 				edges = append(edges, l.From)
 			}
 		}
-		server := link.NewServer(d.streams.Handler(d.relay), identity.Server(edges), d.log)
+		server := link.NewServer(link.Challenges(d.streams.Handler(d.relay), d.linkChallenge), identity.Server(edges), d.log)
 		server.MaxHeaderBytes = link.HeaderBytes(int(cfg.Limits.HeaderBytes))
 		server.Handler = link.Draining(server.Handler, d.unwanted)
 		return server

@@ -58,6 +58,9 @@ type Crossing struct {
 	// Pages are what the sites that are pending show; those without one show
 	// Causeway's.
 	Pages map[*config.Site][]byte
+	// Challenge is what answers an authority that asks a site's host for a token of
+	// HTTP-01, over plain HTTP; false for a token that is not known. nil knows none.
+	Challenge func(ctx context.Context, site *config.Site, token string) (string, bool)
 	// Over carries a request to the other side.
 	Over http.RoundTripper
 	// Cache keeps what crossed; nil keeps nothing.
@@ -271,6 +274,9 @@ func (x *exchange) admit(secure bool) bool {
 		return x.refuse(outcome.Errorf(outcome.BadRequest, "the request line %q %q can't be passed on", x.r.Method, target))
 	}
 	if !secure {
+		if x.proved() {
+			return false
+		}
 		if goOn := x.admitPlain(); !goOn {
 			return false
 		}

@@ -1,0 +1,120 @@
+package daemon
+
+// Certificates that are ordered: prepareACME reads what the file names, changeACME
+// has cert.ACME do it, and challenge answers the authority.
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"causeway/cert"
+	"causeway/config"
+	"causeway/link"
+	"causeway/records"
+)
+
+// preparedACME is what a file wants ordered.
+type preparedACME struct {
+	dir   string
+	names []cert.ACMENames
+}
+
+// prepareACME reads what the accounts of the sites that n orders for are made of.
+func (d *Daemon) prepareACME(cfg *config.Config, node *config.Node) (*preparedACME, error) {
+	p := &preparedACME{dir: cfg.ACME.Dir}
+	for _, site := range cfg.Sites {
+		if !site.EndsTLS(node) || !site.TLS.UsesACME() {
+			continue
+		}
+		settings, err := d.acmeSettings(cfg, site)
+		if err != nil {
+			return nil, fmt.Errorf("prepare the orders for site %s: %w", site.Name, err)
+		}
+		wanted := cert.ACMENames{Site: site.Name, ACMESettings: settings}
+		for _, h := range site.Hosts {
+			wanted.Names = append(wanted.Names, h.Public.Host)
+		}
+		p.names = append(p.names, wanted)
+	}
+	return p, nil
+}
+
+// acmeSettings reads the files of a site's ACME.
+func (d *Daemon) acmeSettings(cfg *config.Config, site *config.Site) (cert.ACMESettings, error) {
+	of, rsa := cfg.ACMEOf(site)
+	settings := cert.ACMESettings{Directory: of.Directory(), Email: of.Email, Challenges: of.Challenges, RSA: rsa, Profile: of.Profile}
+	if of.Trust != "" {
+		text, err := os.ReadFile(of.Trust)
+		if err != nil {
+			return settings, fmt.Errorf("read acme.trust: %w", err)
+		}
+		settings.TrustPEM = text
+	}
+	if of.EAB != nil {
+		key, err := os.ReadFile(of.EAB.Key)
+		if err != nil {
+			return settings, fmt.Errorf("read acme.eab.key: %w", err)
+		}
+		settings.EABKeyID, settings.EABKey = of.EAB.ID, strings.TrimRight(strings.TrimSpace(string(key)), "=")
+	}
+	if slices.Contains(of.Challenges, config.ChallengeDNS) {
+		made := records.Config{
+			Provider: of.DNS.Provider, Zone: of.DNS.Zone,
+			AccessKeyID: of.DNS.AccessKeyID, AccessKeySecret: of.DNS.AccessKeySecret, Region: of.DNS.Region, Endpoint: of.DNS.Endpoint,
+			Server: of.DNS.Server, Key: of.DNS.Key, Secret: of.DNS.Secret, Algorithm: of.DNS.Algorithm, Command: of.DNS.Command,
+		}
+		settings.DNSText, settings.Resolvers = fmt.Sprintf("%+v", made), of.DNS.Resolvers
+		made.Log = d.log
+		provider, err := records.New(made)
+		if err != nil {
+			return settings, fmt.Errorf("acme.dns: %w", err)
+		}
+		settings.DNS = provider
+	}
+	return settings, nil
+}
+
+// changeACME has what is prepared managed, and gives what was managed before, to be
+// closed, when that was kept elsewhere.
+func (d *Daemon) changeACME(p *preparedACME) (old *cert.ACME) {
+	if d.acme != nil && d.acmeDir != p.dir {
+		old, d.acme = d.acme, nil
+	}
+	if d.acme == nil && len(p.names) > 0 {
+		d.acme, d.acmeDir = cert.NewACME(cert.FileStorage(p.dir), d.log), p.dir
+	}
+	if d.acme != nil {
+		d.acme.Set(p.names)
+	}
+	return old
+}
+
+// challenge answers an authority that asks an edge over plain HTTP: with what this
+// node knows, and for a site that passes through with what its relays do.
+func (c *certificates) challenge(group *link.Group) func(context.Context, *config.Site, string) (string, bool) {
+	return func(ctx context.Context, site *config.Site, token string) (string, bool) {
+		if !site.TLS.UsesACME() {
+			return "", false
+		}
+		if c.acme != nil {
+			if proof, ok := c.acme.HTTPChallenge(ctx, token); ok {
+				return proof, true
+			}
+		}
+		if group == nil || site.Entry != config.Passthrough {
+			return "", false
+		}
+		return group.Challenge(ctx, strings.TrimPrefix(site.Hosts[0].Public.Host, "*."), token)
+	}
+}
+
+// linkChallenge answers an edge that an authority asked.
+func (d *Daemon) linkChallenge(ctx context.Context, token string) (string, bool) {
+	if certs := d.certs.Load(); certs != nil && certs.acme != nil {
+		return certs.acme.HTTPChallenge(ctx, token)
+	}
+	return "", false
+}
