@@ -40,6 +40,11 @@ type ACMENames struct {
 	Site  string
 	Names []string // A-labels, or "*."+labels
 	ACMESettings
+
+	// Ready is nil when the authority can reach this node for its challenges, or
+	// says what is missing yet; nothing is ordered before. nil is always ready.
+	// dns-01 needs nobody.
+	Ready func() error
 }
 
 // ACMESettings are an authority and how it is convinced.
@@ -121,6 +126,9 @@ func (a *ACME) Set(wanted []ACMENames) {
 			n := old[name]
 			if n == nil || n.site != w.Site || n.settings.text() != w.text() {
 				n = newACMEName(a, w.Site, name, w.ACMESettings)
+				if w.Ready != nil && !slices.Equal(w.Challenges, []string{ChallengeDNS}) {
+					n.ready = w.Ready
+				}
 				if was := old[name]; was != nil { // better than none, until there is another
 					n.shown.Store(was.shown.Load())
 				}
@@ -215,6 +223,7 @@ type acmeName struct {
 	site     string
 	name     string
 	settings ACMESettings
+	ready    func() error
 	ctx      context.Context
 	stop     context.CancelFunc
 	forced   chan chan<- error // from those who want it renewed now
@@ -227,7 +236,7 @@ type acmeName struct {
 }
 
 func newACMEName(a *ACME, site, name string, settings ACMESettings) *acmeName {
-	n := &acmeName{acme: a, site: site, name: name, settings: settings, forced: make(chan chan<- error)}
+	n := &acmeName{acme: a, site: site, name: name, settings: settings, ready: func() error { return nil }, forced: make(chan chan<- error)}
 	n.ctx, n.stop = context.WithCancel(a.base)
 	return n
 }
@@ -300,6 +309,10 @@ func (n *acmeName) keep() time.Duration {
 	}
 	if wait := n.held(); wait > 0 {
 		return wait
+	}
+	if err := n.ready(); err != nil {
+		n.fail(err)
+		return time.Second
 	}
 	if n.order(false) != nil {
 		return n.held()
@@ -381,7 +394,7 @@ var (
 
 	// Of a challenge: Let's Encrypt takes five an hour for a name, and an order
 	// here may fail two.
-	refusedPauses = []time.Duration{15 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour, 6 * time.Hour}
+	refusedPauses = []time.Duration{10 * time.Minute, 50 * time.Minute, 2 * time.Hour, 4 * time.Hour, 6 * time.Hour}
 )
 
 // mostHeld is longer than any pause that an authority asks for.

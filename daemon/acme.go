@@ -5,10 +5,12 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"causeway/cert"
 	"causeway/config"
@@ -34,6 +36,9 @@ func (d *Daemon) prepareACME(cfg *config.Config, node *config.Node) (*preparedAC
 			return nil, fmt.Errorf("prepare the orders for site %s: %w", site.Name, err)
 		}
 		wanted := cert.ACMENames{Site: site.Name, ACMESettings: settings}
+		if site.Entry == config.Passthrough {
+			wanted.Ready = d.edgesReady
+		}
 		for _, h := range site.Hosts {
 			wanted.Names = append(wanted.Names, h.Public.Host)
 		}
@@ -90,6 +95,26 @@ func (d *Daemon) changeACME(p *preparedACME) (old *cert.ACME) {
 		d.acme.Set(p.names)
 	}
 	return old
+}
+
+// edgesPatience is how long a relay waits for all its edges: about as long as they
+// take to find it again after a restart.
+const edgesPatience = 10 * time.Second
+
+// edgesReady says whether an authority finds this relay: by whichever edge the name
+// leads to, so by all of them, or by those there are after some time.
+func (d *Daemon) edgesReady() error {
+	connected := make(map[string]bool)
+	for _, caller := range d.callers.State() {
+		if len(caller.Conns) > 0 {
+			connected[caller.Edge] = true
+		}
+	}
+	most := d.most.Load()
+	if most == nil || len(connected) == 0 || len(connected) < len(*most) && time.Since(d.began) < edgesPatience {
+		return errors.New("no certificate is ordered before the edges are connected: the CA finds this relay through them alone")
+	}
+	return nil
 }
 
 // challenge answers an authority that asks an edge over plain HTTP: with what this

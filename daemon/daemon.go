@@ -62,6 +62,7 @@ type Daemon struct {
 	registry *prometheus.Registry
 	metrics  metrics
 
+	began    time.Time
 	base     context.Context // ends at the end of the drain: what is left is cut
 	cut      context.CancelFunc
 	draining atomic.Bool                    // the node stops
@@ -120,6 +121,7 @@ func New(options Options) (*Daemon, error) {
 		access:   &switchedSink{to: outcome.NewAccessLog(options.Access)},
 		registry: prometheus.NewRegistry(),
 		failed:   make(chan error, 1),
+		began:    time.Now(),
 		links:    make(map[linkKey]*runningLink),
 		servers:  make(map[serverKey]*runningServer),
 	}
