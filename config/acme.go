@@ -124,8 +124,9 @@ type ACMEDNS struct {
 	// The algorithm of the TSIG key: `hmac-sha256`, the default, or `hmac-sha512`.
 	Algorithm string `yaml:"algorithm,omitempty" enum:"hmac-sha256|hmac-sha512"`
 
-	// The program and its first arguments, for `hook`. It is called with `set` or
-	// `delete` and what the page on certificates says.
+	// The program and its first arguments, for `hook`. It is called with
+	// `present` or `cleanup`, the name of the record with a dot at its end, and
+	// the value, and says with its exit status 0 that it is done.
 	Command []string `yaml:"command,omitempty" example:"[/usr/local/bin/set-record]"`
 
 	// DNS servers that are asked whether a record is there yet. Left out, those
