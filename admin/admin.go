@@ -5,6 +5,7 @@
 //	GET  /metrics  Prometheus
 //	GET  /links    the links, their paths and connections, as JSON
 //	GET  /certificates  those that the node shows, as JSON
+//	POST /certificates/order  has the certificates of an Order issued; what became of each
 //	POST /reload   reads the file again; 200, or 422 and the errors
 //	POST /drain    the node wants no more requests; 200 and what is under way
 //	POST /undrain  it takes them again
@@ -19,6 +20,7 @@
 package admin
 
 import (
+	"context"
 	"io"
 	"log/slog"
 	"net"
@@ -41,6 +43,10 @@ type Node interface {
 
 	Certificates() Certificates // as they are now
 
+	// OrderCertificates has an authority issue certificates, now, and waits for
+	// it. The error is ErrNoOrders, in words, when none are ordered for the site.
+	OrderCertificates(context.Context, Order) ([]Ordered, error)
+
 	// Drain asks those who send requests to the node to take others, or ends
 	// that, and says what is so now.
 	Drain(yes bool) string
@@ -61,6 +67,7 @@ func NewServer(node Node, registry *prometheus.Registry, logger *slog.Logger) *h
 	}))
 	mux.HandleFunc("POST /drain", meant(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, node.Drain(true)+"\n") }))
 	mux.HandleFunc("POST /undrain", meant(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, node.Drain(false)+"\n") }))
+	mux.HandleFunc("POST /certificates/order", meant(takeOrder(node)))
 	serveCache(mux, node)
 	return &http.Server{
 		Handler:           onlyByAddress(mux),

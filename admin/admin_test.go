@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 
 	"net/http/httptest"
 	"strings"
@@ -28,6 +29,13 @@ func (f *fake) Drain(yes bool) string {
 	return fmt.Sprintf("drained: %v", yes)
 }
 func (f *fake) Reload() error { f.reloads++; return f.reload }
+func (f *fake) OrderCertificates(_ context.Context, order Order) ([]Ordered, error) {
+	if order.Site != "shop" {
+		return nil, fmt.Errorf("%w for site %s", ErrNoOrders, order.Site)
+	}
+	return []Ordered{{Site: order.Site, Name: "example.cn", CA: order.CA, Issuer: "R1"}}, nil
+}
+
 func (f *fake) Certificates() Certificates {
 	return Certificates{Node: "edge-1", Certificates: []cert.State{{Site: "shop", Names: []string{"example.cn"}, Source: cert.SourceFile}}}
 }
@@ -126,6 +134,28 @@ func TestAdmin(t *testing.T) {
 		NewServer(&node, prometheus.NewRegistry(), slog.New(slog.DiscardHandler)).Handler.ServeHTTP(w, req)
 		if w.Code != c.status || !strings.Contains(w.Body.String(), c.says) || node.reloads != c.reloads {
 			t.Errorf("%s: %d %q, %d reloads", c.what, w.Code, w.Body, node.reloads)
+		}
+	}
+}
+
+func TestOrders(t *testing.T) {
+	server := NewServer(&fake{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	for _, c := range []struct {
+		body   string
+		status int
+		want   string
+	}{
+		{`{"site": "shop", "test": true, "ca": "https://ca.example/"}`, http.StatusOK, `[{"site":"shop","name":"example.cn","ca":"https://ca.example/","issuer":"R1"}]`},
+		{`{"site": "other"}`, http.StatusNotFound, "no certificates are ordered for site other"},
+		{`{"sites": ["shop"]}`, http.StatusBadRequest, "unknown field"},
+		{``, http.StatusBadRequest, "read the order"},
+	} {
+		r := httptest.NewRequest(http.MethodPost, "http://127.0.0.1/certificates/order", strings.NewReader(c.body))
+		r.Header.Set(Field, "test")
+		w := httptest.NewRecorder()
+		server.Handler.ServeHTTP(w, r)
+		if w.Code != c.status || !strings.Contains(w.Body.String(), c.want) {
+			t.Errorf("%s: %d %s", c.body, w.Code, w.Body)
 		}
 	}
 }

@@ -513,9 +513,9 @@ func (a *ACME) hold(ctx context.Context, ca string, until time.Time) {
 
 // Outcome is what became of one name.
 type Outcome struct {
-	Name, Issuer string
-	NotAfter     time.Time
-	Err          error
+	Site, Name, Directory, Issuer string
+	NotAfter                      time.Time
+	Err                           error
 }
 
 // Renew has the certificates of a site renewed now, of every site with "".
@@ -525,19 +525,19 @@ func (a *ACME) Renew(ctx context.Context, site string) []Outcome {
 		select {
 		case n.forced <- done:
 		case <-n.ctx.Done():
-			return Outcome{Name: n.name, Err: errors.New("the name is managed no more")}
+			return Outcome{Err: errors.New("the name is managed no more")}
 		case <-ctx.Done():
-			return Outcome{Name: n.name, Err: fmt.Errorf("wait for the order that is under way: %w", context.Cause(ctx))}
+			return Outcome{Err: fmt.Errorf("wait for the order that is under way: %w", context.Cause(ctx))}
 		}
 		select {
 		case err := <-done:
-			out := Outcome{Name: n.name, Err: err}
+			out := Outcome{Err: err}
 			if shown := n.shown.Load(); shown != nil {
 				out.Issuer, out.NotAfter = StateOf(shown.Leaf).Issuer, shown.Leaf.NotAfter
 			}
 			return out
 		case <-ctx.Done():
-			return Outcome{Name: n.name, Err: fmt.Errorf("wait for the order: %w", context.Cause(ctx))}
+			return Outcome{Err: fmt.Errorf("wait for the order: %w", context.Cause(ctx))}
 		}
 	})
 }
@@ -550,16 +550,16 @@ func (a *ACME) Test(ctx context.Context, site string, staging func(directory str
 		settings := n.settings
 		directory, err := staging(settings.Directory)
 		if err != nil {
-			return Outcome{Name: n.name, Err: err}
+			return Outcome{Err: err}
 		}
 		if directory != settings.Directory {
 			settings.Directory, settings.EABKeyID, settings.EABKey, settings.Profile = directory, "", "", ""
 		}
 		issued, err := a.issue(ctx, n.name, &settings, nil)
 		if err != nil {
-			return Outcome{Name: n.name, Err: err}
+			return Outcome{Directory: directory, Err: err}
 		}
-		return Outcome{Name: n.name, Issuer: StateOf(issued.Leaf).Issuer, NotAfter: issued.Leaf.NotAfter}
+		return Outcome{Directory: directory, Issuer: StateOf(issued.Leaf).Issuer, NotAfter: issued.Leaf.NotAfter}
 	})
 }
 
@@ -579,6 +579,10 @@ func (a *ACME) each(site string, do func(*acmeName) Outcome) []Outcome {
 		doing.Go(func() {
 			defer func() { <-places }()
 			outcomes[i] = do(n)
+			outcomes[i].Site, outcomes[i].Name = n.site, n.name
+			if outcomes[i].Directory == "" {
+				outcomes[i].Directory = n.settings.Directory
+			}
 		})
 	}
 	doing.Wait()

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"causeway/admin"
 	"causeway/cert"
 	"causeway/config"
 	"causeway/link"
@@ -142,4 +143,71 @@ func (d *Daemon) linkChallenge(ctx context.Context, token string) (string, bool)
 		return certs.acme.HTTPChallenge(ctx, token)
 	}
 	return "", false
+}
+
+// OrderCertificates renews the certificates of a site now, or has them issued for
+// trial.
+func (d *Daemon) OrderCertificates(ctx context.Context, order admin.Order) ([]admin.Ordered, error) {
+	d.mu.Lock()
+	cfg, node, orders := d.config, d.node, d.acme
+	d.mu.Unlock()
+	if err := mayOrder(cfg, node, order.Site); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(d.base, cancel)() // the node stops
+	var outcomes []cert.Outcome
+	if order.Test {
+		outcomes = orders.Test(ctx, order.Site, func(directory string) (string, error) { return trialAt(order.CA, directory) })
+	} else {
+		outcomes = orders.Renew(ctx, order.Site)
+	}
+	done := make([]admin.Ordered, len(outcomes))
+	for i, o := range outcomes {
+		done[i] = admin.Ordered{Site: o.Site, Name: o.Name, CA: o.Directory, Issuer: o.Issuer, NotAfter: o.NotAfter}
+		if o.Err != nil {
+			done[i].Err = o.Err.Error()
+		}
+	}
+	return done, nil
+}
+
+// trialAt is the directory for a trial of what is ordered at another.
+func trialAt(asked, directory string) (string, error) {
+	if asked != "" {
+		return asked, nil
+	}
+	if staging, ok := config.StagingOf(directory); ok {
+		return staging, nil
+	}
+	return "", fmt.Errorf("no staging directory of %s is known: name one with --ca, or that itself, where its limits are wide", directory)
+}
+
+// mayOrder says why the node orders nothing for a site, or for none with "".
+func mayOrder(cfg *config.Config, node *config.Node, name string) error {
+	known := false
+	for _, site := range cfg.Sites {
+		if name != "" && site.Name != name {
+			continue
+		}
+		known = true
+		switch {
+		case site.TLS.UsesACME() && site.EndsTLS(node):
+			return nil
+		case name != "" && site.TLS.UsesACME():
+			who := "the edges"
+			if site.Entry == config.Passthrough {
+				who = "the relays"
+			}
+			return fmt.Errorf("%w for site %s by this node: %s do, so ask there, with --node", admin.ErrNoOrders, name, who)
+		}
+	}
+	switch {
+	case name == "":
+		return fmt.Errorf("%w by this node: no site whose TLS ends here has tls: {acme: {}}", admin.ErrNoOrders)
+	case !known:
+		return fmt.Errorf("%w for %s: there is no such site in %s", admin.ErrNoOrders, name, cfg.Path)
+	}
+	return fmt.Errorf("%w for site %s: it has no tls: {acme: {}}", admin.ErrNoOrders, name)
 }

@@ -46,7 +46,10 @@ func port(t testing.TB, address string) int {
 func newOrdering(t testing.TB, l layout, sites, acme string, options testca.Options, before func(*testca.CA)) *ordering {
 	t.Helper()
 	c := &crossing{dir: t.TempDir(), ca: newAuthority(t), https: freeAddress(t), http: freeAddress(t), relays: map[string]*node{}, args: map[string][]string{}}
-	options.HTTPPort, options.TLSPort = port(t, c.http), port(t, c.https)
+	options.TLSPort = port(t, c.https)
+	if options.HTTPPort == 0 {
+		options.HTTPPort = port(t, c.http)
+	}
 	o := &ordering{c, testca.New(t, options)}
 	if before != nil {
 		before(o.issuer)
@@ -185,6 +188,81 @@ func TestACMEAuthorityDown(t *testing.T) {
 	eventually(t, "the log says it", func() bool { return strings.Contains(o.edge.stderrText(), "can't be reached from this node") })
 	o.issuer.Start(t)
 	o.got(t, "www.shop.example")
+}
+
+// TestACMEVerbs: cert test keeps nothing, cert renew drops no connection, cert list
+// shows it, and each says what it can't do.
+func TestACMEVerbs(t *testing.T) {
+	o := newOrdering(t, edgeAndRelay, ordered("shop", "www.shop.example", "", ", entry: passthrough")+ordered("here", "here.shop.example", "", ""), `ca: "%CA", trust: %TRUST`, testca.Options{}, nil)
+	first := o.got(t, "here.shop.example")
+	passed := o.got(t, "www.shop.example")
+	edge := []string{"--config", o.file, "--node", "edge-1"}
+	relay := []string{"--config", o.file, "--node", "relay-1"}
+	run := func(args ...string) ran { return runProgram(t, binary, append([]string{"cert"}, args...)...) }
+
+	if r := run(append([]string{"test", "here", "--ca", o.issuer.URL}, edge...)...); r.code != 0 || !strings.Contains(r.stdout, "here.shop.example") || !strings.Contains(r.stdout, "Pebble Intermediate CA") {
+		t.Errorf("test: %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	if o.issuer.Orders() != 3 || !o.shown("here.shop.example").Equal(first) {
+		t.Errorf("test changed something: %d orders", o.issuer.Orders())
+	}
+	if r := run(append([]string{"test"}, edge...)...); r.code != 1 || !strings.Contains(r.stdout, "no staging directory of "+o.issuer.URL+" is known") {
+		t.Errorf("test without a directory: %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+
+	kept, err := tls.Dial("tcp", o.https, &tls.Config{ServerName: "here.shop.example", InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	if r := run(append([]string{"renew", "here"}, edge...)...); r.code != 0 || !strings.Contains(r.stdout, "here.shop.example") {
+		t.Errorf("renew: %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	if o.got(t, "here.shop.example").Equal(first) {
+		t.Error("renew: it is the same certificate")
+	}
+	fmt.Fprint(kept, "GET / HTTP/1.1\r\nHost: here.shop.example\r\nConnection: close\r\n\r\n")
+	if answer, err := io.ReadAll(kept); err != nil || !strings.HasSuffix(string(answer), "here") {
+		t.Errorf("a connection of before the renewal: %q, %v", answer, err)
+	}
+	if r := run(append([]string{"renew", "--json"}, relay...)...); r.code != 0 || !strings.Contains(r.stdout, `"name": "www.shop.example"`) || strings.Contains(r.stdout, "here.shop") {
+		t.Errorf("renew at the relay: %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	if o.got(t, "www.shop.example").Equal(passed) {
+		t.Error("renew at the relay: it is the same certificate")
+	}
+	for site, want := range map[string]string{"shop": "the relays do, so ask there", "nobody": "there is no such site"} {
+		if r := run(append([]string{"renew", site}, edge...)...); r.code != 1 || !strings.Contains(r.stderr, want) {
+			t.Errorf("renew %s: %d\n%s%s", site, r.code, r.stdout, r.stderr)
+		}
+	}
+	if r := run("test", "--ca", "http://ca.example/dir"); r.code != 2 {
+		t.Errorf("test with a wrong --ca: %d %s", r.code, r.stderr)
+	}
+	if r := run(append([]string{"list"}, edge...)...); r.code != 0 || !strings.Contains(r.stdout, "here.shop.example") || !strings.Contains(r.stdout, "acme") {
+		t.Errorf("list: %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+}
+
+// TestACMEBlocked: the provider answers plain HTTP in the place of the node, as
+// before an ICP filing. The log, cert list and cert test say so.
+func TestACMEBlocked(t *testing.T) {
+	provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "<html>Non-compliance ICP Filing</html>", http.StatusForbidden)
+	}))
+	defer provider.Close()
+	o := newOrdering(t, oneProcess, ordered("shop", "www.shop.example", "", ""), `ca: "%CA", trust: %TRUST, challenges: [http-01]`, testca.Options{HTTPPort: port(t, provider.Listener.Addr().String())}, nil)
+	const want = "http-01: the CA got 403 from someone else at http://www.shop.example"
+	const filing = "the provider blocks a name until its ICP filing is through; use dns-01 or wait"
+	eventually(t, "the log says it", func() bool {
+		return strings.Contains(o.edge.stderrText(), want) && strings.Contains(o.edge.stderrText(), filing)
+	})
+	for _, args := range [][]string{{"list"}, {"test", "--ca", o.issuer.URL}} {
+		r := runProgram(t, binary, append(append([]string{"cert"}, args...), "--config", o.file)...)
+		if r.code != 1 || !strings.Contains(r.stdout, want) || !strings.Contains(r.stdout, filing) {
+			t.Errorf("%v: %d\n%s%s", args, r.code, r.stdout, r.stderr)
+		}
+	}
 }
 
 // TestACMEDNS: a wildcard's certificate is had by dns-01, with a real named that

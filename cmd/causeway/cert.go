@@ -27,11 +27,11 @@ import (
 func certVerb() *cobra.Command {
 	verb := &cobra.Command{
 		Use:   "cert",
-		Short: "The certificates of sites: list, request, install",
+		Short: "The certificates of sites: list, request, install, renew, test",
 		Args:  knownVerb,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	verb.AddCommand(certListVerb(), certRequestVerb(), certInstallVerb())
+	verb.AddCommand(certListVerb(), certRequestVerb(), certInstallVerb(), certRenewVerb(), certTestVerb())
 	return verb
 }
 
