@@ -111,8 +111,28 @@ func ofSite(s *Site, approved *ApprovedIssuers) keypair.Want {
 	return want
 }
 
+// suites reports tls.suites of which none is for a key of the site's certificates:
+// no client of TLS 1.2 would get in.
+func (f *filesCheck) suites(path string, s *Site, leaves []*x509.Certificate) {
+	if len(s.TLS.Suites) == 0 || len(leaves) == 0 {
+		return
+	}
+	for _, leaf := range leaves {
+		kind := "_ECDSA_" // Ed25519 too (RFC 8422 section 5.10)
+		if leaf.PublicKeyAlgorithm == x509.RSA {
+			kind = "_RSA_"
+		}
+		if slices.ContainsFunc(s.TLS.Suites, func(name string) bool { return strings.Contains(name, kind) }) {
+			return
+		}
+	}
+	f.value(path+".suites", "add a suite for its key, or leave suites out", "no suite is for the %s key of %s", leaves[0].PublicKeyAlgorithm, s.TLS.Files()[0].Cert)
+}
+
 // site looks at the certificates of a site, whose tls is at path.
 func (f *filesCheck) site(path string, s *Site, approved *ApprovedIssuers) {
+	var leaves []*x509.Certificate
+	defer func() { f.suites(path, s, leaves) }()
 	for n, files := range s.TLS.Files() {
 		if files.Cert == "" || files.Key == "" && !IsPKCS12(files.Cert) {
 			continue // that is said already
@@ -120,6 +140,7 @@ func (f *filesCheck) site(path string, s *Site, approved *ApprovedIssuers) {
 		at := s.TLS.filesPath(path, n)
 		c, problems := keypair.Read(files.Pair())
 		if c != nil {
+			leaves = append(leaves, c.Leaf)
 			want := ofSite(s, approved)
 			want.Roots = f.system()
 			problems = append(problems, keypair.Judge(c, files.Cert, want, f.now)...)

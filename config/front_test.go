@@ -3,7 +3,9 @@ package config
 import (
 	"crypto/tls"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 )
 
 func TestFront(t *testing.T) {
@@ -53,6 +55,37 @@ func TestSuites(t *testing.T) {
 	for _, name := range opensslSuites {
 		if suites[name] == 0 {
 			t.Errorf("%s is no suite", name)
+		}
+	}
+}
+
+// TestFrontFiles holds what is said of the authorities of visitors, and of suites
+// that no certificate is for.
+func TestFrontFiles(t *testing.T) {
+	dir := t.TempDir()
+	(*issuer)(nil).write(t, dir+"/a", testNow.Add(-time.Hour), testNow.Add(time.Hour), "a.cn")
+	(*issuer)(nil).write(t, dir+"/ca", testNow.Add(-time.Hour), testNow.Add(time.Hour))
+	write(t, dir+"/text.pem", "not PEM")
+	for more, want := range map[string]string{
+		"": "", "clients: ca.pem": "", "suites: [ECDHE-ECDSA-AES128-GCM-SHA256]": "", "suites: [ECDHE-RSA-AES128-GCM-SHA256, ECDHE-ECDSA-AES128-GCM-SHA256]": "",
+		"clients: none.pem":                     "sites[0].tls.clients: DIR/none.pem does not exist; put the file there, or change the path",
+		"clients: {ca: text.pem}":               "sites[0].tls.clients.ca: DIR/text.pem is not PEM; write the authorities as PEM: -----BEGIN CERTIFICATE-----",
+		"suites: [ECDHE-RSA-AES128-GCM-SHA256]": "sites[0].tls.suites: no suite is for the ECDSA key of DIR/a.pem; add a suite for its key, or leave suites out",
+	} {
+		if more != "" {
+			more = ", " + more
+		}
+		c, err := Parse(dir+"/causeway.yaml", []byte("sites:\n  - {name: a, hosts: {a.cn: https://a.com}, tls: {cert: a.pem, key: a.key"+more+"}}\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		node, _ := c.Node("")
+		errs := c.checkFiles(node, testNow).errs
+		if want == "" && len(errs) == 0 {
+			continue
+		}
+		if want = strings.ReplaceAll(want, "DIR", dir); len(errs) != 1 || !strings.HasSuffix(errs[0].Error(), ": "+want) {
+			t.Errorf("%s: %v, want %s", more, errs, want)
 		}
 	}
 }

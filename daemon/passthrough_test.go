@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -340,5 +341,56 @@ func TestPassThroughReload(t *testing.T) {
 	until(t, "the link is up again", func() bool { return p.edge.Ready() == nil })
 	if res, err := p.client(t).Get("https://example.cn/"); err != nil || res.StatusCode != 200 {
 		t.Errorf("over another address of the relay: %v %v", res, err)
+	}
+}
+
+// What a site's tls asks of visitors holds where its TLS ends: at the relay of a
+// site that passes through. A reload brings it.
+func TestPassThroughFront(t *testing.T) {
+	p := newPassing(t, "", "")
+	there := filepath.Dir(p.files[1])
+	clients, err := cert.OpenAuthority(filepath.Join(there, "clients"), "visitors")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := clients.Issue(there, "li", []string{"li.example.cn"}); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(p.text, "key: shop.key}", `key: shop.key, min: "1.3", clients: clients/ca.pem, hsts: {max_age: 1h}}`, 1)
+	write(t, p.files[0], text)
+	write(t, p.files[1], text)
+	for _, n := range []*node{p.relay, p.edge} {
+		if err := n.Reload(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := tls.Dial("tcp", p.address, &tls.Config{ServerName: "example.cn", RootCAs: p.roots, MaxVersion: tls.VersionTLS12}); err == nil || !strings.Contains(err.Error(), "protocol version") {
+		t.Errorf("TLS 1.2: %v", err)
+	}
+	client := p.client(t, "h2")
+	res, err := client.Get("https://example.cn/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusForbidden || res.ProtoMajor != 2 {
+		t.Errorf("without a certificate: %s", res.Status)
+	}
+	known, err := tls.LoadX509KeyPair(filepath.Join(there, "li.pem"), filepath.Join(there, "li.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client = p.client(t, "h2")
+	client.Transport.(*http.Transport).TLSClientConfig.Certificates = []tls.Certificate{known}
+	if res, err = client.Get("https://example.cn/"); err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusOK || res.Header.Get("Strict-Transport-Security") != "max-age=3600" {
+		t.Errorf("with a certificate: %s %v", res.Status, res.Header)
+	}
+	asked := <-p.seen
+	if want := ":" + base64.StdEncoding.EncodeToString(known.Certificate[0]) + ":"; asked.Header.Get("Client-Cert") != want {
+		t.Errorf("the origin was told of %q", asked.Header.Get("Client-Cert"))
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"causeway/cache"
 	"causeway/config"
 	"causeway/edge"
 	"causeway/outcome"
@@ -602,4 +603,55 @@ func (f *fixedTickets) set(secret [32]byte) {
 	defer f.mu.Unlock()
 	f.epoch++
 	f.secrets = [][32]byte{secret}
+}
+
+// TestKeptForClients holds that what one with a certificate got is not kept for
+// those without, nor the other way round, unless the origin says so.
+func TestKeptForClients(t *testing.T) {
+	d := newDoors(t, edge.Options{})
+	known := d.clients.issue(t, time.Now().Add(time.Hour), "li@example.cn")
+	asked := 0
+	d.over = roundTrip(func(req *http.Request) (*http.Response, error) {
+		asked++
+		who := "nobody"
+		if req.Header.Get("Client-Cert") != "" {
+			who = "li"
+		}
+		h := http.Header{"Cache-Control": {"max-age=60"}, "Content-Type": {"text/plain"}, "Date": {time.Now().UTC().Format(http.TimeFormat)}}
+		switch req.Host {
+		case "ajar.cn":
+			h["Vary"] = []string{"Client-Cert"}
+		case "shut.cn":
+			h["Cache-Control"] = []string{"public, max-age=60"}
+		}
+		return &http.Response{StatusCode: 200, Header: h, Body: io.NopCloser(strings.NewReader(who)), ContentLength: int64(len(who)), Request: req}, nil
+	})
+	store, err := cache.OpenTiers(cache.TiersOptions{Memory: 64 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keeps := cache.New(cache.Options{Store: store, Codings: edge.Codings{}})
+	t.Cleanup(func() { keeps.Close(); _ = store.Close() })
+	crossing := d.crossing(doorsFile, d.clients)
+	crossing.Cache = keeps
+	d.server.Swap(crossing)
+	with := func(c *tls.Config) { c.Certificates = []tls.Certificate{*known} }
+	for i, test := range []struct {
+		host  string
+		set   func(*tls.Config)
+		says  string
+		asked int // so far
+	}{
+		{"ajar.cn", nil, "nobody", 1},
+		{"ajar.cn", nil, "nobody", 1},
+		{"ajar.cn", with, "li", 2},
+		{"ajar.cn", with, "li", 3}, // it does not say that others may have it
+		{"ajar.cn", nil, "nobody", 3},
+		{"shut.cn", with, "li", 4},
+		{"shut.cn", with, "li", 4}, // public
+	} {
+		if _, body := d.must(200, test.host, test.host, test.set); body != test.says || asked != test.asked {
+			t.Errorf("%d: %s got %q, asked %d times, want %q, %d", i, test.host, body, asked, test.says, test.asked)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package edge_test
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -65,7 +66,7 @@ sites:
 	} {
 		scheme, rest, _ := strings.Cut(test.url, "://")
 		host, _, _ := strings.Cut(rest, "/")
-		transport := &http.Transport{Dial: func(string, string) (net.Conn, error) {
+		transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
 			return net.Dial("tcp", ln.Addr().String())
 		}}
 		var res *http.Response
