@@ -229,7 +229,7 @@ func (s *Store) reread(e *entry) bool {
 		s.mu.Lock()
 		inUse := e.cert
 		s.mu.Unlock()
-		err = worse(inUse, c, e.source.Files.Cert, time.Now())
+		err = worse(inUse, c, e.source, time.Now())
 	}
 	switch {
 	case !at.Same(keypair.StampOf(e.source.Files)): // changed while it was read
@@ -247,8 +247,10 @@ func (s *Store) reread(e *entry) bool {
 }
 
 // worse is why c must not take the place of the certificate in use: it is not in
-// force, as an old one that was put there by mistake, and that is.
-func worse(inUse, c *tls.Certificate, file string, now time.Time) error {
+// force, as an old one that was put there by mistake, and that is; or a host of the
+// site would have none any more.
+func worse(inUse, c *tls.Certificate, source Source, now time.Time) error {
+	file := source.Files.Cert
 	wrong := func(c *tls.Certificate) error {
 		for _, p := range keypair.Judge(c, file, keypair.Want{}, now) {
 			if p.Level == keypair.Wrong {
@@ -256,6 +258,13 @@ func worse(inUse, c *tls.Certificate, file string, now time.Time) error {
 			}
 		}
 		return nil
+	}
+	has := slices.Clone(source.Want.Hosts)
+	for _, lacks := range keypair.Missing(inUse.Leaf, has) {
+		has = slices.DeleteFunc(has, func(host string) bool { return host == lacks })
+	}
+	if lost := keypair.Missing(c.Leaf, has); len(lost) > 0 {
+		return fmt.Errorf("%s does not cover %s any more; get a certificate with that host, or change the file first", file, strings.Join(lost, ", "))
 	}
 	if wrong(inUse) != nil {
 		return nil

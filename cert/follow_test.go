@@ -262,6 +262,30 @@ func TestFollowedInForce(t *testing.T) {
 	}
 }
 
+// Of several certificates of a site each has hosts of its own, and keeps them.
+func TestFollowedSome(t *testing.T) {
+	f := newFollowed(t, keypair.Want{Hosts: []string{"example.cn", "www.example.cn", "m.example.cn"}, Some: true})
+	for _, test := range []struct{ name, host, more, says string }{
+		{"www", "www.example.cn", "", "does not cover example.cn any more"},
+		{"none", "example.org", "", "does not cover example.cn, www.example.cn, m.example.cn"},
+		{"both", "example.cn", "m.example.cn", ""},
+	} {
+		hosts := []string{test.host}
+		if test.more != "" {
+			hosts = append(hosts, test.more)
+		}
+		files := issue(t, f.ca, t.TempDir(), test.name, hosts...)
+		f.put(f.files.Key, readFile(t, files.Key))
+		f.put(f.files.Cert, readFile(t, files.Cert))
+		for range 3 {
+			f.look()
+		}
+		if said := f.log.take(); (f.served() == test.name) != (test.says == "") || !strings.Contains(said, test.says) {
+			t.Errorf("%s: %s is served; the log: %s", test.name, f.served(), said)
+		}
+	}
+}
+
 // The owner hears of the end of a certificate at each mark, once.
 func TestEndsAreTold(t *testing.T) {
 	f := newFollowed(t, keypair.Want{})

@@ -105,6 +105,7 @@ func ofSite(s *Site, approved *ApprovedIssuers) keypair.Want {
 			want.Hosts = append(want.Hosts, h.Public.Host)
 		}
 	}
+	want.Some = len(s.TLS.Files()) > 1
 	if approved != nil {
 		want.Approved, want.Refuse = approved.Names, approved.Otherwise == "refuse"
 	}
@@ -131,23 +132,30 @@ func (f *filesCheck) suites(path string, s *Site, leaves []*x509.Certificate) {
 
 // site looks at the certificates of a site, whose tls is at path.
 func (f *filesCheck) site(path string, s *Site, approved *ApprovedIssuers) {
+	want := ofSite(s, approved)
+	want.Roots = f.system()
 	var leaves []*x509.Certificate
-	defer func() { f.suites(path, s, leaves) }()
+	rest, all := want.Hosts, true // hosts without a certificate yet, if all could be read
 	for n, files := range s.TLS.Files() {
 		if files.Cert == "" || files.Key == "" && !IsPKCS12(files.Cert) {
+			all = false
 			continue // that is said already
 		}
 		at := s.TLS.filesPath(path, n)
 		c, problems := keypair.Read(files.Pair())
 		if c != nil {
 			leaves = append(leaves, c.Leaf)
-			want := ofSite(s, approved)
-			want.Roots = f.system()
 			problems = append(problems, keypair.Judge(c, files.Cert, want, f.now)...)
+			rest = keypair.Missing(c.Leaf, rest)
 		}
+		all = all && c != nil
 		for _, p := range problems {
 			f.say(at+"."+string(p.Part), p)
 		}
+	}
+	f.suites(path, s, leaves)
+	if want.Some && all && len(rest) > 0 {
+		f.value(path+".certs", "get a certificate with it, or take the host out of the site", "no certificate is for %s", strings.Join(rest[:min(len(rest), 8)], ", "))
 	}
 }
 

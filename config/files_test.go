@@ -85,6 +85,12 @@ const filesSites = `sites:
     http: serve
 `
 
+const filesSeveral = `sites:
+  - name: shop
+    hosts: {example.cn: https://example.com, www.example.cn: https://www.example.com, m.example.cn: https://m.example.com}
+    tls: {certs: [{cert: a.pem, key: a.key}, {cert: b.pem, key: b.key}]}
+`
+
 const filesNodes = `pki: pki
 nodes:
   - {name: edge-1, role: edge, listen: {http: ":80", https: ":443"}}
@@ -120,6 +126,18 @@ func TestCheckFiles(t *testing.T) {
 		}, []string{
 			":5:17: sites[0].tls.cert: DIR/a.pem does not cover *.example.cn, 192.0.2.1: it is for www.example.cn, example.cn, 192.0.2.2; get a certificate with every public host of the site, or take the host out of it",
 		}},
+		{"several, for a host each", filesSeveral, "", func(t *testing.T, dir string) {
+			(*issuer)(nil).write(t, dir+"/a", from, to, "example.cn")
+			(*issuer)(nil).write(t, dir+"/b", from, to, "www.example.cn", "m.example.cn")
+		}, nil},
+		{"several, and none for a host", filesSeveral, "", func(t *testing.T, dir string) {
+			(*issuer)(nil).write(t, dir+"/a", from, to, "example.cn")
+			(*issuer)(nil).write(t, dir+"/b", from, to, "www.example.cn")
+		}, []string{":4:18: sites[0].tls.certs: no certificate is for m.example.cn; get a certificate with it, or take the host out of the site"}},
+		{"several, and one for no host", filesSeveral, "", func(t *testing.T, dir string) {
+			(*issuer)(nil).write(t, dir+"/a", from, to, "example.cn", "www.example.cn", "m.example.cn")
+			(*issuer)(nil).write(t, dir+"/b", from, to, "example.org")
+		}, []string{":4:53: sites[0].tls.certs[1].cert: DIR/b.pem does not cover example.cn, www.example.cn, m.example.cn: it is for example.org; get a certificate with every public host of the site, or take the host out of it"}},
 		{"expired", filesSites, "", func(t *testing.T, dir string) {
 			good(t, dir)
 			(*issuer)(nil).write(t, dir+"/a", from, testNow.Add(-time.Hour), names...)

@@ -20,6 +20,7 @@ const leastRSA = 2048
 // Want is what an owner wants of a pair.
 type Want struct {
 	Hosts    []string // the names it must be for: DNS names, *.names, IP addresses
+	Some     bool     // one of them will do: other certificates are for the rest
 	Approved []string // who may have signed it; nil for anybody
 	Refuse   bool     // a pair of somebody else is not served
 	// Roots are what the chain should end in; nil is not looked at.
@@ -57,7 +58,7 @@ func Judge(c *tls.Certificate, file string, want Want, now time.Time) (problems 
 	}
 	if len(leaf.DNSNames) == 0 && len(leaf.IPAddresses) == 0 {
 		say(Fatal, "have it issued with its DNS names", "%s names no host (no subjectAltName): browsers refuse it", file)
-	} else if missing := Missing(leaf, want.Hosts); len(missing) > 0 {
+	} else if missing := Missing(leaf, want.Hosts); len(missing) > 0 && (!want.Some || len(missing) == len(want.Hosts)) {
 		say(Fatal, "get a certificate with every public host of the site, or take the host out of it",
 			"%s does not cover %s: it is for %s", file, list(missing), list(Names(leaf)))
 	}

@@ -255,6 +255,9 @@ func Certificates(part Part, file string, data []byte, mend string) (all []*x509
 			continue
 		}
 		one, err := x509.ParseCertificate(block.Bytes)
+		if err != nil && strings.Contains(err.Error(), "unsupported elliptic curve") { // P-192, secp256k1, SM2
+			return wrong("have a certificate issued for another key: causeway cert request", "%s has a key on an elliptic curve that TLS clients do not take", file)
+		}
 		if err != nil {
 			return wrong("get the file again", "certificate %d of %s is broken: %v", len(all)+1, file, err)
 		}
@@ -319,6 +322,10 @@ func (r *reading) parseKey(part Part, file string, block *pem.Block) crypto.Sign
 		if key, err := parse(der); err == nil {
 			return r.usable(part, file, key)
 		}
+	}
+	if _, err := x509.ParseECPrivateKey(der); err != nil && strings.Contains(err.Error(), "unknown elliptic curve") {
+		r.wrong(part, "make another: causeway cert request", "the private key in %s is on an elliptic curve that TLS clients do not take", file)
+		return nil
 	}
 	r.wrong(part, "get the file again", "the private key in %s is broken", file)
 	return nil
