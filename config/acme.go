@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"causeway/cache"
 )
 
 // ACME is how certificates are had from an authority that issues them by itself
@@ -383,6 +385,65 @@ func (c *Config) checkSiteACME(r *report, path string, s *Site) {
 func isPublic(name string) bool {
 	last := name[strings.LastIndexByte(name, '.')+1:]
 	return strings.Contains(name, ".") && !slices.Contains([]string{"localhost", "local", "test", "invalid", "example", "internal", "onion", "alt", "lan", "home", "corp"}, last)
+}
+
+// checkACMEDir looks whether the node can keep what it orders.
+func (c *Config) checkACMEDir(n *Node) Errors {
+	r := &report{file: c.Path, places: c.places, bad: map[string]bool{}}
+	for i, s := range c.Sites {
+		if !s.TLS.UsesACME() || !s.EndsTLS(n) {
+			continue
+		}
+		if err := cache.CheckDir(c.ACME.Dir); err != nil {
+			at := fmt.Sprintf("sites[%d].tls.acme", i)
+			if _, written := c.places["acme.dir"]; written {
+				at = "acme.dir"
+			}
+			r.value(at, "let the user that runs causeway write there, or name another folder as acme.dir", "no certificate can be kept in %s: %v", c.ACME.Dir, err)
+		}
+		break
+	}
+	return r.errs
+}
+
+// acmeWarnings says what must be so outside of the file for certificates to be had.
+func (c *Config) acmeWarnings() Errors {
+	r := &report{file: c.Path, places: c.places, bad: map[string]bool{}}
+	for i, s := range c.Sites {
+		if !s.TLS.UsesACME() {
+			continue
+		}
+		at := fmt.Sprintf("sites[%d].tls.acme", i)
+		of, _ := c.ACMEOf(s)
+		var ends []string
+		for _, n := range c.Nodes {
+			if s.EndsTLS(n) {
+				ends = append(ends, n.Name)
+			}
+			if !n.IsEdge() {
+				continue
+			}
+			c.portWarning(r, at, of.Challenges, ChallengeHTTP, n.Listen.HTTP, "80")
+			c.portWarning(r, at, of.Challenges, ChallengeTLSALPN, n.Listen.HTTPS, "443")
+		}
+		if len(ends) > 1 && s.Entry != Passthrough && !slices.Equal(of.Challenges, []string{ChallengeDNS}) {
+			r.value(at, "let them share the folder of acme.dir, or write challenges: [dns-01] and a dns",
+				"%s each order for site %s, and the CA comes to whichever the name leads to, which knows the others' challenges from a shared folder alone", strings.Join(ends, ", "), s.Name)
+		}
+	}
+	for _, warning := range r.errs {
+		warning.Warning = true
+	}
+	return r.errs
+}
+
+// portWarning says that an authority comes to the one port that the challenge has.
+func (c *Config) portWarning(r *report, at string, challenges []string, kind, listen, port string) {
+	if !slices.Contains(challenges, kind) || listen == "" || strings.HasSuffix(listen, ":"+port) {
+		return
+	}
+	r.value(at, "forward port "+port+" of the address that the name has to it, or leave "+kind+" out of challenges",
+		"%s: the CA comes to port %s alone, and the edge listens on %s", kind, port, listen)
 }
 
 // acmeFiles looks at the files of the ACME of the sites that n orders for.

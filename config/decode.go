@@ -65,6 +65,10 @@ func Check(path, name string) (c *Config, node *Node, warnings Errors, err error
 		errs = append(append(errs, files.errs...), files.wrong...)
 		warnings = files.warnings
 		errs = append(errs, c.checkCacheDir(node)...)
+		errs = append(errs, c.checkACMEDir(node)...)
+	}
+	if len(errs) == 0 {
+		warnings = append(warnings, c.acmeWarnings()...)
 	}
 	if len(errs) > 0 {
 		errs = errs.sorted()
