@@ -75,6 +75,7 @@ var floors = []struct {
 	{"audit", 3, map[string]string{
 		"config":  "the hosts and targets to ask for, and what the file says of them",
 		"forward": "checks targets as in service",
+		"keypair": "the chains of certificates",
 		"outcome": "the kind of a failure",
 		"relay":   "asks the origins as in service",
 		"resolve": "the addresses of targets",

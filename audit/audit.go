@@ -14,10 +14,11 @@
 // Targets checks the targets of forwards as the node that does them checks them
 // (targets.go). Missing says what a site that is pending lacks by the file, and
 // Pending whether the world leads to it (pending.go). Machine looks at the kernel that it runs on, for what slows
-// links down (machine.go).
+// links down (machine.go). Chains asks for the certificates that are missing in
+// the chains of sites (chains.go).
 //
-// It refuses to do more than GET, to follow redirects, to send or keep cookies,
-// and to read bodies.
+// It refuses to do more than GET, and of origins to follow redirects, to send or
+// keep cookies, and to read bodies.
 package audit
 
 import "strings"
@@ -53,10 +54,13 @@ type Finding struct {
 	Host    string `json:"host"`              // the public base: https://example.cn; "" for all of them, for forwards, and for the machine
 	Forward string `json:"forward,omitempty"` // its name
 	Target  string `json:"target,omitempty"`  // of the forward, as in the file
-	Kind    string `json:"kind"`              // that of docs/errors.md for a failed request, else status, hsts, clear_site_data, redirect, target, pending or not_asked, or of the machine congestion_control, slow_start_after_idle, socket_buffers or kernel
+	Kind    string `json:"kind"`              // that of docs/errors.md for a failed request, else status, hsts, clear_site_data, redirect, target, pending, missing_intermediate, file or not_asked, or of the machine congestion_control, slow_start_after_idle, socket_buffers or kernel
 	Msg     string `json:"msg"`               // what was found
 	Mend    string `json:"mend"`              // what to do about it; "" when nothing need be done
 }
+
+// KindFile is what is warned of in the file, or in a file that it names.
+const KindFile = "file"
 
 // KindKernel is what this machine lacks for forwards of the kernel.
 const KindKernel = "kernel"

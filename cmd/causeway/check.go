@@ -53,7 +53,8 @@ the targets of its forwards, each address once, as it does in service. A target
 that fails is an error when no other target of its forward is well, and a warning
 when another is. There are warnings too where this machine's kernel makes the links of the node slow,
 without BBR, or with small socket buffers, and where it lacks what forwards with
-entry: kernel need.
+entry: kernel need, and where the chain of a certificate lacks one that can be
+had where the certificate says it is.
 
 Of a site that is pending it says what it lacks before it can be opened: a
 certificate; and, with --live, whether the DNS and plain HTTP of each of its
@@ -99,7 +100,7 @@ func (c *checkup) run(out io.Writer) error {
 	}
 	switch {
 	case c.live:
-		return c.askWorld(out, cfg, node)
+		return c.askWorld(out, cfg, node, warnings)
 	case c.asJSON:
 		return sayJSON(out, append(config.Errors{}, warnings...))
 	}
@@ -141,7 +142,7 @@ func (c *checkup) sayFine(out io.Writer, cfg *config.Config, node *config.Node) 
 
 // askWorld asks the targets of forwards and the origins, until Ctrl-C, and prints
 // what was found. Its error says how many failed.
-func (c *checkup) askWorld(out io.Writer, cfg *config.Config, node *config.Node) error {
+func (c *checkup) askWorld(out io.Writer, cfg *config.Config, node *config.Node, warnings config.Errors) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	end := time.Now().Add(c.timeout)
@@ -156,7 +157,11 @@ func (c *checkup) askWorld(out io.Writer, cfg *config.Config, node *config.Node)
 	if isTerminal(os.Stderr) {
 		fmt.Fprint(os.Stderr, "\r\x1b[K")
 	}
-	if failed := c.sayReports(out, cfg, machineFindings(ctx, cfg, node), targets, pending, origins); failed != nil {
+	found := append(machineFindings(ctx, cfg, node), chainFindings(ctx, cfg, node, end)...)
+	if c.asJSON { // they are printed already
+		found = append(fileFindings(warnings), found...)
+	}
+	if failed := c.sayReports(out, cfg, found, targets, pending, origins); failed != nil {
 		return failed
 	}
 	var failed []string
@@ -193,6 +198,23 @@ func machineFindings(ctx context.Context, cfg *config.Config, node *config.Node)
 		}
 	}
 	return machine
+}
+
+// chainFindings are the certificates that are missing in chains, looked for until
+// end.
+func chainFindings(ctx context.Context, cfg *config.Config, node *config.Node, end time.Time) []audit.Finding {
+	ctx, cancel := context.WithDeadline(ctx, end)
+	defer cancel()
+	return audit.Chains(ctx, cfg, node, nil)
+}
+
+// fileFindings are the warnings of the file beside those of the world.
+func fileFindings(warnings config.Errors) []audit.Finding {
+	var findings []audit.Finding
+	for _, w := range warnings {
+		findings = append(findings, audit.Finding{Level: audit.Warning, Kind: audit.KindFile, Msg: fmt.Sprintf("%s:%d:%d: %s: %s", w.File, w.Line, w.Column, w.Path, w.Msg), Mend: w.Mend})
+	}
+	return findings
 }
 
 // isTerminal reports whether a person may be looking. It takes /dev/null for a
