@@ -6,8 +6,8 @@
 //
 //  1. Trust.Accept reads the PROXY header of a peer that may, and must, say who
 //     its client is; from anybody else such a header ends the connection,
-//  2. PeekHello, on a plain port PeekHost, reads until it knows the name that
-//     is asked for, within Limits; what it read stays to be read (Conn),
+//  2. PeekHello reads until it knows the name that is asked for, within Limits;
+//     what it read stays to be read (Conn),
 //  3. the caller finds out where that name lives, or refuses: SendAlert tells a
 //     TLS client why,
 //  4. the caller dials, and says with ProxyHeader.Append who the client is,

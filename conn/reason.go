@@ -32,13 +32,6 @@ const (
 	ReasonNameNotLDH Reason = "name_not_ldh" // has something else than letters, digits and hyphens (RFC 5890), or an empty label
 	ReasonNameLong   Reason = "name_long"    // a label over 63 bytes, or a name over 253 (RFC 1035)
 
-	ReasonNotHTTP  Reason = "not_http"  // its first bytes begin no HTTP request
-	ReasonTLS      Reason = "tls"       // TLS on a plain port
-	ReasonHTTP2    Reason = "http2"     // HTTP/2 with prior knowledge (RFC 9113 section 3.3), whose Host can't be peeked at
-	ReasonNoHost   Reason = "no_host"   // no Host field
-	ReasonTwoHosts Reason = "two_hosts" // several Host fields
-	ReasonBadHost  Reason = "bad_host"  // a Host, or a target, that names no host
-
 	ReasonStranger Reason = "proxy_stranger" // a PROXY header of a peer who may not send one
 	ReasonNoProxy  Reason = "proxy_missing"  // no PROXY header of a peer who must send one
 	ReasonBadProxy Reason = "proxy_bad"      // a PROXY header against its grammar, or with a false checksum
@@ -69,12 +62,6 @@ var said = map[Reason]string{
 	ReasonNameBytes:  "server_name is not printable ASCII",
 	ReasonNameNotLDH: "server_name is no DNS host name",
 	ReasonNameLong:   "server_name or one of its labels is too long",
-	ReasonNotHTTP:    "not HTTP: the client speaks something else on a port for HTTP",
-	ReasonTLS:        "TLS on a port for plain HTTP: the client needs https and the other port",
-	ReasonHTTP2:      "HTTP/2 without TLS: the client must speak HTTP/1.1 here",
-	ReasonNoHost:     "no Host",
-	ReasonTwoHosts:   "more than one Host",
-	ReasonBadHost:    "Host names no host",
 	ReasonStranger:   "a PROXY header from an address that may not send one: list the address if it is a load balancer of yours",
 	ReasonNoProxy:    "no PROXY header from an address that must send one: let it send one, or make it optional",
 	ReasonBadProxy:   "a bad PROXY header",
