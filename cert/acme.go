@@ -308,6 +308,7 @@ func (n *acmeName) keep() time.Duration {
 		}
 	}
 	if wait := n.held(); wait > 0 {
+		n.fail(n.heldFor(wait))
 		return wait
 	}
 	if err := n.ready(); err != nil {
@@ -386,6 +387,15 @@ func (n *acmeName) held() time.Duration {
 	return wait
 }
 
+// heldFor is why no order is made: what failed last, or that nothing did and the
+// authority wants to be left alone all the same.
+func (n *acmeName) heldFor(wait time.Duration) error {
+	if err := n.err.Load(); err != nil {
+		return errors.New(*err)
+	}
+	return fmt.Errorf("the CA %s wants to be left alone until %s: see the other names", hostOf(n.settings.Directory), time.Now().Add(wait).Format(time.DateTime))
+}
+
 // Pauses after failures.
 var (
 	// Of the authority that can't be reached or does not work: nothing is
@@ -443,8 +453,8 @@ func (n *acmeName) orderLocked(ctx context.Context, forced bool) error {
 			return nil // another node was sooner
 		}
 	}
-	if !forced && n.held() > 0 {
-		return errors.New(*n.err.Load()) // another node has failed meanwhile
+	if wait := n.held(); !forced && wait > 0 { // another node, or another name, has failed meanwhile
+		return n.heldFor(wait)
 	}
 	start := time.Now()
 	var replaces *acmeCertificate

@@ -370,6 +370,85 @@ func TestACMERateLimit(t *testing.T) {
 	}
 }
 
+// An authority that is overloaded is left alone with every name, and by who starts
+// again.
+func TestACMEAuthorityBusy(t *testing.T) {
+	dir := t.TempDir()
+	n := newNode(t, dir)
+	ca := n.authority(t, testca.Options{})
+	var asked atomic.Int64
+	ca.Fault(func(w http.ResponseWriter, r *http.Request) bool {
+		if strings.HasSuffix(r.URL.Path, "/dir") {
+			return false
+		}
+		asked.Add(1)
+		w.Header().Set("Retry-After", "3600")
+		http.Error(w, "busy", http.StatusServiceUnavailable)
+		return true
+	})
+	var names []string
+	for i := range 20 {
+		names = append(names, fmt.Sprintf("h%02d.shop.example", i))
+	}
+	wanted := []cert.ACMENames{{Site: "shop", Names: names, ACMESettings: settings(ca)}}
+	n.Set(wanted)
+	until(t, "a refusal", func() bool {
+		return n.errOf(names[0]) != "" || strings.Contains(n.logs.String(), "no certificate could be had")
+	})
+	time.Sleep(time.Second) // the others had their turn
+	n.Close()
+	if failed := strings.Count(n.logs.String(), "no certificate could be had"); failed > 5 { // those that were under way
+		t.Errorf("%d names were tried", failed)
+	}
+	before := asked.Load()
+	again := newNode(t, dir)
+	again.Set(wanted)
+	time.Sleep(time.Second) // nothing comes that could be waited for
+	again.Close()
+	if asked.Load() != before {
+		t.Errorf("after a restart the authority was asked %d times", asked.Load()-before)
+	}
+}
+
+// A clock that is wrong by days makes the authority's own certificate one that is
+// not in force.
+func TestACMEClockSkew(t *testing.T) {
+	for _, skew := range []time.Duration{-72 * time.Hour, 72 * time.Hour} {
+		n := newNode(t, t.TempDir())
+		ca := n.authority(t, testca.Options{Skew: skew})
+		n.Set([]cert.ACMENames{{Site: "shop", Names: []string{"shop.example"}, ACMESettings: settings(ca)}})
+		until(t, "an error", func() bool { return n.errOf("shop.example") != "" })
+		if err := n.errOf("shop.example"); !strings.Contains(err, "not in force by this machine's clock") || !strings.Contains(err, "set the clock by NTP") {
+			t.Errorf("%v: %s", skew, err)
+		}
+		n.Close()
+	}
+}
+
+// From the staging authority to another the certificate changes, and there is one
+// all the time.
+func TestACMEOtherAuthority(t *testing.T) {
+	n := newNode(t, t.TempDir())
+	staging, real := n.authority(t, testca.Options{}), n.authority(t, testca.Options{})
+	n.Set([]cert.ACMENames{{Site: "shop", Names: []string{"shop.example"}, ACMESettings: settings(staging)}})
+	first := n.got(t, "shop.example")
+	n.Set([]cert.ACMENames{{Site: "shop", Names: []string{"shop.example"}, ACMESettings: settings(real)}})
+	until(t, "the other's certificate", func() bool {
+		shown := n.shows(t, "shop.example")
+		if shown == nil {
+			t.Fatal("there is none meanwhile")
+		}
+		return !shown.Equal(first)
+	})
+	rsa := settings(real)
+	rsa.RSA = true
+	n.Set([]cert.ACMENames{{Site: "shop", Names: []string{"shop.example"}, ACMESettings: rsa}})
+	until(t, "an RSA key", func() bool { return n.shows(t, "shop.example").PublicKeyAlgorithm == x509.RSA })
+	if staging.Orders() != 1 || real.Orders() != 2 {
+		t.Errorf("%d and %d orders", staging.Orders(), real.Orders())
+	}
+}
+
 // Before the filing is through the provider answers in the place of the server.
 func TestACMEBlockedByProvider(t *testing.T) {
 	for _, c := range []struct {

@@ -287,6 +287,7 @@ func (a *ACME) try(ctx context.Context, c *client, account acme.Account, name st
 	if err != nil {
 		return nil, fmt.Errorf("read what the authority gave: %w", err)
 	}
+	issued.directory = settings.Directory
 	if err := issued.Leaf.VerifyHostname(strings.Replace(name, "*", "any-name", 1)); err != nil {
 		return nil, fmt.Errorf("read what the authority gave: %w", err)
 	}

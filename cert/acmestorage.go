@@ -51,12 +51,13 @@ func digest(text string) string {
 // acmeCertificate is a certificate with its files' text.
 type acmeCertificate struct {
 	tls.Certificate
-	pem []byte
+	pem       []byte
+	directory string // of the authority that it is from
 }
 
 // of reports whether the certificate is what an order with settings gives.
 func (c *acmeCertificate) of(settings *ACMESettings) bool {
-	return (c.Leaf.PublicKeyAlgorithm == x509.RSA) == settings.RSA
+	return c.directory == settings.Directory && (c.Leaf.PublicKeyAlgorithm == x509.RSA) == settings.RSA
 }
 
 // readACMECertificate reads a key and a chain, in PEM.
@@ -78,6 +79,7 @@ func (s acmeStorage) certificate(ctx context.Context, ca, name string) (*acmeCer
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", key, err)
 	}
+	c.directory = ca
 	return c, nil
 }
 

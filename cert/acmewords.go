@@ -50,10 +50,7 @@ func ofChallenge(problem *acme.Problem) bool {
 // explain finds the words for err.
 func explain(err error, name string, settings *ACMESettings) *ACMEError {
 	e := &ACMEError{Err: err}
-	host := settings.Directory
-	if u, parseErr := url.Parse(host); parseErr == nil {
-		host = u.Host
-	}
+	host := hostOf(settings.Directory)
 	var tried []string
 	for _, one := range joined(err) {
 		var failed *challengeError
@@ -73,6 +70,14 @@ func explain(err error, name string, settings *ACMESettings) *ACMEError {
 		e.Words = unreached(err, host)
 	}
 	return e
+}
+
+// hostOf is the host of a directory's URL.
+func hostOf(directory string) string {
+	if u, err := url.Parse(directory); err == nil {
+		return u.Host
+	}
+	return directory
 }
 
 // joined are the errors that err joins.

@@ -11,11 +11,18 @@
 package testca
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -23,6 +30,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/letsencrypt/pebble/v2/ca"
 	"github.com/letsencrypt/pebble/v2/db"
@@ -37,6 +45,7 @@ type Options struct {
 	BadNonces         int               // percent of the good nonces that it refuses
 	Life              uint64            // of certificates, in seconds; 0 are 90 days
 	EAB               map[string]string // keys by id; not empty, each account must be bound
+	Skew              time.Duration     // by how much its clock is before ours, as its own HTTPS certificate tells
 	Resolver          string            // host:port of another DNS, over TCP; "" is the CA's own
 }
 
@@ -47,6 +56,7 @@ type CA struct {
 	DNS  string // host:port, UDP and TCP
 
 	handler, manage http.Handler
+	shown           tls.Certificate
 	address         string
 	server          *httptest.Server
 	fault           atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
@@ -64,7 +74,7 @@ func New(t testing.TB, options Options) *CA {
 	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
 	t.Setenv("PEBBLE_AUTHZREUSE", "0")
 	t.Setenv("PEBBLE_WFE_NONCEREJECT", fmt.Sprint(options.BadNonces))
-	c := &CA{txt: make(map[string][]string), a: make(map[string]string)}
+	c := &CA{txt: make(map[string][]string), a: make(map[string]string), shown: selfSigned(t, time.Now().Add(options.Skew))}
 	c.serveDNS(t)
 	resolver := options.Resolver
 	if resolver == "" {
@@ -102,9 +112,29 @@ func (c *CA) Start(t testing.TB) {
 	c.server.Listener.Close()
 	c.server.Listener = listener
 	c.server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	c.server.TLS = &tls.Config{Certificates: []tls.Certificate{c.shown}}
 	c.server.StartTLS()
 	c.URL = "https://" + c.address + wfe.DirectoryPath
-	c.Root = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.server.Certificate().Raw})
+	c.Root = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.shown.Certificate[0]})
+}
+
+// selfSigned is a certificate for 127.0.0.1 that is in force for a day about now.
+func selfSigned(t testing.TB, now time.Time) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "testca"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(23 * time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 // Stop refuses connections from now on.
