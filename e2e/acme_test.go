@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -242,6 +243,36 @@ func TestACMEVerbs(t *testing.T) {
 	if r := run(append([]string{"list"}, edge...)...); r.code != 0 || !strings.Contains(r.stdout, "here.shop.example") || !strings.Contains(r.stdout, "acme") {
 		t.Errorf("list: %d\n%s%s", r.code, r.stdout, r.stderr)
 	}
+}
+
+// TestACMESharedFolder: two processes that share a folder order once; the CA comes
+// to the first, whichever ordered.
+func TestACMESharedFolder(t *testing.T) {
+	o := newOrdering(t, oneProcess, ordered("shop", "www.shop.example", "", ""), `ca: "%CA", trust: %TRUST`, testca.Options{}, func(ca *testca.CA) { ca.Stop() })
+	file := strings.NewReplacer(o.http, freeAddress(t), o.https, freeAddress(t), o.edge.admin, freeAddress(t)).Replace(o.text(t))
+	other := writeFile(t, o.dir, "other.yaml", file)
+	admin := regexp.MustCompile(`admin: "([^"]+)"`).FindStringSubmatch(file)[1]
+	https := regexp.MustCompile(`https: "([^"]+)"`).FindStringSubmatch(file)[1]
+	startNode(t, admin, "run", "--config", other)
+	o.issuer.Start(t)
+	first := o.got(t, "www.shop.example")
+	eventually(t, "the other node shows it too", func() bool {
+		c, err := tls.DialWithDialer(&net.Dialer{Timeout: patience}, "tcp", https, &tls.Config{ServerName: "www.shop.example", InsecureSkipVerify: true})
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		return c.ConnectionState().PeerCertificates[0].Equal(first)
+	})
+	if o.issuer.Orders() != 1 {
+		t.Errorf("%d orders", o.issuer.Orders())
+	}
+}
+
+// TestACMEPending: a certificate is there before the site is open.
+func TestACMEPending(t *testing.T) {
+	o := newOrdering(t, oneProcess, ordered("shop", "www.shop.example", "", ", pending: true"), `ca: "%CA", trust: %TRUST, challenges: [http-01]`, testca.Options{}, nil)
+	eventually(t, "a certificate", func() bool { return o.shown("www.shop.example") != nil })
 }
 
 // TestACMEBlocked: the provider answers plain HTTP in the place of the node, as
