@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X causeway/daemon.version=$(VERSION)
 PACKAGES := nginx-light curl chromium python3-doc openssl iproute2 nftables iptables gcc libc6-dev \
 	wordpress wordpress-theme-twentytwentythree mediawiki php-fpm php-cli php-sqlite3 mariadb-server-core \
 	testssl.sh sslscan \
-	apache2-doc python-django-doc debian-reference-zh-cn debian-policy bind9-doc bind9
+	apache2-doc python-django-doc debian-reference-zh-cn debian-policy bind9-doc bind9 bind9-dnsutils
 # What the benchmarks need besides.
 BENCH_PACKAGES := nginx-light nghttp2-client openssl iproute2 nftables iperf3 haproxy libnginx-mod-stream varnish
 BENCH_WAN_PACKAGES := nginx-light haproxy chromium wordpress iproute2
