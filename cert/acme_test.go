@@ -223,6 +223,9 @@ func TestACMERestartOrdersNothing(t *testing.T) {
 	n.Set(wanted)
 	leaf := n.got(t, "shop.example")
 	n.Close()
+	if found := cert.LookACME(t.Context(), dir, "shop", "shop.example", ca.URL); found.Err != "" || !found.NotAfter.Equal(leaf.NotAfter) {
+		t.Errorf("while no node runs its folder shows %+v", found)
+	}
 	ca.Stop()
 	again := newNode(t, dir)
 	again.Set(wanted)

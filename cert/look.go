@@ -1,6 +1,9 @@
 package cert
 
 import (
+	"context"
+	"errors"
+	"io/fs"
 	"slices"
 	"time"
 
@@ -25,5 +28,22 @@ func Look(site string, files keypair.Files, want keypair.Want, now time.Time) St
 	if at := slices.IndexFunc(problems, func(p *keypair.Problem) bool { return p.Level < keypair.Warning }); at >= 0 {
 		state.Err = problems[at].Error()
 	}
+	return state
+}
+
+// LookACME is the state of a name whose certificate is ordered at the directory of
+// a CA, as the folder dir has it, whoever serves it.
+func LookACME(ctx context.Context, dir, site, name, directory string) State {
+	state := State{Names: []string{name}}
+	stored, err := acmeStorage{FileStorage(dir)}.certificate(ctx, directory, normalName(name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		state.Err = "there is no certificate for " + name + " yet: a running node orders it"
+	case err != nil:
+		state.Err = err.Error()
+	default:
+		state = StateOf(stored.Leaf)
+	}
+	state.Site, state.Source, state.Where = site, SourceACME, directory
 	return state
 }

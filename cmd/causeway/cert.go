@@ -115,7 +115,7 @@ func listCertificates(cmd *cobra.Command, at *nodeAt) (list listing, err error) 
 	}
 	if !list.Running {
 		fmt.Fprintln(os.Stderr, "the node does not run: these are the files as they lie here")
-		shown = admin.Certificates{Node: node.Name, Time: time.Now(), Certificates: lookAtFiles(cfg, node)}
+		shown = admin.Certificates{Node: node.Name, Time: time.Now(), Certificates: lookAtFiles(cmd.Context(), cfg, node)}
 	}
 	list.Node, list.Time, list.Certificates = shown.Node, shown.Time, []listed{}
 	for _, state := range shown.Certificates {
@@ -135,7 +135,7 @@ func listCertificates(cmd *cobra.Command, at *nodeAt) (list listing, err error) 
 }
 
 // lookAtFiles are the certificates of a node as their files are.
-func lookAtFiles(cfg *config.Config, node *config.Node) (states []cert.State) {
+func lookAtFiles(ctx context.Context, cfg *config.Config, node *config.Node) (states []cert.State) {
 	now := time.Now()
 	for _, site := range cfg.Sites {
 		if !site.EndsTLS(node) {
@@ -143,6 +143,12 @@ func lookAtFiles(cfg *config.Config, node *config.Node) (states []cert.State) {
 		}
 		for _, files := range placesOf(site) {
 			states = append(states, cert.Look(site.Name, files, cfg.Want(site), now))
+		}
+		if site.TLS.UsesACME() {
+			of, _ := cfg.ACMEOf(site)
+			for _, host := range publicHosts(site) {
+				states = append(states, cert.LookACME(ctx, of.Dir, site.Name, host, of.Directory()))
+			}
 		}
 	}
 	return states

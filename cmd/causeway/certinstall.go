@@ -48,6 +48,9 @@ dropped. Where several nodes end the TLS of the site, install it on each.`,
 				return err
 			}
 			pairs := placesOf(site)
+			if site.TLS.UsesACME() {
+				return usagef("%s: site %s has its certificates from an authority, which the node asks by itself (tls: {acme: …}): to put one there by hand, write tls: {cert: example.cn.pem, key: example.cn.key} in %s first", cmd.CommandPath(), site.Name, of.file)
+			}
 			if len(pairs) == 0 {
 				return usagef("%s: site %s has no certificate in files: write tls: {cert: example.cn.pem, key: example.cn.key} in %s, which says where it goes", cmd.CommandPath(), site.Name, of.file)
 			}
