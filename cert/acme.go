@@ -232,7 +232,8 @@ type acmeName struct {
 	err   atomic.Pointer[string] // of the last order; nil when it succeeded
 
 	// The rest is run's.
-	ari acme.RenewalInfo
+	ari     acme.RenewalInfo
+	ordered time.Time // when it was last issued to this process
 }
 
 func newACMEName(a *ACME, site, name string, settings ACMESettings) *acmeName {
@@ -318,7 +319,7 @@ func (n *acmeName) keep() time.Duration {
 	if n.order(false) != nil {
 		return n.held()
 	}
-	return tick
+	return 0 // how long it lasts is looked at next
 }
 
 // due is when a certificate is to be renewed: the time within the window that the
@@ -326,8 +327,14 @@ func (n *acmeName) keep() time.Duration {
 // its life is left.
 func (n *acmeName) due(c *acmeCertificate) time.Time {
 	life := c.Leaf.NotAfter.Sub(c.Leaf.NotBefore)
-	if n.ari.HasWindow() && n.ari.SelectedTime.Before(c.Leaf.NotAfter.Add(-life/10)) {
-		return n.ari.SelectedTime
+	if n.ari.HasWindow() {
+		at := n.ari.SelectedTime
+		if soonest := n.ordered.Add(ariPause); at.Before(soonest) {
+			at = soonest
+		}
+		if at.Before(c.Leaf.NotAfter.Add(-life / 10)) {
+			return at
+		}
 	}
 	return c.Leaf.NotAfter.Add(-life / 3)
 }
@@ -338,6 +345,9 @@ const (
 	ariLeast   = time.Minute
 	ariUsual   = 6 * time.Hour
 	ariLongest = 24 * time.Hour
+
+	// ariPause is the least between two orders, whatever the window says.
+	ariPause = time.Hour
 )
 
 // askARI asks for the window, when it is time.
@@ -469,8 +479,13 @@ func (n *acmeName) orderLocked(ctx context.Context, forced bool) error {
 		n.show(issued) // it is good all the same
 		return n.failed(ctx, fmt.Errorf("keep the certificate of %s: %w", n.name, err))
 	}
-	storage.forget(ctx, ca, n.name)
 	n.show(issued)
+	n.ordered = time.Now()
+	if due := n.due(issued); time.Until(due) <= 0 { // it would be ordered again and again
+		return n.failed(ctx, &ACMEError{Refused: true, Words: "the certificate that came is to be renewed already by this machine's clock: set the clock by NTP",
+			Err: fmt.Errorf("it is in force from %s until %s", issued.Leaf.NotBefore.Format(time.DateTime), issued.Leaf.NotAfter.Format(time.DateTime))})
+	}
+	storage.forget(ctx, ca, n.name)
 	n.log().Info("certificate obtained", "ca", ca, "issuer", StateOf(issued.Leaf).Issuer, "not_after", issued.Leaf.NotAfter, "took", time.Since(start).Round(time.Millisecond))
 	if behind := time.Until(issued.Leaf.NotBefore); behind > 0 {
 		n.log().Warn("the certificate is not valid yet by this machine's clock, which is behind: set it by NTP", "behind", behind.Round(time.Second))

@@ -288,6 +288,25 @@ func TestACMERenewsWhenTheAuthoritySays(t *testing.T) {
 	})
 }
 
+// A certificate is renewed before it ends, and not again and again.
+func TestACMERenewsInTime(t *testing.T) {
+	n := newNode(t, t.TempDir())
+	ca := n.authority(t, testca.Options{Life: 15})
+	n.Set([]cert.ACMENames{{Site: "shop", Names: []string{"shop.example"}, ACMESettings: settings(ca)}})
+	first := n.got(t, "shop.example")
+	var second *x509.Certificate
+	until(t, "a renewal", func() bool {
+		second = n.shows(t, "shop.example")
+		return second != nil && !second.Equal(first)
+	})
+	if second.NotBefore.After(first.NotAfter) {
+		t.Errorf("the first ended at %v, the second is from %v", first.NotAfter, second.NotBefore)
+	}
+	if ca.Orders() != 2 {
+		t.Errorf("%d orders for two certificates", ca.Orders())
+	}
+}
+
 // relisten opens the port of a listener that was closed, or closes it.
 func relisten(t *testing.T, old net.Listener) net.Listener {
 	t.Helper()
