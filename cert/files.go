@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -52,6 +53,7 @@ type entry struct {
 	tried  keypair.Stamp    // of those that were looked at last
 	failed keypair.Stamp    // of those that err is about
 	err    error            // why they are not in use; nil when they are
+	sound  time.Time        // when the first of the chain of cert ends; zero before it was looked at
 	mark   int              // the last of keypair.Mark that was told of
 	staple staple
 }
@@ -71,25 +73,30 @@ type index struct {
 // sign fastest with. One that has expired is shown too: a client tells
 // its user more than a missing certificate could.
 func Load(sources []Source, before *Store, log *slog.Logger) (*Store, error) {
-	s := &Store{log: log}
+	s := &Store{log: log, entries: make([]*entry, len(sources))}
 	known := before.known()
-	var errs []error
-	for _, source := range sources {
+	var reading sync.WaitGroup
+	places := make(chan struct{}, runtime.GOMAXPROCS(0))
+	for i, source := range sources {
 		e := &entry{source: source, mark: -1}
+		s.entries[i] = e
 		if old := known[source.Files]; old != nil && keypair.StampOf(source.Files).Same(old.seen) {
 			e.cert, e.seen, e.staple, e.mark = old.cert, old.seen, old.staple, old.mark
-			if e.err = keypair.Refused(keypair.Judge(e.cert, source.Files.Cert, source.Want, time.Now())); e.err == nil {
-				s.entries = append(s.entries, e)
-				continue
-			}
-		} else {
-			e.seen, e.cert, e.err = read(source)
-		}
-		if e.err != nil {
-			errs = append(errs, fmt.Errorf("load certificate of site %s: %w", source.Site, e.err))
+			e.err = keypair.Refused(keypair.Judge(e.cert, source.Files.Cert, source.Want, time.Now()))
 			continue
 		}
-		s.entries = append(s.entries, e)
+		places <- struct{}{}
+		reading.Go(func() {
+			e.seen, e.cert, e.err = read(source)
+			<-places
+		})
+	}
+	reading.Wait()
+	var errs []error
+	for _, e := range s.entries {
+		if e.err != nil {
+			errs = append(errs, fmt.Errorf("load certificate of site %s: %w", e.source.Site, e.err))
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -277,7 +284,7 @@ func worse(inUse, c *tls.Certificate, source Source, now time.Time) error {
 func (s *Store) use(e *entry, at keypair.Stamp, c *tls.Certificate) bool {
 	s.mu.Lock()
 	e.cert, e.seen, e.tried, e.err, e.mark = c, at, at, nil, -1
-	e.staple = staple{}
+	e.staple, e.sound = staple{}, time.Time{}
 	s.mu.Unlock()
 	s.log.Info("certificate changed", "site", e.source.Site, "file", e.source.Files.Cert, "names", keypair.Names(c.Leaf), "until", c.Leaf.NotAfter.UTC().Format(time.DateOnly))
 	return true
@@ -315,14 +322,36 @@ func (s *Store) State() []State {
 		state.Site, state.Source, state.Where = e.source.Site, SourceFile, e.source.Files.Cert
 		if e.err != nil {
 			state.Err = e.err.Error()
-		} else if problems := keypair.Judge(e.cert, e.source.Files.Cert, e.source.Want, now); len(problems) > 0 && problems[0].Level < keypair.Warning {
-			state.Err = problems[0].Error()
+		} else if wrong := e.outOfForce(now); wrong != nil {
+			state.Err = wrong.Error()
 		} else if e.staple.err != "" {
 			state.Err = e.staple.err
 		}
 		states = append(states, state)
 	}
 	return states
+}
+
+// outOfForce is what is wrong with the certificate in use as time goes by: the rest
+// was judged when it was read. s.mu is held.
+func (e *entry) outOfForce(now time.Time) *keypair.Problem {
+	if e.sound.IsZero() {
+		e.sound = e.cert.Leaf.NotAfter
+		for _, one := range keypair.Chain(e.cert)[1:] {
+			if one.NotAfter.Before(e.sound) {
+				e.sound = one.NotAfter
+			}
+		}
+	}
+	if !now.After(e.sound) && !now.Before(e.cert.Leaf.NotBefore) {
+		return nil
+	}
+	for _, p := range keypair.Judge(e.cert, e.source.Files.Cert, keypair.Want{}, now) {
+		if p.Level < keypair.Warning {
+			return p
+		}
+	}
+	return nil
 }
 
 // GetCertificate is for tls.Config: the certificate for the server name of

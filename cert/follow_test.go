@@ -257,8 +257,8 @@ func TestFollowedInForce(t *testing.T) {
 	f.entries[0].cert = &past
 	f.mu.Unlock()
 	expired("older", 2*time.Hour)
-	if f.served() != "older" {
-		t.Errorf("%s is served", f.served())
+	if state := f.State()[0]; f.served() != "older" || !strings.Contains(state.Err, "expired on") {
+		t.Errorf("%s is served, the state says %q", f.served(), state.Err)
 	}
 }
 

@@ -1,11 +1,15 @@
 package config
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"causeway/keypair"
@@ -21,13 +25,23 @@ import (
 // node that starts again when a certificate has expired serves its other sites,
 // and this one to those who will have it. Check says it.
 func (c *Config) CheckFiles(n *Node) error {
-	f := c.checkFiles(n, time.Now())
-	return f.errs.orNil()
+	f := c.newFilesCheck(time.Now())
+	f.serving = true
+	return c.lookAtFiles(n, f).errs.orNil()
 }
 
 // checkFiles also takes a Config of which a part could not be decoded.
 func (c *Config) checkFiles(n *Node, now time.Time) *filesCheck {
-	f := &filesCheck{report: report{file: c.Path, places: c.places, bad: map[string]bool{}}, now: now}
+	return c.lookAtFiles(n, c.newFilesCheck(now))
+}
+
+func (c *Config) newFilesCheck(now time.Time) *filesCheck {
+	return &filesCheck{report: report{file: c.Path, places: c.places, bad: map[string]bool{}}, now: now}
+}
+
+// lookAtFiles has f look at the files of node n.
+func (c *Config) lookAtFiles(n *Node, f *filesCheck) *filesCheck {
+	f.readPairs(c, n)
 	for i, s := range c.Sites {
 		path := fmt.Sprintf("sites[%d]", i)
 		if s.EndsTLS(n) {
@@ -69,6 +83,8 @@ type filesCheck struct {
 	wrong    Errors // what clients will not like
 	warnings Errors // what some may not like
 	now      time.Time
+	pairs    map[keypair.Files]readPair
+	serving  bool           // a node starts: where chains end takes time, and is for warnings alone
 	roots    *x509.CertPool // of the system, once it was asked for
 }
 
@@ -130,10 +146,54 @@ func (f *filesCheck) suites(path string, s *Site, leaves []*x509.Certificate) {
 	f.value(path+".suites", "add a suite for its key, or leave suites out", "no suite is for the %s key of %s", leaves[0].PublicKeyAlgorithm, s.TLS.Files()[0].Cert)
 }
 
+// readPair is a certificate as its files have it.
+type readPair struct {
+	cert     *tls.Certificate
+	problems []*keypair.Problem
+}
+
+// readPairs reads the certificates that node n needs, each once, several at a time:
+// thousands take their time.
+func (f *filesCheck) readPairs(c *Config, n *Node) {
+	f.pairs = make(map[keypair.Files]readPair)
+	for _, s := range c.Sites {
+		if s.EndsTLS(n) {
+			for _, files := range s.TLS.Files() {
+				f.pairs[files.Pair()] = readPair{}
+			}
+		}
+	}
+	var mu sync.Mutex // guards pairs
+	var reading sync.WaitGroup
+	places := make(chan struct{}, runtime.GOMAXPROCS(0))
+	for _, files := range slices.Collect(maps.Keys(f.pairs)) {
+		if files.Cert == "" || files.Key == "" && !IsPKCS12(files.Cert) {
+			continue // that is said already
+		}
+		places <- struct{}{}
+		reading.Go(func() {
+			cert, problems := keypair.Read(files)
+			mu.Lock()
+			f.pairs[files] = readPair{cert, problems}
+			mu.Unlock()
+			<-places
+		})
+	}
+	reading.Wait()
+}
+
+// pair is one of readPairs.
+func (f *filesCheck) pair(files keypair.Files) (*tls.Certificate, []*keypair.Problem) {
+	of := f.pairs[files]
+	return of.cert, slices.Clip(of.problems)
+}
+
 // site looks at the certificates of a site, whose tls is at path.
 func (f *filesCheck) site(path string, s *Site, approved *ApprovedIssuers) {
 	want := ofSite(s, approved)
-	want.Roots = f.system()
+	if !f.serving {
+		want.Roots = f.system()
+	}
 	var leaves []*x509.Certificate
 	rest, all := want.Hosts, true // hosts without a certificate yet, if all could be read
 	for n, files := range s.TLS.Files() {
@@ -142,7 +202,7 @@ func (f *filesCheck) site(path string, s *Site, approved *ApprovedIssuers) {
 			continue // that is said already
 		}
 		at := s.TLS.filesPath(path, n)
-		c, problems := keypair.Read(files.Pair())
+		c, problems := f.pair(files.Pair())
 		if c != nil {
 			leaves = append(leaves, c.Leaf)
 			problems = append(problems, keypair.Judge(c, files.Cert, want, f.now)...)
@@ -162,7 +222,7 @@ func (f *filesCheck) site(path string, s *Site, approved *ApprovedIssuers) {
 // system are the roots that this machine knows; nil where it has none.
 func (f *filesCheck) system() *x509.CertPool {
 	if f.roots == nil {
-		if roots, err := x509.SystemCertPool(); err == nil {
+		if roots, err := x509.SystemCertPool(); err == nil && !roots.Equal(x509.NewCertPool()) {
 			f.roots = roots
 		}
 	}
