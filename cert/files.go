@@ -311,6 +311,9 @@ func (s *Store) countDays(now time.Time) {
 	}
 }
 
+// Len is how many certificates there are.
+func (s *Store) Len() int { return len(s.entries) }
+
 // State is every certificate as it is now.
 func (s *Store) State() []State {
 	s.mu.Lock()
