@@ -92,6 +92,9 @@ func (c *certificates) orDefault(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 	if found != nil || err != nil || cert.IsChallenge(hello) {
 		return found, err
 	}
+	if _, _, ours := c.config.LookupName(hello.ServerName); ours && hello.ServerName != "" {
+		return nil, nil // it has a site, and no certificate yet
+	}
 	site, ok := c.config.Passed(hello.ServerName)
 	if !ok {
 		return nil, nil
