@@ -75,6 +75,13 @@ const (
 
 	// mostOrders are under way at a time.
 	mostOrders = 4
+
+	// mostAsks are the questions for a window at a time: a node that starts has one
+	// for each name.
+	mostAsks = 2
+
+	// missedPause is how often the log tells of visitors without a certificate.
+	missedPause = time.Minute
 )
 
 // ACME holds the certificates that it has authorities issue, one a name, and
@@ -84,6 +91,7 @@ type ACME struct {
 	log        *slog.Logger
 	challenges challenges
 	places     chan struct{} // one in it for each order under way
+	asks       chan struct{} // one in it for each question for a window
 
 	base  context.Context
 	stop  context.CancelFunc
@@ -98,7 +106,7 @@ type ACME struct {
 // NewACME keeps account, certificates, locks and what the nodes that share them
 // must know in storage. It does nothing before Set.
 func NewACME(storage certmagic.Storage, log *slog.Logger) *ACME {
-	a := &ACME{storage: acmeStorage{storage}, log: log, places: make(chan struct{}, mostOrders), holds: make(map[string]time.Time)}
+	a := &ACME{storage: acmeStorage{storage}, log: log, places: make(chan struct{}, mostOrders), asks: make(chan struct{}, mostAsks), holds: make(map[string]time.Time)}
 	a.challenges.storage = a.storage
 	a.base, a.stop = context.WithCancel(context.Background())
 	a.names.Store(&map[string]*acmeName{})
@@ -169,6 +177,7 @@ func (a *ACME) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, err
 		if shown := n.shown.Load(); shown != nil {
 			return &shown.Certificate, nil
 		}
+		n.missed()
 	}
 	return nil, nil
 }
@@ -230,6 +239,7 @@ type acmeName struct {
 
 	shown atomic.Pointer[acmeCertificate]
 	err   atomic.Pointer[string] // of the last order; nil when it succeeded
+	told  atomic.Int64           // when the log told of a visitor that got none, Unix seconds
 
 	// The rest is run's.
 	ari     acme.RenewalInfo
@@ -243,6 +253,19 @@ func newACMEName(a *ACME, site, name string, settings ACMESettings) *acmeName {
 }
 
 func (n *acmeName) log() *slog.Logger { return n.acme.log.With("site", n.site, "name", n.name) }
+
+// missed tells of a visitor for whom there is no certificate yet.
+func (n *acmeName) missed() {
+	now, told := time.Now(), n.told.Load()
+	if now.Sub(time.Unix(told, 0)) < missedPause || !n.told.CompareAndSwap(told, now.Unix()) {
+		return
+	}
+	why := "it is being ordered"
+	if err := n.err.Load(); err != nil {
+		why = *err
+	}
+	n.log().Warn("visitors are refused: there is no certificate for the name yet", "why", why)
+}
 
 func (n *acmeName) fail(err error) {
 	if err == nil {
@@ -355,6 +378,12 @@ func (n *acmeName) askARI(c *acmeCertificate) {
 	if n.ari.RetryAfter != nil && time.Now().Before(*n.ari.RetryAfter) || n.holding() > 0 {
 		return
 	}
+	select {
+	case n.acme.asks <- struct{}{}:
+		defer func() { <-n.acme.asks }()
+	case <-n.ctx.Done():
+		return
+	}
 	ctx, cancel := context.WithTimeout(n.ctx, 30*time.Second)
 	defer cancel()
 	window, err := n.renewalInfo(ctx, c.Leaf)
@@ -395,6 +424,21 @@ func (n *acmeName) held() time.Duration {
 		return 0
 	}
 	return wait
+}
+
+// asked is when the authority itself wants to be asked again, which counts for
+// people too; in the past when it has said nothing.
+func (n *acmeName) asked(ctx context.Context) time.Time {
+	wait := max(n.holding(), n.acme.storage.hold(ctx, n.settings.Directory))
+	last := n.acme.storage.attempt(ctx, n.settings.Directory, n.name)
+	if last.Asked && last.Settings == digest(n.settings.text()) {
+		n.err.Store(&last.Err)
+		wait = max(wait, time.Until(last.Next))
+	}
+	if wait > mostHeld { // the clock was wrong
+		wait = 0
+	}
+	return time.Now().Add(wait)
 }
 
 // heldFor is why no order is made: what failed last, or that nothing did and the
@@ -466,6 +510,9 @@ func (n *acmeName) orderLocked(ctx context.Context, forced bool) error {
 	if wait := n.held(); !forced && wait > 0 { // another node, or another name, has failed meanwhile
 		return n.heldFor(wait)
 	}
+	if until := n.asked(ctx); forced && time.Until(until) > 0 {
+		return fmt.Errorf("the CA %s wants to be asked again at %s, and no sooner: %w", hostOf(ca), until.Format(time.DateTime), n.heldFor(time.Until(until)))
+	}
 	start := time.Now()
 	var replaces *acmeCertificate
 	if had != nil && had.of(&n.settings) {
@@ -509,9 +556,12 @@ func (n *acmeName) failed(ctx context.Context, err error) error {
 	if errors.As(err, &of) && of.Refused {
 		pauses = refusedPauses
 	}
-	last.Next = time.Now().Add(pause(pauses, last.Failures))
-	if of != nil && of.RetryAfter.After(last.Next) {
-		last.Next = of.RetryAfter
+	last.Next, last.Asked = time.Now().Add(pause(pauses, last.Failures)), false
+	if of != nil && of.RetryAfter.After(time.Now()) {
+		last.Asked = true
+		if of.RetryAfter.After(last.Next) {
+			last.Next = of.RetryAfter
+		}
 	}
 	if of != nil && of.everybody {
 		n.acme.hold(ctx, ca, of.RetryAfter)
@@ -580,6 +630,11 @@ func (a *ACME) Test(ctx context.Context, site string, staging func(directory str
 		if directory != settings.Directory {
 			settings.Directory, settings.EABKeyID, settings.EABKey, settings.Profile = directory, "", "", ""
 		}
+		unlock, err := a.storage.lock(ctx, n.settings.Directory, n.name) // one order answers for a name at a time
+		if err != nil {
+			return Outcome{Directory: directory, Err: fmt.Errorf("wait for another order for %s: %w", n.name, err)}
+		}
+		defer unlock()
 		issued, err := a.issue(ctx, n.name, &settings, nil)
 		if err != nil {
 			return Outcome{Directory: directory, Err: err}

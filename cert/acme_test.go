@@ -378,8 +378,14 @@ func TestACMERateLimit(t *testing.T) {
 	if err := n.errOf("shop.example"); !strings.Contains(err, "has a limit, and it is reached") {
 		t.Error(err)
 	}
-	n.Close()
 	asked := ca.Requests()
+	if out := n.Renew(t.Context(), "shop"); len(out) != 1 || out[0].Err == nil || !strings.Contains(out[0].Err.Error(), "wants to be asked again at") || ca.Requests() != asked {
+		t.Errorf("somebody who asks: %+v, %d requests", out, ca.Requests()-asked)
+	}
+	if why, next, failed := cert.ACMEFailure(t.Context(), dir, "shop.example", ca.URL); !failed || !strings.Contains(why, "has a limit") || time.Until(next) < time.Hour {
+		t.Error(why, next, failed)
+	}
+	n.Close()
 	again := newNode(t, dir) // a restart is no reason to ask
 	again.Set(wanted)
 	until(t, "the error of before", func() bool { return again.errOf("shop.example") != "" })
@@ -521,6 +527,42 @@ func TestACMEOtherChallenge(t *testing.T) {
 	ca := n.authority(t, testca.Options{})
 	n.Set([]cert.ACMENames{{Site: "shop", Names: []string{"shop.example"}, ACMESettings: settings(ca, cert.ChallengeHTTP, cert.ChallengeTLSALPN)}})
 	n.got(t, "shop.example")
+}
+
+// An authority that does not offer the first challenge is shown the second.
+func TestACMENotOffered(t *testing.T) {
+	n := newNode(t, t.TempDir())
+	ca := n.authority(t, testca.Options{Without: cert.ChallengeTLSALPN})
+	n.Set([]cert.ACMENames{
+		{Site: "shop", Names: []string{"shop.example"}, ACMESettings: settings(ca)},
+		{Site: "alpn", Names: []string{"alpn.example"}, ACMESettings: settings(ca, cert.ChallengeTLSALPN)},
+	})
+	n.got(t, "shop.example")
+	until(t, "a failure", func() bool { return n.errOf("alpn.example") != "" })
+	if err := n.errOf("alpn.example"); !strings.HasPrefix(err, "tls-alpn-01: the CA does not offer it: leave it out of challenges") {
+		t.Error(err)
+	}
+}
+
+// A visitor of a name whose certificate is not there is refused at once, and the
+// log says why, once in a while.
+func TestACMENotYet(t *testing.T) {
+	n := newNode(t, t.TempDir())
+	ca := n.authority(t, testca.Options{})
+	ca.Stop()
+	n.Set([]cert.ACMENames{{Site: "shop", Names: []string{"shop.example"}, ACMESettings: settings(ca)}})
+	until(t, "a failure", func() bool { return n.errOf("shop.example") != "" })
+	for range 3 {
+		if n.shows(t, "shop.example") != nil {
+			t.Error("a certificate from nowhere")
+		}
+	}
+	if n.shows(t, "other.example") != nil {
+		t.Error("a certificate for nobody")
+	}
+	if logged := n.logs.String(); strings.Count(logged, "visitors are refused") != 1 || !strings.Contains(logged, "can't be reached from this node") {
+		t.Error(logged)
+	}
 }
 
 func TestACMETestKeepsNothing(t *testing.T) {

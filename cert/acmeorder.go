@@ -157,6 +157,9 @@ func (a *ACME) account(ctx context.Context, c *client, settings *ACMESettings, a
 	if settings.Email != "" {
 		contact = []string{"mailto:" + settings.Email}
 	}
+	if account, err := a.storage.account(ctx, key); err == nil && !anew && slices.Equal(account.Contact, contact) {
+		return account, nil // as nearly always: nobody waits for a lock
+	}
 	unlock, err := a.storage.lockKey(ctx, key)
 	if err != nil {
 		return acme.Account{}, fmt.Errorf("take the lock for the account: %w", err)
@@ -218,7 +221,8 @@ func (a *ACME) tryAll(ctx context.Context, c *client, account acme.Account, name
 			return issued, nil
 		}
 		var problem acme.Problem
-		if !errors.As(err, &problem) || !ofChallenge(&problem) || ctx.Err() != nil {
+		failed := errors.As(err, &problem) && ofChallenge(&problem) || notOffered(err)
+		if !failed || ctx.Err() != nil {
 			return nil, errors.Join(append(errs, err)...)
 		}
 		errs = append(errs, &challengeError{kind, a.challenges.wasAsked(name), err})
@@ -227,6 +231,12 @@ func (a *ACME) tryAll(ctx context.Context, c *client, account acme.Account, name
 		return nil, fmt.Errorf("there is no challenge by which a certificate for %s can be had: %v", name, settings.Challenges)
 	}
 	return nil, errors.Join(errs...)
+}
+
+// notOffered says whether the authority does not look at names by the challenge,
+// as ZeroSSL does not by tls-alpn-01. acmez has no other word for it.
+func notOffered(err error) bool {
+	return strings.Contains(err.Error(), "no solvers available for remaining challenges")
 }
 
 // solver is what answers a kind of challenge.

@@ -92,6 +92,7 @@ type attempt struct {
 	Settings string    `json:"settings"` // digest of those with which it failed
 	Failures int       `json:"failures"`
 	Next     time.Time `json:"next"`
+	Asked    bool      `json:"asked,omitempty"` // the authority asked for it
 	Err      string    `json:"err"`
 }
 

@@ -163,6 +163,9 @@ func (e *challengeError) words(name string) string {
 	if at == "" {
 		at = "http://" + name + "/.well-known/acme-challenge/…"
 	}
+	if notOffered(e.err) {
+		return e.kind + ": the CA does not offer it: leave it out of challenges"
+	}
 	port, what := "80", "http-01"
 	if e.kind == ChallengeTLSALPN {
 		port, what = "443", "tls-alpn-01"

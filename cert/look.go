@@ -44,6 +44,16 @@ func LookACME(ctx context.Context, dir, site, name, directory string) State {
 	default:
 		state = StateOf(stored.Leaf)
 	}
+	if why, _, failed := ACMEFailure(ctx, dir, name, directory); failed {
+		state.Err = why
+	}
 	state.Site, state.Source, state.Where = site, SourceACME, directory
 	return state
+}
+
+// ACMEFailure is why the last order for a name failed, and when the next is, as
+// the folder dir has it; false when the last did not fail.
+func ACMEFailure(ctx context.Context, dir, name, directory string) (why string, next time.Time, failed bool) {
+	last := acmeStorage{FileStorage(dir)}.attempt(ctx, directory, normalName(name))
+	return last.Err, last.Next, last.Failures > 0
 }

@@ -437,6 +437,14 @@ func (c *Config) acmeWarnings() Errors {
 	return r.errs
 }
 
+// ACMEWarning is a warning about what is ordered for a site.
+func (c *Config) ACMEWarning(site *Site, mend, format string, args ...any) *Error {
+	r := &report{file: c.Path, places: c.places, bad: map[string]bool{}}
+	r.value(fmt.Sprintf("sites[%d].tls.acme", slices.Index(c.Sites, site)), mend, format, args...)
+	r.errs[0].Warning = true
+	return r.errs[0]
+}
+
 // portWarning says that an authority comes to the one port that the challenge has.
 func (c *Config) portWarning(r *report, at string, challenges []string, kind, listen, port string) {
 	if !slices.Contains(challenges, kind) || listen == "" || strings.HasSuffix(listen, ":"+port) {

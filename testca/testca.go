@@ -22,10 +22,12 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,6 +48,7 @@ type Options struct {
 	Life              uint64            // of certificates, in seconds; 0 are 90 days
 	EAB               map[string]string // keys by id; not empty, each account must be bound
 	Skew              time.Duration     // by how much its clock is before ours, as its own HTTPS certificate tells
+	Without           string            // a challenge that it does not offer
 	Resolver          string            // host:port of another DNS, over TCP; "" is the CA's own
 }
 
@@ -56,6 +59,7 @@ type CA struct {
 	DNS  string // host:port, UDP and TCP
 
 	handler, manage http.Handler
+	without         string
 	shown           tls.Certificate
 	address         string
 	server          *httptest.Server
@@ -74,7 +78,7 @@ func New(t testing.TB, options Options) *CA {
 	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
 	t.Setenv("PEBBLE_AUTHZREUSE", "0")
 	t.Setenv("PEBBLE_WFE_NONCEREJECT", fmt.Sprint(options.BadNonces))
-	c := &CA{txt: make(map[string][]string), a: make(map[string]string), shown: selfSigned(t, time.Now().Add(options.Skew))}
+	c := &CA{without: options.Without, txt: make(map[string][]string), a: make(map[string]string), shown: selfSigned(t, time.Now().Add(options.Skew))}
 	c.serveDNS(t)
 	resolver := options.Resolver
 	if resolver == "" {
@@ -154,7 +158,38 @@ func (c *CA) serve(w http.ResponseWriter, r *http.Request) {
 	if NewOrder(r) {
 		c.orders.Add(1)
 	}
-	c.handler.ServeHTTP(w, r)
+	if c.without == "" {
+		c.handler.ServeHTTP(w, r)
+		return
+	}
+	answer := httptest.NewRecorder()
+	c.handler.ServeHTTP(answer, r)
+	body := withoutChallenge(answer.Body.Bytes(), c.without)
+	maps.Copy(w.Header(), answer.Header())
+	w.Header().Del("Content-Length")
+	w.WriteHeader(answer.Code)
+	_, _ = w.Write(body)
+}
+
+// withoutChallenge takes one kind out of an authorization; other answers stay.
+func withoutChallenge(body []byte, kind string) []byte {
+	var authorization map[string]any
+	if json.Unmarshal(body, &authorization) != nil {
+		return body
+	}
+	offered, ok := authorization["challenges"].([]any)
+	if !ok {
+		return body
+	}
+	authorization["challenges"] = slices.DeleteFunc(offered, func(one any) bool {
+		challenge, _ := one.(map[string]any)
+		return challenge["type"] == kind
+	})
+	less, err := json.Marshal(authorization)
+	if err != nil {
+		return body
+	}
+	return less
 }
 
 // NewOrder reports whether a request makes an order.

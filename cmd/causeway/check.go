@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/audit"
+	"causeway/cert"
 	"causeway/config"
 	"causeway/forward"
 	"causeway/nft"
@@ -40,7 +41,7 @@ file:line:column: path: what is wrong; the mend. With --node, or in a file
 without nodes, the files that the node's part needs are checked too:
 certificates, keys, authorities, and whether the folder of the cache can be
 written to. A certificate that ends within 30 days, or whose chain leads to no
-root that this system knows, is a warning.
+root that this system knows, is a warning, and so is one whose last order failed.
 
 With --live, a file that is fine is held against the world: this machine asks
 for / of every public host that is no wildcard, as the relay would, dialled and
@@ -118,7 +119,28 @@ func (c *checkup) readFile() (*config.Config, *config.Node, config.Errors, error
 	if err = unreadable(c.file, err); err != nil && !errors.As(err, &wrong) {
 		err = &usageError{err}
 	}
+	if err == nil && node != nil {
+		warnings = append(warnings, failedOrders(cfg, node)...)
+	}
 	return cfg, node, warnings, err
+}
+
+// failedOrders are the certificates that the node, when it ran last, could not
+// order, as the folder of its orders has it.
+func failedOrders(cfg *config.Config, node *config.Node) (warnings config.Errors) {
+	for _, site := range cfg.Sites {
+		if !site.EndsTLS(node) || !site.TLS.UsesACME() {
+			continue
+		}
+		of, _ := cfg.ACMEOf(site)
+		for _, host := range publicHosts(site) {
+			if why, next, failed := cert.ACMEFailure(context.Background(), of.Dir, host, of.Directory()); failed {
+				warnings = append(warnings, cfg.ACMEWarning(site, "mend that, then causeway cert renew "+site.Name+"; a running node tries again at "+next.Format(time.DateTime),
+					"%s could not be had: %s", host, strings.ReplaceAll(why, "\n", "; ")))
+			}
+		}
+	}
+	return warnings
 }
 
 // sayFine says what is in a file that is fine.
