@@ -36,6 +36,20 @@ func (c *Cache) Covered() map[string]uint64 {
 	return said
 }
 
+// Count makes the counters of sites, so that they are there before their first failure.
+func (c *Cache) Count(sites []string) {
+	c.covers.mu.Lock()
+	defer c.covers.mu.Unlock()
+	if c.covers.of == nil {
+		c.covers.of = map[string]*covered{}
+	}
+	for _, site := range sites {
+		if c.covers.of[site] == nil {
+			c.covers.of[site] = &covered{}
+		}
+	}
+}
+
 // cover notes that a fetch failed, with err or an answer of status.
 func (c *Cache) cover(site, url string, status int, err error) {
 	c.covers.mu.Lock()

@@ -72,6 +72,11 @@ func (d *Daemon) changeCache(next *keptCache, cfg *config.Config) {
 	if next != nil {
 		next.tiers.Resize(int64(cfg.Cache.Memory), int64(cfg.Cache.Disk))
 		next.SetMostBytes(cfg.Cache.MostBytes())
+		names := make([]string, len(cfg.Sites))
+		for i, site := range cfg.Sites {
+			names[i] = site.Name
+		}
+		next.Count(names)
 	}
 	if before != nil && before != next {
 		d.leaving = append(d.leaving, before)
