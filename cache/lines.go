@@ -45,9 +45,12 @@ func (a *ask) tellLines(s *source, form chosen, etag string, size int64) bool {
 	return true
 }
 
-// varied are fields that whoever gives the answer has a word in, besides those of
-// Lines and of connections.
-var varied = map[string]bool{"X-Request-Id": true, "Strict-Transport-Security": true, "Server-Timing": true}
+// apart are fields that whoever gives the answer may have a word in, besides those of
+// Lines and of connections: an answer that has one of them has no Lines.
+var apart = map[string]bool{"X-Request-Id": true, "Strict-Transport-Security": true, "Server-Timing": true, "Alt-Svc": true, "X-Robots-Tag": true}
+
+// Apart reports whether a field may be put beside Lines: they never have it.
+func Apart(name string) bool { return apart[name] }
 
 // fixedLines writes a header, less what Lines has apart; nil for one that is not for
 // that.
@@ -58,7 +61,7 @@ func fixedLines(h http.Header) []byte {
 	names := make([]string, 0, len(h))
 	for name, values := range h {
 		switch {
-		case varied[name] || connection[name]:
+		case apart[name] || connection[name]:
 			return nil
 		case name != "Age" && name != "Cache-Status" && name != "Content-Length" && len(values) > 0:
 			names = append(names, name)

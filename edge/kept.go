@@ -81,8 +81,9 @@ func (s *Server) answerAhead(asked *hop.Asked) bool {
 	if now.keeps == nil {
 		return false
 	}
-	if site, ok := now.Config.Lookup(r.Host); !ok || site.HTTP != config.HTTPServe {
-		return false
+	site, ok := now.Config.Lookup(r.Host)
+	if !ok || site.HTTP != config.HTTPServe || site.Pending.On || strings.HasPrefix(r.URL.Path, challengePath) {
+		return false // what admit would answer itself, perhaps after asking others
 	}
 	g := givings.Get().(*giving)
 	defer g.free()
@@ -92,11 +93,7 @@ func (s *Server) answerAhead(asked *hop.Asked) bool {
 	if !x.admit(false) {
 		return false
 	}
-	var lines *cache.Lines
-	if !x.site.Headers.ServerTiming {
-		lines = &g.lines
-	}
-	res := x.kept(lines)
+	res := x.kept(&g.lines)
 	if res == nil {
 		return false
 	}
@@ -124,14 +121,16 @@ type giving struct {
 	exchange
 	refused unwritten
 	lines   cache.Lines
-	buffer  []byte // of the answer's header
+	own     http.Header // what the edge puts beside lines
+	buffer  []byte      // of the answer's header
 }
 
-var givings = sync.Pool{New: func() any { return &giving{buffer: make([]byte, 0, 1<<10)} }}
+var givings = sync.Pool{New: func() any { return &giving{own: http.Header{}, buffer: make([]byte, 0, 1<<10)} }}
 
 // free gives g back.
 func (g *giving) free() {
-	*g = giving{buffer: g.buffer[:0]}
+	clear(g.own)
+	*g = giving{own: g.own, buffer: g.buffer[:0]}
 	if cap(g.buffer) <= 8<<10 {
 		givings.Put(g)
 	}
@@ -149,13 +148,17 @@ func (g *giving) header(res *http.Response) ([]byte, bool) {
 		g.dress(res)
 		return appendFields(b, res.Header)
 	}
-	g.rec.Status = res.StatusCode
+	res.Header = g.own
+	g.dress(res)
 	b = append(b, g.lines.Fixed...)
 	b = strconv.AppendInt(append(b, "Content-Length: "...), res.ContentLength, 10)
 	b = append(append(b, "\r\nAge: "...), g.lines.Age...)
 	b = append(append(b, "\r\nCache-Status: "...), g.lines.Status...)
-	if g.site.Headers.RequestID {
-		b = append(append(b, "\r\nX-Request-Id: "...), g.rec.RequestID...)
+	for name, values := range g.own {
+		if !cache.Apart(name) || len(values) != 1 || strings.ContainsAny(values[0], "\r\n") {
+			return nil, false // the answer may have another
+		}
+		b = append(append(append(append(b, "\r\n"...), name...), ": "...), values[0]...)
 	}
 	b = append(b, "\r\n\r\n"...)
 	g.buffer = b

@@ -35,6 +35,9 @@ func (shelf) RoundTrip(req *http.Request) (*http.Response, error) {
 		body += req.Header.Get("Accept-Language")
 	case "/moved":
 		h["Location"], status, body = []string{"/"}, 301, ""
+	case "/odd":
+		h["X-Request-Id"], h["Alt-Svc"], h["X-Robots-Tag"], h["Server-Timing"] = []string{"a"}, []string{"clear"}, []string{"all"}, []string{"db;dur=1"}
+		h["Set-Cookie2"], h["X-Two"] = []string{"b"}, []string{"1", "2"}
 	case "/gone":
 		status, body = 410, "gone"
 	case "/secure":
@@ -172,7 +175,7 @@ func TestAheadIsTheSame(t *testing.T) {
 		ahead, plain, recs, served := serveKept(t, options)
 		const host = " HTTP/1.1\nHost: example.cn"
 		var requests []string
-		for _, path := range []string{"/", "/?a=1&b=2", "/forwarded", "/language", "/moved", "/gone", "/secure", "/long", "/private", "/shared", "/%C3%A4", "/a%2fb"} {
+		for _, path := range []string{"/", "/?a=1&b=2", "/forwarded", "/language", "/moved", "/gone", "/secure", "/odd", "/long", "/private", "/shared", "/%C3%A4", "/a%2fb"} {
 			requests = append(requests, "GET "+path+host)
 		}
 		for _, more := range []string{
