@@ -12,6 +12,9 @@
 //     trailers; or, after a 101, joins the two connections. Below TLS what it
 //     writes at once leaves at once (burst.go).
 //
+// Before a server of plain HTTP/1.1, Ahead lets a node answer what it has at hand
+// before the server has read the request (ahead.go, ordinary.go).
+//
 // Between nodes an upgraded connection travels as one HTTP/2 stream: OpenTunnel
 // wraps the sending side, AcceptTunnel and Answer the receiving side (tunnel.go).
 //
