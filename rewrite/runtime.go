@@ -120,13 +120,15 @@ func (m *Map) Own(r *http.Request, on bool) *http.Response {
 		return ownAnswer(r, []byte(runtimeGone), "no-cache", true)
 	}
 	files := m.runtime()
-	body := files.script
+	body, cache := files.script, "public, max-age=60"
 	if name[1] == "worker" {
 		body = files.worker
 	}
-	cache := "public, max-age=60"
-	if r.URL.Path == files.scriptPath() || r.URL.Path == files.workerPath() {
+	switch r.URL.Path {
+	case files.scriptPath():
 		cache = "public, max-age=31536000, immutable"
+	case files.workerPath(): // a browser asks anew whether there is one yet
+		cache = "public, max-age=31536000"
 	}
 	return ownAnswer(r, body, cache, name[1] == "worker")
 }

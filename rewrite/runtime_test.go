@@ -263,7 +263,7 @@ func TestRuntimeTags(t *testing.T) {
 func TestOwn(t *testing.T) {
 	m := runtimeSite(t)
 	files := m.runtime()
-	const immutable, short, never = "public, max-age=31536000, immutable", "public, max-age=60", "no-cache"
+	const immutable, year, short, never = "public, max-age=31536000, immutable", "public, max-age=31536000", "public, max-age=60", "no-cache"
 	for _, c := range []struct {
 		method, path string
 		on, looking  bool // looking for a worker
@@ -271,7 +271,7 @@ func TestOwn(t *testing.T) {
 	}{
 		{"GET", files.scriptPath(), true, false, string(files.script), immutable},
 		{"HEAD", files.scriptPath(), true, false, "", immutable},
-		{"GET", files.workerPath(), true, true, string(files.worker), immutable},
+		{"GET", files.workerPath(), true, true, string(files.worker), year},
 		{"GET", runtimeFolder + "runtime-aaaaaaaa.js", true, false, string(files.script), short},
 		{"GET", runtimeFolder + "worker-aaaaaaaa.js", true, true, string(files.worker), short},
 		{"GET", files.workerPath(), false, true, runtimeGone, never},
