@@ -4,13 +4,16 @@
 //
 // The path of a certificate:
 //
-//  1. files.go: a [Store] is built from PEM files once and never changes; a
-//     reload builds another. Its GetCertificate finds a certificate by the
+//  1. files.go: a [Store] has the certificates of files, which package keypair
+//     reads, and follows the files: what is good is swapped in, what is not keeps
+//     the one before. Its GetCertificate finds a certificate by the
 //     server name of the hello: exact, then the one-label wildcard, then (no
-//     name sent) the local address.
+//     name sent) the local address. staple.go asks for OCSP answers, state.go is
+//     what it says of each, look.go the same where no node runs.
 //  2. authority.go: an [Authority] is a private CA in a folder. It signs leaf
 //     certificates for the demo's and publish's sites and for nodes.
-//  3. request.go: a [Request] makes a key and asks a provider for its certificate.
+//  3. request.go: a [Request] makes a key and asks a provider for its certificate;
+//     install.go puts the certificate that came in its place.
 //  4. write.go: how key and certificate files come to be, whole or not at all.
 //  5. linktls.go: a [LinkIdentity] turns a node's folder (ca.pem, NAME.pem,
 //     NAME.key) into the two tls.Configs of the link, and follows the files
