@@ -32,8 +32,9 @@ func echoOf(r *http.Request) string {
 }
 
 // aheadServer serves on listener: every answer is the echo, by whomever. Those whose
-// path begins with /kept are given ahead, when there is an ahead.
-func aheadServer(listener net.Listener, ahead *Ahead) *http.Server {
+// path begins with /kept are given ahead, when there is an ahead. idle, when there is
+// one, gets a value each time that a connection has nothing left of a request.
+func aheadServer(listener net.Listener, ahead *Ahead, idle ...chan<- bool) *http.Server {
 	server := &http.Server{
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -49,7 +50,14 @@ func aheadServer(listener net.Listener, ahead *Ahead) *http.Server {
 		if ahead.Answer == nil {
 			ahead.Answer = echoAhead
 		}
-		server.ConnState = ahead.State
+		server.ConnState = func(conn net.Conn, state http.ConnState) {
+			ahead.State(conn, state)
+			for _, c := range idle {
+				if state == http.StateIdle {
+					c <- true
+				}
+			}
+		}
 		listener = ahead.Listen(listener)
 	}
 	go func() { _ = server.Serve(listener) }()
@@ -208,13 +216,14 @@ func FuzzOrdinary(f *testing.F) {
 func TestAheadByTurns(t *testing.T) {
 	listener := listen(t)
 	var answered atomic.Int64
+	idle := make(chan bool, 8)
 	server := aheadServer(listener, &Ahead{Idle: time.Minute, Header: time.Minute, Send: time.Minute, Answer: func(asked *Asked) bool {
 		if !strings.HasPrefix(asked.Request.URL.Path, "/kept") {
 			return false
 		}
 		answered.Add(1)
 		return echoAhead(asked)
-	}})
+	}}, idle)
 	defer server.Close()
 	conn, err := net.Dial("tcp", listener.Addr().String())
 	if err != nil {
@@ -230,8 +239,12 @@ func TestAheadByTurns(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _ = io.Copy(io.Discard, res.Body)
-		if want := step.path == "/kept" && step.more == ""; (answered.Load() > before) != want {
+		want := step.path == "/kept" && step.more == ""
+		if (answered.Load() > before) != want {
 			t.Errorf("step %d: answered ahead: %v", i, !want)
+		}
+		if !want {
+			<-idle // a request that comes before that is the server's, and those behind it
 		}
 	}
 }
