@@ -51,6 +51,9 @@ const (
 	// as the largest TLS record: one write more and the last nine bytes would
 	// take a record and a packet of their own.
 	framePiece = 16<<10 - 9
+	// passFrames is passSize in whole frames: what is over would be a frame, and a
+	// record, of a few bytes.
+	passFrames = passSize / framePiece * framePiece
 )
 
 var passBuffers = sync.Pool{New: func() any { return new([pageStep + passSize]byte) }}
@@ -100,7 +103,7 @@ func passBody(w http.ResponseWriter, r *http.Request, res *http.Response, opt Op
 		return p.run()
 	}
 	buffer := passBuffers.Get().(*[pageStep + passSize]byte)
-	p.buffer = buffer[pageStep:]
+	p.buffer = buffer[pageStep:][:p.most()]
 	defer p.free()
 	err := p.run()
 	if p.err == nil { // after a failure HTTP/2's server may yet look at what it was given
@@ -109,12 +112,20 @@ func passBody(w http.ResponseWriter, r *http.Request, res *http.Response, opt Op
 	return err
 }
 
+// most is how much is written at once.
+func (p *passing) most() int {
+	if p.r.ProtoMajor == 2 {
+		return passFrames
+	}
+	return passSize
+}
+
 // whole writes a body that is in memory, and stays there unchanged.
 func (p *passing) whole(body []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for len(body) > 0 {
-		p.buffer = body[:min(len(body), passSize)]
+		p.buffer = body[:min(len(body), p.most())]
 		p.from, p.to = 0, len(p.buffer)
 		body = body[p.to:]
 		p.ended = len(body) == 0
