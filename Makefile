@@ -55,7 +55,7 @@ fuzz:
 
 # The whole binary against real peers: nginx, curl, Chromium, network namespaces.
 e2e: deps build
-	CAUSEWAY=$(CURDIR)/bin/causeway go test -count=1 -timeout 15m -v ./e2e | grep -Ev '^=== (RUN|PAUSE|CONT|NAME)' ; exit $${PIPESTATUS[0]}
+	CAUSEWAY=$(CURDIR)/bin/causeway go test -count=1 -timeout 25m -v ./e2e | grep -Ev '^=== (RUN|PAUSE|CONT|NAME)' ; exit $${PIPESTATUS[0]}
 
 bench: build
 	@$(MAKE) --no-print-directory deps PACKAGES="$(BENCH_PACKAGES)"
