@@ -355,9 +355,7 @@ func TestACMEAuthorityDownAtStart(t *testing.T) {
 	}
 	ca.Start(t)
 	n.got(t, "shop.example")
-	if err := n.errOf("shop.example"); err != "" {
-		t.Error(err)
-	}
+	until(t, "all well", func() bool { return n.errOf("shop.example") == "" }) // it is shown before it is said
 }
 
 func TestACMERateLimit(t *testing.T) {
@@ -435,6 +433,61 @@ func TestACMEAuthorityBusy(t *testing.T) {
 	again.Close()
 	if asked.Load() != before {
 		t.Errorf("after a restart the authority was asked %d times", asked.Load()-before)
+	}
+}
+
+// What answers in the place of the directory is told of, whatever it is, and its
+// like is not read for ever.
+func TestACMEBadDirectory(t *testing.T) {
+	const told = "does not answer as an ACME directory does"
+	for _, test := range []struct {
+		name, want string
+		answer     http.HandlerFunc
+	}{
+		{"a page", told, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/html")
+			_, _ = io.WriteString(w, "<html>log in to the network</html>")
+		}},
+		{"an empty one", told, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, "{}")
+		}},
+		{"no JSON", told, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, "{{")
+		}},
+		{"not there", told, func(w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) }},
+		{"without end", told, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			for piece := []byte(strings.Repeat(" ", 64<<10)); ; {
+				if _, err := w.Write(piece); err != nil {
+					return
+				}
+			}
+		}},
+		{"broken off", "EOF", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "1000")
+			_, _ = io.WriteString(w, "{")
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			n := newNode(t, t.TempDir())
+			ca := n.authority(t, testca.Options{})
+			ca.Fault(func(w http.ResponseWriter, r *http.Request) bool {
+				if !strings.HasSuffix(r.URL.Path, "/dir") {
+					return false
+				}
+				test.answer(w, r)
+				return true
+			})
+			n.Set([]cert.ACMENames{{Site: "shop", Names: []string{"shop.example"}, ACMESettings: settings(ca)}})
+			until(t, "an error", func() bool { return n.errOf("shop.example") != "" })
+			if err := n.errOf("shop.example"); !strings.Contains(err, test.want) || len(err) > 2000 {
+				t.Errorf("%.3000s", err)
+			}
+			ca.Fault(nil)
+			n.got(t, "shop.example")
+		})
 	}
 }
 

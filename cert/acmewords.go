@@ -29,9 +29,21 @@ type ACMEError struct {
 
 func (e *ACMEError) Error() string {
 	if e.Words == "" {
-		return e.Err.Error()
+		return oneLine(e.Err.Error())
 	}
-	return e.Words + " (" + strings.ReplaceAll(e.Err.Error(), "\n", "; ") + ")"
+	return e.Words + " (" + oneLine(e.Err.Error()) + ")"
+}
+
+// mostWords of an error that others wrote: it may have a whole page in it.
+const mostWords = 600
+
+// oneLine is text in a line that can be read.
+func oneLine(text string) string {
+	text = strings.Join(strings.Fields(strings.ReplaceAll(text, "\n", "; ")), " ")
+	if len(text) > mostWords {
+		text = strings.ToValidUTF8(text[:mostWords], "") + "…"
+	}
+	return text
 }
 
 func (e *ACMEError) Unwrap() error { return e.Err }
@@ -68,9 +80,16 @@ func explain(err error, name string, settings *ACMESettings) *ACMEError {
 		e.Words = refusal(&problem, host)
 	default:
 		e.Words = unreached(err, host)
+		if e.Words == "" && noDirectory.MatchString(err.Error()) {
+			e.Words = "the CA " + host + " does not answer as an ACME directory does: is acme.ca the URL of one, and does nothing else answer in its place?"
+		}
 	}
 	return e
 }
+
+// noDirectory is what acmez says of an answer that is no directory; a status of 5xx
+// is trouble that passes.
+var noDirectory = regexp.MustCompile(`provisioning client: (response Content-Type|server did not return|JSON-decoding|HTTP [34]|unexpected status)`)
 
 // hostOf is the host of a directory's URL.
 func hostOf(directory string) string {
