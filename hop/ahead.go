@@ -197,7 +197,7 @@ func (c *aheadConn) readAhead(p []byte) (int, error) {
 		end := headEnd(p[:n], n-k)
 		switch {
 		case end < 0 && err == nil && n < len(p):
-			if n == k { // the first piece
+			if n == k && (c.known || c.lone) { // the first piece; the server's own deadline stands for a first request
 				c.renew(c.ahead.Header, 0)
 			}
 			continue

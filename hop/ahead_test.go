@@ -361,6 +361,14 @@ func TestAheadTimes(t *testing.T) {
 		if got := lasts(silent); got != 10*time.Second {
 			t.Errorf("no request: %v", got)
 		}
+		late := dial()
+		go func() {
+			time.Sleep(9 * time.Second)
+			fmt.Fprint(late, "GET /kept HTTP/1.1\r\n")
+		}()
+		if got := lasts(late); got != 10*time.Second {
+			t.Errorf("half a header, late: %v", got)
+		}
 		idle := dial()
 		for range 5 {
 			ask(idle)
