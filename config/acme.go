@@ -45,7 +45,7 @@ type ACME struct {
 	Challenges []string `yaml:"challenges,omitempty" kind:"challenge" example:"[dns-01]"`
 
 	// Who serves the domain, for `dns-01`.
-	DNS *ACMEDNS `yaml:"dns,omitempty" example:"{provider: alidns, access_key_id: LTAI5t, access_key_secret: alidns.secret}"`
+	DNS *DNS `yaml:"dns,omitempty" example:"{provider: alidns, access_key_id: LTAI5t, access_key_secret: alidns.secret}"`
 
 	// The profile of the certificates, where the authority has several, such as
 	// `shortlived` of Let's Encrypt. Left out, its default.
@@ -72,7 +72,7 @@ type SiteACME struct {
 	Challenges []string `yaml:"challenges,omitempty" kind:"challenge" example:"[dns-01]"`
 
 	// As in `acme`.
-	DNS *ACMEDNS `yaml:"dns,omitempty" example:"{provider: alidns, access_key_id: LTAI5t, access_key_secret: alidns.secret}"`
+	DNS *DNS `yaml:"dns,omitempty" example:"{provider: alidns, access_key_id: LTAI5t, access_key_secret: alidns.secret}"`
 
 	// As in `acme`.
 	Profile string `yaml:"profile,omitempty" example:"shortlived"`
@@ -89,51 +89,6 @@ type EAB struct {
 
 	// A file with the HMAC key, in base64url, as the authority gave it.
 	Key string `yaml:"key" kind:"path" example:"eab.key"`
-}
-
-// ACMEDNS is who serves a domain, and how its records are changed there.
-type ACMEDNS struct {
-	// `alidns` (Alibaba Cloud DNS), `route53` (AWS), `rfc2136` (dynamic updates,
-	// as BIND, Knot and PowerDNS take them), or `hook`, a program of your own.
-	Provider string `yaml:"provider" enum:"alidns|route53|rfc2136|hook" example:"alidns"`
-
-	// The id of the access key, for `alidns` and `route53`. Left out with
-	// `route53`, the usual credentials of AWS are looked for.
-	AccessKeyID string `yaml:"access_key_id,omitempty" example:"LTAI5t"`
-
-	// A file with the secret of the access key.
-	AccessKeySecret string `yaml:"access_key_secret,omitempty" kind:"path" example:"alidns.secret"`
-
-	// The region of AWS, for `route53`.
-	Region string `yaml:"region,omitempty" example:"us-east-1"`
-
-	// Another base URL of the provider's API, for `alidns` and `route53`.
-	Endpoint string `yaml:"endpoint,omitempty" kind:"baseurl" example:"https://alidns.aliyuncs.com"`
-
-	// The zone, where it shall not be looked for: its name, or, with `route53`,
-	// the id of the hosted zone.
-	Zone string `yaml:"zone,omitempty" example:"example.cn"`
-
-	// The primary server of the zone, for `rfc2136`. The port is 53 by default.
-	Server string `yaml:"server,omitempty" kind:"dnsserver" example:"10.0.1.53"`
-
-	// The name of the TSIG key, for `rfc2136`.
-	Key string `yaml:"key,omitempty" example:"causeway."`
-
-	// A file with the TSIG key, in base64.
-	Secret string `yaml:"secret,omitempty" kind:"path" example:"tsig.secret"`
-
-	// The algorithm of the TSIG key: `hmac-sha256`, the default, or `hmac-sha512`.
-	Algorithm string `yaml:"algorithm,omitempty" enum:"hmac-sha256|hmac-sha512"`
-
-	// The program and its first arguments, for `hook`. It is called with
-	// `present` or `cleanup`, the name of the record with a dot at its end, and
-	// the value, and says with its exit status 0 that it is done.
-	Command []string `yaml:"command,omitempty" example:"[/usr/local/bin/set-record]"`
-
-	// DNS servers that are asked whether a record is there yet. Left out, those
-	// of the system.
-	Resolvers []string `yaml:"resolvers,omitempty" kind:"dnsserver" example:"[\"223.5.5.5\"]"`
 }
 
 // Challenges of ACME.
@@ -201,7 +156,7 @@ func (c *Config) ACMEOf(s *Site) (of ACME, rsa bool) {
 }
 
 // usualChallenges are those of a file that names none.
-func (c *Config) usualChallenges(dns *ACMEDNS) []string {
+func (c *Config) usualChallenges(dns *DNS) []string {
 	if dns != nil {
 		return []string{ChallengeDNS}
 	}
@@ -260,15 +215,6 @@ func parseEmail(s string) (string, *fault) {
 	return s, nil
 }
 
-// parseBaseURL reads the base of an API.
-func parseBaseURL(s string) (string, *fault) {
-	u, err := url.Parse(s)
-	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return "", &fault{strconv.Quote(s) + " is no URL of an API", "write one such as https://alidns.aliyuncs.com"}
-	}
-	return strings.TrimSuffix(s, "/"), nil
-}
-
 // completeACME gives the folder its default.
 func (c *Config) completeACME() {
 	if c.ACME.Dir == "" {
@@ -298,7 +244,7 @@ func (c *Config) checkACME(r *report) {
 }
 
 // checkAccount looks at the challenges and the dns at a place.
-func (c *Config) checkAccount(r *report, at string, dns *ACMEDNS, challenges []string) {
+func (c *Config) checkAccount(r *report, at string, dns *DNS, challenges []string) {
 	if _, written := r.places[at+".challenges"]; written && r.good(at+".challenges") {
 		if len(challenges) == 0 {
 			r.value(at+".challenges", "write some of tls-alpn-01, http-01, dns-01, or leave it out", "there is no challenge")
@@ -309,41 +255,7 @@ func (c *Config) checkAccount(r *report, at string, dns *ACMEDNS, challenges []s
 			}
 		}
 	}
-	if dns != nil && r.good(at+".dns") && r.good(at+".dns.provider") {
-		checkACMEDNS(r, at+".dns", dns)
-	}
-}
-
-// checkACMEDNS refuses members that a provider lacks, or has no use for.
-func checkACMEDNS(r *report, at string, dns *ACMEDNS) {
-	members := []struct {
-		name, value, example string
-		of                   []string
-		needed               bool
-	}{
-		{"access_key_id", dns.AccessKeyID, "access_key_id: LTAI5t…", []string{"alidns", "route53"}, dns.Provider == "alidns" || dns.AccessKeySecret != ""},
-		{"access_key_secret", dns.AccessKeySecret, "access_key_secret: FILE", []string{"alidns", "route53"}, dns.Provider == "alidns" || dns.AccessKeyID != ""},
-		{"region", dns.Region, "", []string{"route53"}, false},
-		{"endpoint", dns.Endpoint, "", []string{"alidns", "route53"}, false},
-		{"zone", dns.Zone, "", []string{"alidns", "route53", "rfc2136"}, false},
-		{"server", dns.Server, "server: 10.0.1.53", []string{"rfc2136"}, true},
-		{"key", dns.Key, "key: causeway.", []string{"rfc2136"}, dns.Secret != ""},
-		{"secret", dns.Secret, "secret: FILE", []string{"rfc2136"}, dns.Key != ""},
-		{"algorithm", dns.Algorithm, "", []string{"rfc2136"}, false},
-		{"command", strings.Join(dns.Command, " "), "command: [PROGRAM]", []string{"hook"}, true},
-	}
-	for _, m := range members {
-		if !r.good(at + "." + m.name) {
-			continue
-		}
-		_, written := r.places[at+"."+m.name]
-		switch its := slices.Contains(m.of, dns.Provider); {
-		case its && m.needed && m.value == "":
-			r.key(at, "write "+m.example, "%s needs the key %q", dns.Provider, m.name)
-		case !its && written:
-			r.key(at+"."+m.name, "leave it out", "%s is for %s, and the provider is %s", m.name, strings.Join(m.of, " and "), dns.Provider)
-		}
-	}
+	checkDNS(r, at+".dns", dns)
 }
 
 // checkSiteACME looks at what certificates a site wants, and how.
@@ -479,6 +391,9 @@ func (f *filesCheck) acmeFiles(c *Config, n *Node) {
 				f.value(path, "write what the file shall hold into it", "%s is empty", file.path)
 			}
 		}
+		if path := f.placed(own+".dns", "acme.dns"); slices.Contains(of.Challenges, ChallengeDNS) && once(path) {
+			f.dns(path, of.DNS)
+		}
 	}
 }
 
@@ -495,10 +410,6 @@ func (a *ACME) secretFiles() (files []namedFile) {
 	add("trust", a.Trust)
 	if a.EAB != nil {
 		add("eab.key", a.EAB.Key)
-	}
-	if a.DNS != nil && slices.Contains(a.Challenges, ChallengeDNS) {
-		add("dns.access_key_secret", a.DNS.AccessKeySecret)
-		add("dns.secret", a.DNS.Secret)
 	}
 	return files
 }

@@ -17,7 +17,7 @@
 // It refuses to guess: no key is ignored, no value is corrected, nothing is
 // taken from the environment. It opens no socket and resolves no name.
 //
-// The comments on the fields below, and in forwards.go, caching.go, front.go, certs.go, acme.go and pending.go, are the manual: docs/CONFIG.md and
+// The comments on the fields below, and in forwards.go, caching.go, front.go, certs.go, acme.go, dns.go and pending.go, are the manual: docs/CONFIG.md and
 // schema.json are made from them.
 package config
 

@@ -555,8 +555,6 @@ func (d *decoder) kind(kind, s string) (string, *fault) {
 		return parseChallenge(s)
 	case "email":
 		return parseEmail(s)
-	case "baseurl":
-		return parseBaseURL(s)
 	}
 	return s, nil
 }

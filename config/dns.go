@@ -58,6 +58,10 @@ type DNS struct {
 	// the id of the hosted zone, where two have the same name.
 	Zone string `yaml:"zone,omitempty" example:"example.cn"`
 
+	// DNS servers that are asked whether a record is there yet. Left out, those
+	// of the system.
+	Resolvers []string `yaml:"resolvers,omitempty" kind:"dnsserver" example:"[\"223.5.5.5\"]"`
+
 	// How long setting or removing a record may take.
 	Timeout time.Duration `yaml:"timeout,omitempty" default:"2m" min:"1s" max:"1h"`
 }
@@ -93,7 +97,7 @@ func checkDNS(r *report, path string, d *DNS) {
 		return
 	}
 	members := dnsMembers[d.Provider]
-	known := append(append([]string{"provider", "timeout"}, members.must...), members.may...)
+	known := append(append([]string{"provider", "resolvers", "timeout"}, members.must...), members.may...)
 	for _, key := range []string{"access_key_id", "access_key_secret", "region", "endpoint", "server", "key", "secret", "algorithm", "command", "zone"} {
 		_, written := r.places[path+"."+key]
 		switch {

@@ -38,7 +38,7 @@ func TestDNS(t *testing.T) {
 1:1: dns: alidns needs the key "access_key_secret"; add access_key_secret: alidns.secret`},
 		{"{provider: route53, access_key_id: a}", `1:1: dns: access_key_id and access_key_secret go together; write both, or neither for the credentials of the machine`},
 		{"{provider: rfc2136, server: \"a b\", key: k, secret: s, region: r}", `1:34: dns.server: "a b" is not the address of a server; write host or host:port, such as 10.0.1.53
-1:60: dns.region: rfc2136 has no region; take it out; known here: provider, timeout, server, key, secret, algorithm, zone`},
+1:60: dns.region: rfc2136 has no region; take it out; known here: provider, resolvers, timeout, server, key, secret, algorithm, zone`},
 		{"{provider: rfc2136, server: s, key: k, secret: s, algorithm: hmac-md5}", `1:67: dns.algorithm: "hmac-md5" is not hmac-sha256 or hmac-sha512; write hmac-sha256 or hmac-sha512`},
 		{"{provider: hook, command: []}", `1:32: dns.command: there is no program; write the program and its arguments: [./dns-hook.sh]`},
 		{"{provider: alidns, access_key_id: a, access_key_secret: s, endpoint: \"http://dns.example\"}",

@@ -19,7 +19,7 @@ import (
 func comments(t *testing.T) map[string]string {
 	t.Helper()
 	var decls []ast.Decl
-	for _, name := range []string{"config.go", "forwards.go", "caching.go", "front.go", "certs.go", "acme.go", "pending.go"} {
+	for _, name := range []string{"config.go", "forwards.go", "caching.go", "front.go", "certs.go", "acme.go", "dns.go", "pending.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)
@@ -55,7 +55,7 @@ func comments(t *testing.T) map[string]string {
 
 const manualHead = `# The file
 
-<!-- Made from the comments in config/config.go, config/forwards.go, config/caching.go, config/front.go, config/certs.go, config/acme.go and config/pending.go by ` + "`go test ./config -update`" + `. Edit those. -->
+<!-- Made from the comments in config/config.go, config/forwards.go, config/caching.go, config/front.go, config/certs.go, config/acme.go, config/dns.go and config/pending.go by ` + "`go test ./config -update`" + `. Edit those. -->
 
 ` + "`causeway.yaml`" + ` describes the whole crossing, and every node reads the same file. It is read strictly: whatever is wrong is one line with its place and its mend, all of them at once, and nothing starts.
 

@@ -68,9 +68,9 @@ func (d *Daemon) acmeSettings(cfg *config.Config, site *config.Site) (cert.ACMES
 	}
 	if slices.Contains(of.Challenges, config.ChallengeDNS) {
 		made := records.Config{
-			Provider: of.DNS.Provider, Zone: of.DNS.Zone,
+			Provider: string(of.DNS.Provider), Zone: of.DNS.Zone,
 			AccessKeyID: of.DNS.AccessKeyID, AccessKeySecret: of.DNS.AccessKeySecret, Region: of.DNS.Region, Endpoint: of.DNS.Endpoint,
-			Server: of.DNS.Server, Key: of.DNS.Key, Secret: of.DNS.Secret, Algorithm: of.DNS.Algorithm, Command: of.DNS.Command,
+			Server: of.DNS.Server, Key: of.DNS.Key, Secret: of.DNS.Secret, Algorithm: of.DNS.Algorithm, Command: of.DNS.Command, Timeout: of.DNS.Timeout,
 		}
 		settings.DNSText, settings.Resolvers = fmt.Sprintf("%+v", made), of.DNS.Resolvers
 		made.Log = d.log
