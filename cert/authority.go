@@ -22,6 +22,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"causeway/keypair"
 )
 
 const (
@@ -110,7 +112,7 @@ func (a *Authority) issue(dir, name string, hosts []string) error {
 	if err != nil {
 		return err
 	}
-	keyText, err := keyPEM(key)
+	keyText, err := keypair.EncodeKey(key, nil)
 	if err != nil {
 		return err
 	}
@@ -161,7 +163,7 @@ func writeAuthority(dir, commonName string) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	keyText, err := keyPEM(key)
+	keyText, err := keypair.EncodeKey(key, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -235,7 +235,7 @@ func TestFollowedInForce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		text, err := keyPEM(key)
+		text, err := keypair.EncodeKey(key, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -399,7 +399,7 @@ func TestStaples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := keyPEM(key)
+	text, err := keypair.EncodeKey(key, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

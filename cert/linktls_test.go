@@ -19,6 +19,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"causeway/keypair"
 )
 
 func newIdentity(t *testing.T, dir, node string) *LinkIdentity {
@@ -48,7 +50,7 @@ func issueExpired(t *testing.T, a *Authority, dir, node string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := keyPEM(key)
+	text, err := keypair.EncodeKey(key, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

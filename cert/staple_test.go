@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ocsp"
+
+	"causeway/keypair"
 )
 
 // signedBy is a certificate of the test, and its key.
@@ -102,7 +104,7 @@ func TestOCSPSigners(t *testing.T) {
 		})
 		dir := t.TempDir()
 		files := Files{Cert: filepath.Join(dir, "a.pem"), Key: filepath.Join(dir, "a.key")}
-		key, err := keyPEM(leaf.key)
+		key, err := keypair.EncodeKey(leaf.key, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
