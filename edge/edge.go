@@ -4,11 +4,12 @@
 //
 //  1. ServeHTTP takes the snapshot, opens the record,
 //  2. admit finds the site by the Host and refuses what is not ours: another
-//     host, or one that the connection is not for (421, doors.go), CONNECT, a loop; on a plain listener it redirects (plain.go); for a site that
-//     is pending it shows a page (pending.go),
+//     host, or one that the connection is not for (421, doors.go), CONNECT, a
+//     loop. On a plain listener it answers an authority (challenge.go) and
+//     redirects (plain.go); of a site that is pending it shows the page
+//     (pending.go). What the cache can answer as it stands goes on with 5 (kept.go),
 //  3. outgoing says who the client is (forwarded.go) and bounds the body
 //     (body.go),
-//     (a request that the cache can answer as it stands ends here, kept.go),
 //  4. cross hands the request to the crossing, an http.RoundTripper: the cache
 //     (caching.go), and behind it the link to the relays, or the relay itself in
 //     one process; a route that stays is fetched by this node,
