@@ -107,11 +107,26 @@ func (p *passing) client(t *testing.T, protocols ...string) *http.Client {
 		TLSClientConfig:   &tls.Config{RootCAs: p.roots, NextProtos: protocols},
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}
-			return dialer.DialContext(ctx, "tcp", p.address)
+			made, err := dialer.DialContext(ctx, "tcp", p.address)
+			if err != nil {
+				return nil, err
+			}
+			return politely{made.(*net.TCPConn)}, nil
 		},
 	}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, Timeout: 10 * time.Second}
+}
+
+// politely is a connection that reads what still comes before it is closed: a
+// close_notify that nobody has read would make its close a reset.
+type politely struct{ *net.TCPConn }
+
+func (c politely) Close() error {
+	_ = c.CloseWrite()
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_, _ = io.Copy(io.Discard, c.TCPConn)
+	return c.TCPConn.Close()
 }
 
 // counted is causeway_passed_bytes_total of the edge, out to visitors of shop.

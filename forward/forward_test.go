@@ -158,10 +158,10 @@ func ask(t *testing.T, address string) (string, error) {
 	}
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(patience))
-	fmt.Fprintln(c, "hello")
+	_, wrote := fmt.Fprintln(c, "hello") // a reset is told once, to the first that asks
 	_ = c.(*net.TCPConn).CloseWrite()
 	answer, err := io.ReadAll(c)
-	return strings.TrimSpace(string(answer)), err
+	return strings.TrimSpace(string(answer)), errors.Join(wrote, err)
 }
 
 func dial(t *testing.T, address string) net.Conn {

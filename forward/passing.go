@@ -242,7 +242,9 @@ func (p *passing) dial(end time.Time, at *endpoint, left int) (*net.TCPConn, err
 	if err == nil && p.comesRound(socket) {
 		p.service.pool.comesRound(at)
 		socket.Close()
-		err = errors.New("it leads back to this listener")
+		err = errComesRound
+	} else if err != nil && p.service.pool.goesRound(at) { // the connection that this one made was faster, and reset it
+		err = errComesRound
 	}
 	if err != nil {
 		at.tally.dialErrors.Add(1)
@@ -250,6 +252,8 @@ func (p *passing) dial(end time.Time, at *endpoint, left int) (*net.TCPConn, err
 	}
 	return socket, nil
 }
+
+var errComesRound = errors.New("it leads back to this listener")
 
 // comesRound says whether a connection leads to the listener that its client
 // came to.

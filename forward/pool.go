@@ -369,6 +369,13 @@ func (p *pool) comesRound(at *endpoint) {
 	p.log.Error("a target leads back to the listener of its forward, and is left out", "forward", p.file.Name, "target", at.name, "address", at.addr)
 }
 
+// goesRound says whether comesRound was noted of the address.
+func (p *pool) goesRound(at *endpoint) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return at.loop
+}
+
 // heard notes the result of a check, the number-th.
 func (p *pool) heard(at *endpoint, number int, err error) {
 	p.mu.Lock()
