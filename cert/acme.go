@@ -104,10 +104,14 @@ type ACME struct {
 }
 
 // NewACME keeps account, certificates, locks and what the nodes that share them
-// must know in storage. It does nothing before Set.
-func NewACME(storage certmagic.Storage, log *slog.Logger) *ACME {
+// must know in storage. It does nothing before Set. tell may be nil: there is
+// nobody to be told.
+func NewACME(storage certmagic.Storage, log *slog.Logger, tell Tell) *ACME {
 	a := &ACME{storage: acmeStorage{storage}, log: log, places: make(chan struct{}, mostOrders), asks: make(chan struct{}, mostAsks), holds: make(map[string]time.Time)}
-	a.challenges.storage = a.storage
+	a.challenges.storage, a.challenges.tell = a.storage, tell
+	if tell == nil {
+		a.challenges.tell = func(context.Context, string, string, string) {}
+	}
 	a.base, a.stop = context.WithCancel(context.Background())
 	a.names.Store(&map[string]*acmeName{})
 	return a
@@ -171,7 +175,10 @@ func (a *ACME) Close() {
 // an authority (RFC 8737), and is shown what proves that the name is ours.
 func (a *ACME) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if IsChallenge(hello) {
-		return a.challenges.certificate(hello.Context(), normalName(hello.ServerName), a.Manages(hello.ServerName))
+		if !a.Manages(hello.ServerName) {
+			return nil, errNoChallenge
+		}
+		return a.challenges.certificate(hello.Context(), hello.ServerName)
 	}
 	if n := a.find(hello.ServerName); n != nil {
 		if shown := n.shown.Load(); shown != nil {
@@ -207,11 +214,15 @@ func (a *ACME) find(name string) *acmeName {
 // Manages reports whether certificates for exactly this name are ordered.
 func (a *ACME) Manages(name string) bool { return (*a.names.Load())[normalName(name)] != nil }
 
-// HTTPChallenge is what proves to the authority that asks for token, at
-// /.well-known/acme-challenge/TOKEN, that the name is ours (RFC 8555 section
-// 8.3); false for a token of nobody who shares the storage.
-func (a *ACME) HTTPChallenge(ctx context.Context, token string) (string, bool) {
-	return a.challenges.keyAuthorization(ctx, token)
+// Proof is what proves to an authority that a name is ours. key: the token that it
+// asks for at /.well-known/acme-challenge/ (RFC 8555 section 8.3), or HelloKey.
+// false for one of nobody who shares the storage.
+func (a *ACME) Proof(ctx context.Context, key string) (string, bool) {
+	answer, ok := a.challenges.answer(ctx, key)
+	if !ok {
+		return "", false
+	}
+	return answer.proof, true
 }
 
 // State is what is known of each name, in the order of their sites and names.

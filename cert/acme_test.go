@@ -69,14 +69,14 @@ func newNode(t *testing.T, dir string) *node {
 }
 
 func (n *node) serve(t *testing.T, dir string) {
-	n.ACME = cert.NewACME(cert.FileStorage(dir), slog.New(slog.NewTextHandler(n.logs, nil)))
+	n.ACME = cert.NewACME(cert.FileStorage(dir), slog.New(slog.NewTextHandler(n.logs, nil)), nil)
 	plain := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if before := n.before.Load(); before != nil {
 			(*before)(w, r)
 			return
 		}
 		token, _ := strings.CutPrefix(r.URL.Path, "/.well-known/acme-challenge/")
-		answer, ok := n.HTTPChallenge(r.Context(), token)
+		answer, ok := n.Proof(r.Context(), token)
 		if !ok {
 			http.NotFound(w, r)
 			return
@@ -654,7 +654,7 @@ func TestACMETwoNodesOneFolder(t *testing.T) {
 func TestACMEUnknownTokens(t *testing.T) {
 	n := newNode(t, t.TempDir())
 	for _, token := range []string{"", "unknown", "../certificates", "a/b", strings.Repeat("a", 200)} {
-		if answer, ok := n.HTTPChallenge(context.Background(), token); ok {
+		if answer, ok := n.Proof(context.Background(), token); ok {
 			t.Errorf("%q: %q", token, answer)
 		}
 	}

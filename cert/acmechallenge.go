@@ -1,7 +1,8 @@
 package cert
 
 // What an authority asks this node, or another that shares the storage, to prove:
-// Present keeps it, and the listeners' questions find it.
+// Present keeps it and tells of it, and the listeners' questions find it. A key
+// names a challenge: its token for HTTP-01, HelloKey for TLS-ALPN-01.
 
 import (
 	"context"
@@ -10,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"sync"
 
 	"github.com/caddyserver/certmagic"
@@ -20,15 +22,22 @@ import (
 // challenges are those that wait for the authority.
 type challenges struct {
 	storage acmeStorage
+	tell    Tell
 
-	mu    sync.Mutex                  // guards the rest
-	http  map[string]*httpAnswer      // by token
-	hello map[string]*tls.Certificate // by name
-	asked map[string]bool             // names whose challenge somebody fetched here
+	mu    sync.Mutex             // guards the rest
+	here  map[string]*acmeAnswer // by key
+	asked map[string]bool        // names whose challenge somebody fetched here
 }
 
-// httpAnswer is an answer to HTTP-01.
-type httpAnswer struct{ name, keyAuthorization string }
+// acmeAnswer proves a name.
+type acmeAnswer struct {
+	name, proof string
+	shown       *tls.Certificate // for TLS-ALPN-01
+}
+
+// Tell has other nodes answer an authority in the place of this one: that the proof
+// of a challenge for a name is such, and with "" that it is over.
+type Tell func(ctx context.Context, name, key, proof string)
 
 // token is what a token may look like (RFC 8555 section 8.3: base64url); it
 // becomes the name of a file.
@@ -40,11 +49,25 @@ type solver struct {
 	kind string
 }
 
+// HelloKey is the key of a challenge by TLS-ALPN-01.
+func HelloKey(name string) string { return helloKey + normalName(name) }
+
+const helloKey = ChallengeTLSALPN + " "
+
+// key names the challenge.
 func (s solver) key(c acme.Challenge) string {
 	if s.kind == ChallengeHTTP {
-		return "challenges/" + s.kind + "/" + c.Token
+		return c.Token
 	}
-	return "challenges/" + s.kind + "/" + certmagic.StorageKeys.Safe(c.Identifier.Value)
+	return HelloKey(c.Identifier.Value)
+}
+
+// place is where the storage has a challenge.
+func place(key string) (path string, ok bool) {
+	if name, hello := strings.CutPrefix(key, helloKey); hello {
+		return "challenges/" + ChallengeTLSALPN + "/" + certmagic.StorageKeys.Safe(name), true
+	}
+	return "challenges/" + ChallengeHTTP + "/" + key, token.MatchString(key)
 }
 
 // Present keeps what is to be answered, for this node and for others.
@@ -63,33 +86,32 @@ func (s solver) Present(ctx context.Context, c acme.Challenge) error {
 	if err != nil {
 		return err
 	}
-	if err := s.of.storage.Store(ctx, s.key(c), data); err != nil {
+	key := s.key(c)
+	at, _ := place(key)
+	if err := s.of.storage.Store(ctx, at, data); err != nil {
 		return fmt.Errorf("keep the challenge: %w", err)
 	}
 	s.of.mu.Lock()
-	defer s.of.mu.Unlock()
-	if s.of.http == nil {
-		s.of.http, s.of.hello, s.of.asked = map[string]*httpAnswer{}, map[string]*tls.Certificate{}, map[string]bool{}
+	if s.of.here == nil {
+		s.of.here, s.of.asked = map[string]*acmeAnswer{}, map[string]bool{}
 	}
 	delete(s.of.asked, c.Identifier.Value)
-	if s.kind == ChallengeHTTP {
-		s.of.http[c.Token] = &httpAnswer{c.Identifier.Value, c.KeyAuthorization}
-	} else {
-		s.of.hello[c.Identifier.Value] = shown
-	}
+	s.of.here[key] = &acmeAnswer{c.Identifier.Value, c.KeyAuthorization, shown}
+	s.of.mu.Unlock()
+	s.of.tell(ctx, c.Identifier.Value, key, c.KeyAuthorization)
 	return nil
 }
 
 // CleanUp forgets it.
 func (s solver) CleanUp(ctx context.Context, c acme.Challenge) error {
+	ctx = context.WithoutCancel(ctx)
+	key := s.key(c)
 	s.of.mu.Lock()
-	if s.kind == ChallengeHTTP {
-		delete(s.of.http, c.Token)
-	} else {
-		delete(s.of.hello, c.Identifier.Value)
-	}
+	delete(s.of.here, key)
 	s.of.mu.Unlock()
-	return s.of.storage.Delete(context.WithoutCancel(ctx), s.key(c))
+	s.of.tell(ctx, c.Identifier.Value, key, "")
+	at, _ := place(key)
+	return s.of.storage.Delete(ctx, at)
 }
 
 // wasAsked reports whether anybody fetched the last challenge for name here.
@@ -99,51 +121,47 @@ func (c *challenges) wasAsked(name string) bool {
 	return c.asked[name]
 }
 
-// keyAuthorization is the answer to HTTP-01.
-func (c *challenges) keyAuthorization(ctx context.Context, asked string) (string, bool) {
-	if !token.MatchString(asked) {
-		return "", false
+// answer is what this node, or one that shares the storage, has for a key.
+func (c *challenges) answer(ctx context.Context, key string) (*acmeAnswer, bool) {
+	at, ok := place(key)
+	if !ok {
+		return nil, false
 	}
 	c.mu.Lock()
-	here := c.http[asked]
+	here := c.here[key]
 	if here != nil {
 		c.asked[here.name] = true
 	}
 	c.mu.Unlock()
 	if here != nil {
-		return here.keyAuthorization, true
+		return here, true
 	}
+	data, err := c.storage.Load(ctx, at)
 	var there acme.Challenge
-	if !c.load(ctx, "challenges/"+ChallengeHTTP+"/"+asked, &there) || there.Token != asked {
-		return "", false
+	if err != nil || json.Unmarshal(data, &there) != nil || there.Token != key && HelloKey(there.Identifier.Value) != key {
+		return nil, false
 	}
-	return there.KeyAuthorization, true
+	return &acmeAnswer{name: there.Identifier.Value, proof: there.KeyAuthorization}, true
 }
 
 // errNoChallenge ends the handshake of one who asks for a challenge that there is
 // not.
 var errNoChallenge = errors.New("no challenge waits for this name")
 
-// certificate is the answer to TLS-ALPN-01. ours: another node may have ordered.
-func (c *challenges) certificate(ctx context.Context, name string, ours bool) (*tls.Certificate, error) {
-	c.mu.Lock()
-	here := c.hello[name]
-	if here != nil {
-		c.asked[name] = true
-	}
-	c.mu.Unlock()
-	if here != nil {
-		return here, nil
-	}
-	var there acme.Challenge
-	if !ours || !c.load(ctx, "challenges/"+ChallengeTLSALPN+"/"+certmagic.StorageKeys.Safe(name), &there) || there.Identifier.Value != name {
+// certificate is the answer to TLS-ALPN-01.
+func (c *challenges) certificate(ctx context.Context, name string) (*tls.Certificate, error) {
+	answer, ok := c.answer(ctx, HelloKey(name))
+	switch {
+	case !ok:
 		return nil, errNoChallenge
+	case answer.shown != nil:
+		return answer.shown, nil
 	}
-	return acmez.TLSALPN01ChallengeCert(there)
+	return ChallengeCertificate(answer.name, answer.proof)
 }
 
-// load reads a challenge that another node may have put there.
-func (c *challenges) load(ctx context.Context, key string, into *acme.Challenge) bool {
-	data, err := c.storage.Load(ctx, key)
-	return err == nil && json.Unmarshal(data, into) == nil
+// ChallengeCertificate is what shows the proof of a name to an authority that asks
+// by TLS-ALPN-01 (RFC 8737 section 3).
+func ChallengeCertificate(name, proof string) (*tls.Certificate, error) {
+	return acmez.TLSALPN01ChallengeCert(acme.Challenge{Identifier: acme.Identifier{Type: "dns", Value: name}, KeyAuthorization: proof})
 }

@@ -41,7 +41,8 @@ type ACME struct {
 	// `tls-alpn-01`, over port 443, `http-01`, over port 80, and `dns-01`, by a
 	// record, which needs `dns` and is the only one for wildcards. Left out, it is
 	// `dns-01` where there is a `dns`, and else the other two, as far as an edge
-	// listens for them.
+	// listens for them; `http-01` first where several nodes may order at once for
+	// one name.
 	Challenges []string `yaml:"challenges,omitempty" kind:"challenge" example:"[dns-01]"`
 
 	// Who serves the domain, for `dns-01`.
@@ -163,7 +164,20 @@ func (c *Config) usualChallenges(dns *DNS) []string {
 	if c.edgeListens(func(l Listen) string { return l.HTTP }) == "" {
 		return []string{ChallengeTLSALPN}
 	}
+	if edges := c.Edges(); edges > 1 || len(c.Nodes)-edges > 1 { // of two challenges by tls-alpn-01 for a name, one can be shown
+		return []string{ChallengeHTTP, ChallengeTLSALPN}
+	}
 	return []string{ChallengeTLSALPN, ChallengeHTTP}
+}
+
+// Edges is how many nodes visitors may come to.
+func (c *Config) Edges() (number int) {
+	for _, n := range c.Nodes {
+		if n.IsEdge() {
+			number++
+		}
+	}
+	return number
 }
 
 // edgeListens is the address of the first edge that has a listener, "" for none.
@@ -338,15 +352,34 @@ func (c *Config) acmeWarnings() Errors {
 			c.portWarning(r, at, of.Challenges, ChallengeHTTP, n.Listen.HTTP, "80")
 			c.portWarning(r, at, of.Challenges, ChallengeTLSALPN, n.Listen.HTTPS, "443")
 		}
-		if len(ends) > 1 && s.Entry != Passthrough && !slices.Equal(of.Challenges, []string{ChallengeDNS}) {
-			r.value(at, "let them share the folder of acme.dir, or write challenges: [dns-01] and a dns",
-				"%s each order for site %s, and the CA comes to whichever the name leads to, which knows the others' challenges from a shared folder alone", strings.Join(ends, ", "), s.Name)
+		if s.Entry != Passthrough && !slices.Equal(of.Challenges, []string{ChallengeDNS}) {
+			if a, b, apart := c.apart(ends); apart {
+				r.value(at, "link them to one relay, let them share the folder of acme.dir, or write challenges: [dns-01] and a dns",
+					"%s and %s each order for site %s, and the CA comes to whichever the name leads to, which learns of the other's challenges from a relay of both or from a shared folder", a, b, s.Name)
+			}
 		}
 	}
 	for _, warning := range r.errs {
 		warning.Warning = true
 	}
 	return r.errs
+}
+
+// apart gives two of the nodes that have no relay in common.
+func (c *Config) apart(nodes []string) (a, b string, apart bool) {
+	for i, a := range nodes {
+		for _, b := range nodes[:i] {
+			if !slices.ContainsFunc(c.Links, func(l *Link) bool { return l.From == a && c.linked(b, l.To) }) {
+				return b, a, true
+			}
+		}
+	}
+	return "", "", false
+}
+
+// linked says whether an edge has a link to a relay.
+func (c *Config) linked(edge, relay string) bool {
+	return slices.ContainsFunc(c.Links, func(l *Link) bool { return l.From == edge && l.To == relay })
 }
 
 // ACMEWarning is a warning about what is ordered for a site.

@@ -1,10 +1,13 @@
 package daemon
 
 // Certificates that are ordered: prepareACME reads what the file names, changeACME
-// has cert.ACME do it, and challenge answers the authority.
+// has cert.ACME do it. An authority is answered by whichever node it comes to: an
+// edge has its relays know what it waits for (tellChallenge), and asks them for what
+// it does not know (proof).
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -15,7 +18,6 @@ import (
 	"causeway/admin"
 	"causeway/cert"
 	"causeway/config"
-	"causeway/link"
 	"causeway/records"
 )
 
@@ -90,7 +92,7 @@ func (d *Daemon) changeACME(p *preparedACME) (old *cert.ACME) {
 		old, d.acme = d.acme, nil
 	}
 	if d.acme == nil && len(p.names) > 0 {
-		d.acme, d.acmeDir = cert.NewACME(cert.FileStorage(p.dir), d.log), p.dir
+		d.acme, d.acmeDir = cert.NewACME(cert.FileStorage(p.dir), d.log, d.tellChallenge), p.dir
 	}
 	if d.acme != nil {
 		d.acme.Set(p.names)
@@ -118,29 +120,72 @@ func (d *Daemon) edgesReady() error {
 	return nil
 }
 
-// challenge answers an authority that asks an edge over plain HTTP: with what this
-// node knows, and for a site that passes through with what its relays do.
-func (c *certificates) challenge(group *link.Group) func(context.Context, *config.Site, string) (string, bool) {
-	return func(ctx context.Context, site *config.Site, token string) (string, bool) {
-		if !site.TLS.UsesACME() {
-			return "", false
-		}
-		if c.acme != nil {
-			if proof, ok := c.acme.HTTPChallenge(ctx, token); ok {
-				return proof, true
-			}
-		}
-		if group == nil || site.Entry != config.Passthrough {
-			return "", false
-		}
-		return group.Challenge(ctx, strings.TrimPrefix(site.Hosts[0].Public.Host, "*."), token)
+// tellChallenge is cert.Tell: it has the relays know what an edge waits for, where
+// the authority may come to another edge.
+func (d *Daemon) tellChallenge(ctx context.Context, name, key, proof string) {
+	group, certs := d.group.Load(), d.certs.Load()
+	if group == nil || certs == nil {
+		return
+	}
+	if site, _, ok := certs.config.LookupName(name); ok && certs.orderedElsewhere(site) {
+		group.TellChallenge(ctx, name, key, proof)
 	}
 }
 
-// linkChallenge answers an edge that an authority asked.
-func (d *Daemon) linkChallenge(ctx context.Context, token string) (string, bool) {
+// orderedElsewhere says whether another node than this edge may wait for a challenge
+// for a site.
+func (c *certificates) orderedElsewhere(site *config.Site) bool {
+	return site.TLS.UsesACME() && (site.Entry == config.Passthrough || c.config.Edges() > 1)
+}
+
+// proof answers an authority that asks an edge for a challenge of a site: with what
+// this node knows, or its relays do.
+func (c *certificates) proof(ctx context.Context, site *config.Site, key string) (string, bool) {
+	if !site.TLS.UsesACME() {
+		return "", false
+	}
+	if c.acme != nil {
+		if proof, ok := c.acme.Proof(ctx, key); ok {
+			return proof, true
+		}
+	}
+	if c.group == nil || !c.orderedElsewhere(site) {
+		return "", false
+	}
+	return c.group.Challenge(ctx, strings.TrimPrefix(site.Hosts[0].Public.Host, "*."), key)
+}
+
+// proves says whether an authority that asks by TLS-ALPN-01 for a name of a site can
+// be answered here.
+func (c *certificates) proves(ctx context.Context, site *config.Site, name string) bool {
+	_, ok := c.proof(ctx, site, cert.HelloKey(name))
+	return ok
+}
+
+// proofOfName is the certificate for an authority that asks by TLS-ALPN-01, nil
+// where no challenge waits for the name.
+func (c *certificates) proofOfName(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if c.acme != nil {
+		if found, err := c.acme.GetCertificate(hello); err == nil {
+			return found, nil
+		}
+	}
+	site, _, ok := c.config.LookupName(hello.ServerName)
+	if !ok {
+		return nil, nil
+	}
+	proof, ok := c.proof(hello.Context(), site, cert.HelloKey(hello.ServerName))
+	if !ok {
+		return nil, nil
+	}
+	return cert.ChallengeCertificate(hello.ServerName, proof)
+}
+
+// linkChallenge answers an edge that an authority asked, and that no edge told of
+// the challenge.
+func (d *Daemon) linkChallenge(ctx context.Context, key string) (string, bool) {
 	if certs := d.certs.Load(); certs != nil && certs.acme != nil {
-		return certs.acme.HTTPChallenge(ctx, token)
+		return certs.acme.Proof(ctx, key)
 	}
 	return "", false
 }

@@ -15,13 +15,15 @@ import (
 	"causeway/admin"
 	"causeway/cert"
 	"causeway/config"
+	"causeway/link"
 )
 
 // certificates are those of the sites whose TLS ends at this node.
 type certificates struct {
 	config *config.Config
 	files  *cert.Store
-	acme   *cert.ACME // nil where nothing is ordered
+	acme   *cert.ACME  // nil where nothing is ordered
+	group  *link.Group // whose relays know of other challenges; nil on a node without links
 }
 
 // prepareCertificates reads those of cfg; of what is served, files that have not
@@ -73,10 +75,7 @@ const manyCertificates = 1000
 // GetCertificate is for tls.Config.
 func (c *certificates) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if cert.IsChallenge(hello) {
-		if c.acme == nil {
-			return nil, nil
-		}
-		return c.acme.GetCertificate(hello)
+		return c.proofOfName(hello)
 	}
 	found, err := c.files.GetCertificate(hello)
 	if found != nil || err != nil || c.acme == nil {

@@ -69,6 +69,7 @@ type Daemon struct {
 	aside    atomic.Bool                    // it wants no more requests (Drain)
 	group    atomic.Pointer[link.Group]     // nil on a node without links
 	callers  link.Callers                   // the edges that dialled this relay
+	board    link.Board                     // what they told of challenges
 	most     atomic.Pointer[map[string]int] // connections of each edge that may dial it
 	meter    link.Meter                     // of what the paths of group carry
 	prices   atomic.Pointer[[]*config.Link] // this node's, in the file that is served
@@ -126,6 +127,7 @@ func New(options Options) (*Daemon, error) {
 		servers:  make(map[serverKey]*runningServer),
 	}
 	d.callers.Name, d.callers.Log = cert.PeerNode, d.log
+	d.board.Name = cert.PeerNode
 	d.callers.Most, d.callers.Stopping = d.mostOf, d.draining.Load
 	d.base, d.cut = context.WithCancel(context.Background())
 	d.metrics = newMetrics(d.registry, &linkCollector{

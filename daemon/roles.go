@@ -88,7 +88,8 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 		var crossing edge.Crossing
 		crossing, obsolete = d.crossing(cfg, node, identity)
 		crossing.Certificate, crossing.Doors, crossing.Pages = certs.GetCertificate, doors, pages
-		crossing.Challenge = certs.challenge(d.group.Load())
+		certs.group = d.group.Load()
+		crossing.Proof, crossing.Proves = certs.proof, certs.proves
 		if kept != nil {
 			crossing.Cache = kept.Cache
 		}
@@ -337,7 +338,7 @@ func (d *Daemon) server(kind serverKind, cfg *config.Config, node *config.Node, 
 				edges = append(edges, l.From)
 			}
 		}
-		server := link.NewServer(link.Challenges(d.streams.Handler(d.relay), d.linkChallenge), identity.Server(edges), d.log)
+		server := link.NewServer(link.Challenges(d.streams.Handler(d.relay), &d.board, d.linkChallenge), identity.Server(edges), d.log)
 		server.MaxHeaderBytes = link.HeaderBytes(int(cfg.Limits.HeaderBytes))
 		server.Handler = link.Draining(server.Handler, d.unwanted)
 		return server

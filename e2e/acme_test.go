@@ -269,6 +269,47 @@ func TestACMESharedFolder(t *testing.T) {
 	}
 }
 
+// TestACMESeveral: a second edge, and for what passes through a second relay, which
+// shares no folder with the first, has its own certificate, though the CA comes to
+// the first edge.
+func TestACMESeveral(t *testing.T) {
+	for _, kind := range []string{"http-01", "tls-alpn-01"} {
+		for _, role := range []string{"edge", "relay"} {
+			t.Run(kind+" "+role, func(t *testing.T) {
+				more := ""
+				if role == "relay" {
+					more = ", entry: passthrough"
+				}
+				o := newOrdering(t, edgeAndRelay, ordered("shop", "www.shop.example", "", more), `ca: "%CA", trust: %TRUST, challenges: [`+kind+`]`, testca.Options{}, nil)
+				first := o.got(t, "www.shop.example")
+				second, admin := fmt.Sprintf("  - {name: edge-2, role: edge, region: cn, listen: {http: %q, https: %q, admin: %%q}}\n", freeAddress(t), freeAddress(t)), freeAddress(t)
+				if role == "relay" {
+					link := freeAddress(t)
+					second = fmt.Sprintf("  - {name: relay-2, role: relay, region: us, listen: {link: %q, admin: %%q}, address: %q}\n", link, link)
+				}
+				file := o.text(t) + fmt.Sprintf(second, admin)
+				o.write(t, file)
+				mustRun(t, binary, "link-ca", "--dir", filepath.Join(o.dir, "pki"), role+"-2")
+				if !o.edge.reload(t) || !o.relays["relay-1"].reload(t) {
+					t.Fatal(o.edge.stderrText())
+				}
+				other := writeFile(t, o.dir, "other.yaml", strings.Replace(file, "acme: {", "acme: {dir: other, ", 1))
+				added := startNode(t, admin, "run", "--config", other, "--node", role+"-2")
+				eventually(t, "a certificate of its own", func() bool {
+					_, metrics := added.ask("/metrics")
+					return strings.Contains(metrics, `causeway_certificate_expiry_timestamp_seconds{site="shop",source="acme"}`)
+				})
+				if o.issuer.Orders() != 2 {
+					t.Errorf("%d orders; %s", o.issuer.Orders(), added.stderrText())
+				}
+				if role == "edge" && !o.shown("www.shop.example").Equal(first) {
+					t.Error("the first edge shows another certificate")
+				}
+			})
+		}
+	}
+}
+
 // TestACMEPending: a certificate is there before the site is open.
 func TestACMEPending(t *testing.T) {
 	o := newOrdering(t, oneProcess, ordered("shop", "www.shop.example", "", ", pending: true"), `ca: "%CA", trust: %TRUST, challenges: [http-01]`, testca.Options{}, nil)

@@ -1,10 +1,14 @@
 package edge
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"strconv"
 	"strings"
+
+	"causeway/config"
+	"causeway/conn"
 )
 
 // challengePath is where an authority asks for the proof that a name is ours (RFC
@@ -15,14 +19,14 @@ const challengePath = "/.well-known/acme-challenge/"
 // of ours gave out, goes its usual way: origins have authorities of their own.
 func (x *exchange) proved() bool {
 	token, ok := strings.CutPrefix(x.r.URL.Path, challengePath)
-	if !ok || x.Challenge == nil || !isToken(token) || x.r.Method != http.MethodGet && x.r.Method != http.MethodHead {
+	if !ok || x.Proof == nil || !isToken(token) || x.r.Method != http.MethodGet && x.r.Method != http.MethodHead {
 		return false
 	}
 	site, _, ok := x.Config.LookupName(hostName(x.r.Host))
 	if !ok {
 		return false
 	}
-	proof, ok := x.Challenge(x.r.Context(), site, token)
+	proof, ok := x.Proof(x.r.Context(), site, token)
 	if !ok {
 		return false
 	}
@@ -37,6 +41,12 @@ func (x *exchange) proved() bool {
 		x.rec.BytesOut = int64(n)
 	}
 	return true
+}
+
+// provesHello says whether a hello for a site that passes through is an authority's
+// that this edge answers.
+func (c *Crossing) provesHello(ctx context.Context, site *config.Site, hello *conn.Hello) bool {
+	return len(hello.ALPN) == 1 && hello.ALPN[0] == acmeALPN && c.Proves != nil && c.Proves(ctx, site, hello.ServerName)
 }
 
 // isToken says whether a text may be a token (RFC 8555 section 8.3).

@@ -59,9 +59,12 @@ type Crossing struct {
 	// Pages are what the sites that are pending show; those without one show
 	// Causeway's.
 	Pages map[*config.Site][]byte
-	// Challenge is what answers an authority that asks a site's host for a token of
+	// Proof is what answers an authority that asks a site's host for a token of
 	// HTTP-01, over plain HTTP; false for a token that is not known. nil knows none.
-	Challenge func(ctx context.Context, site *config.Site, token string) (string, bool)
+	Proof func(ctx context.Context, site *config.Site, token string) (string, bool)
+	// Proves says whether Certificate answers an authority that asks by TLS-ALPN-01
+	// for a name of a site that passes through. nil: the other side does.
+	Proves func(ctx context.Context, site *config.Site, name string) bool
 	// Over carries a request to the other side.
 	Over http.RoundTripper
 	// Cache keeps what crossed; nil keeps nothing.

@@ -21,7 +21,7 @@ import (
 //     through it hands every connection on as it is,
 //  2. look reads the hello, within helloLimits, and leaves it to be read again:
 //     who asks for a site that is terminated, or speaks no TLS, goes on to
-//     the TLS server,
+//     the TLS server, as does an authority whose challenge can be answered here,
 //  3. pass opens a raw stream over the link, whose first bytes say who the client
 //     is, and joins the two until both have ended,
 //  4. the record of the connection is emitted once.
@@ -112,7 +112,7 @@ func (l *splitter) look(c net.Conn) {
 	case conn.ReasonOf(err) == conn.ReasonNotTLS:
 		l.handOn(peeked) // which says so in plain HTTP
 		return
-	case err == nil && !passes && x.Config.Terminates():
+	case err == nil && (!passes && x.Config.Terminates() || passes && x.provesHello(l.server.base, site, &hello)):
 		l.handOn(peeked)
 		return
 	}
