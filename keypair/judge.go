@@ -148,16 +148,28 @@ func typeOf(key any) string {
 // for the names one label below (RFC 9525 section 6.3: the star of a certificate
 // is one label).
 func Missing(leaf *x509.Certificate, hosts []string) (missing []string) {
+	names := make(map[string]bool, len(leaf.DNSNames))
+	for _, name := range leaf.DNSNames {
+		names[strings.ToLower(name)] = true
+	}
 	for _, host := range hosts {
 		name := host
 		if suffix, wild := strings.CutPrefix(host, "*"); wild {
 			name = "any-name-below" + suffix
 		}
-		if leaf.VerifyHostname(name) != nil {
+		if !mayBeFor(names, name) && len(leaf.IPAddresses) == 0 || leaf.VerifyHostname(name) != nil {
 			missing = append(missing, host)
 		}
 	}
 	return missing
+}
+
+// mayBeFor is no where VerifyHostname says no of a certificate for some DNS names,
+// and costs little: a site may have thousands of hosts, and as many certificates.
+func mayBeFor(names map[string]bool, host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	_, parent, _ := strings.Cut(host, ".")
+	return names[host] || names[host+"."] || names["*."+parent] || names["*."+parent+"."]
 }
 
 // Names are what a certificate is for.
