@@ -3,7 +3,7 @@
 //
 // The path through it:
 //
-//  1. Load reads the file (at most 1 MiB); Parse turns it into YAML nodes
+//  1. Load reads the file (at most 4 MiB); Parse turns it into YAML nodes
 //     and refuses what is not one plain document.
 //  2. decode.go walks the nodes and the structs of this file side by side:
 //     unknown and duplicate keys, wrong types, missing keys, values out of

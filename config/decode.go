@@ -20,11 +20,11 @@ import (
 )
 
 const (
-	// maxBytes of a file. A thousand sites are about 300 KB.
-	maxBytes = 1 << 20
+	// maxBytes of a file. Ten thousand sites are 1 to 3 MB.
+	maxBytes = 4 << 20
 	// maxValues read from a file, aliases counted every time they are used: a
-	// public host takes two, so a file of 1 MiB has about 50,000 without.
-	maxValues = 1 << 17
+	// public host takes two, so a file of 4 MiB has about 200,000 without.
+	maxValues = 1 << 19
 	// maxErrors reported at once: more are one mistake made often.
 	maxErrors = 500
 )
@@ -151,7 +151,7 @@ type decoder struct {
 func (d *decoder) document(data []byte) *yaml.Node {
 	data = []byte(strings.TrimPrefix(string(data), "\ufeff"))
 	if len(data) > maxBytes {
-		d.add("", 1, 1, "split off what is not configuration", "the file is larger than 1 MiB")
+		d.add("", 1, 1, "split off what is not configuration", "the file is larger than 4 MiB")
 		return nil
 	}
 	if line, column, ok := notText(data); ok {

@@ -63,7 +63,7 @@ const manualHead = `# The file
 
 ` + "`causeway check FILE`" + ` prints those lines, ` + "`causeway schema`" + ` a JSON Schema for editors, and [examples](../examples) has files to begin with.
 
-The file is one YAML document of at most 1 MiB. Anchors and aliases may be used, merge keys (` + "`<<`" + `) not. Relative paths are relative to the file. Sizes are bytes or have a unit: ` + "`64KiB`, `10MB`" + `. Times have a unit: ` + "`500ms`, `15s`, `10m`, `1h`" + `.
+The file is one YAML document of at most 4 MiB. Anchors and aliases may be used, merge keys (` + "`<<`" + `) not. Relative paths are relative to the file. Sizes are bytes or have a unit: ` + "`64KiB`, `10MB`" + `. Times have a unit: ` + "`500ms`, `15s`, `10m`, `1h`" + `.
 
 ## At the top
 

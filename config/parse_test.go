@@ -221,10 +221,10 @@ func TestLoad(t *testing.T) {
 		t.Errorf("missing file: %v", err)
 	}
 	large := filepath.Join(dir, "large.yaml")
-	if err := os.WriteFile(large, []byte(strings.Repeat("# much\n", 200_000)), 0o600); err != nil {
+	if err := os.WriteFile(large, []byte(strings.Repeat("# much\n", 700_000)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(large); err == nil || err.Error() != large+":1:1: the file is larger than 1 MiB; split off what is not configuration" {
+	if _, err := Load(large); err == nil || err.Error() != large+":1:1: the file is larger than 4 MiB; split off what is not configuration" {
 		t.Errorf("large file: %v", err)
 	}
 }
