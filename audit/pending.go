@@ -13,8 +13,9 @@ import (
 )
 
 // Missing says what the sites that are pending lack, by the file, before they can
-// be opened.
-func Missing(cfg *config.Config) (missing []Finding) {
+// be opened. uncertified gives the first host of a site whose certificate is ordered
+// that has none yet, as far as this machine knows, "" for none; it may be nil.
+func Missing(cfg *config.Config, uncertified func(*config.Site) string) (missing []Finding) {
 	for _, site := range cfg.Sites {
 		if !site.Pending.On || len(site.Hosts) == 0 {
 			continue
@@ -22,9 +23,18 @@ func Missing(cfg *config.Config) (missing []Finding) {
 		add := func(mend, format string, args ...any) {
 			missing = append(missing, Finding{Level: Note, Host: site.Hosts[0].Public.String(), Kind: kindPending, Msg: fmt.Sprintf(format, args...), Mend: mend})
 		}
-		if site.TLS == nil {
+		lacks := ""
+		if site.TLS.UsesACME() && uncertified != nil {
+			lacks = uncertified(site)
+		}
+		switch {
+		case lacks != "":
+			add("causeway cert list says what became of the order; a running node makes it", "site %s is pending, and there is no certificate for %s yet", site.Name, lacks)
+		case site.TLS == nil:
 			add("write tls: {cert: example.cn.pem, key: example.cn.key}, or open it with http: serve", "site %s is pending, and has no certificate", site.Name)
-		} else {
+		case site.TLS.UsesACME() && uncertified == nil:
+			add("see causeway cert list on the node that orders it, and take pending out when it may be opened", "site %s is pending, and lacks nothing but perhaps its certificate", site.Name)
+		default:
 			add("take pending out when it may be opened", "site %s is pending, and lacks nothing that this file says", site.Name)
 		}
 		if test := site.Test; test != nil && len(test.Hosts) < len(site.Hosts) {

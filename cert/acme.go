@@ -19,6 +19,8 @@ import (
 
 	"github.com/caddyserver/certmagic"
 	"github.com/mholt/acmez/v3/acme"
+
+	"causeway/keypair"
 )
 
 // Directories of authorities that are known by a name.
@@ -60,12 +62,22 @@ type ACMESettings struct {
 	Resolvers  []string // host:port, asked whether a record is there; nil are the system's
 	RSA        bool     // an RSA key of 2048 bits in place of ECDSA P-256
 	Profile    string   // of the authority's; "" is its default
+	Approved   []string // who may have signed it; nil for anybody
+	Refuse     bool     // what somebody else signed is not shown
 }
 
 // text is all that the settings say: who has another text may succeed where
 // the other failed.
 func (s *ACMESettings) text() string {
-	return fmt.Sprintf("%s\x00%s\x00%s\x00%s\x00%s\x00%v\x00%s\x00%v\x00%v\x00%s", s.Directory, s.Email, s.TrustPEM, s.EABKeyID, s.EABKey, s.Challenges, s.DNSText, s.Resolvers, s.RSA, s.Profile)
+	return fmt.Sprintf("%s\x00%s\x00%s\x00%s\x00%s\x00%v\x00%s\x00%v\x00%v\x00%s\x00%q%v", s.Directory, s.Email, s.TrustPEM, s.EABKeyID, s.EABKey, s.Challenges, s.DNSText, s.Resolvers, s.RSA, s.Profile, s.Approved, s.Refuse)
+}
+
+// unapproved is what Approved has against a certificate.
+func (s *ACMESettings) unapproved(c *acmeCertificate) error {
+	if s.Approved == nil || keypair.SignedBy(keypair.Chain(&c.Certificate), s.Approved) {
+		return nil
+	}
+	return fmt.Errorf("the certificate was issued by %s, which approved_issuers does not name: %s; order at one of them, or change approved_issuers", keypair.Issuer(c.Leaf), strings.Join(s.Approved, ", "))
 }
 
 const (
@@ -142,7 +154,9 @@ func (a *ACME) Set(wanted []ACMENames) {
 					n.ready = w.Ready
 				}
 				if was := old[name]; was != nil { // better than none, until there is another
-					n.shown.Store(was.shown.Load())
+					if c := was.shown.Load(); c != nil {
+						_ = n.show(c)
+					}
 				}
 				fresh = append(fresh, n)
 			}
@@ -255,10 +269,11 @@ type acmeName struct {
 	// The rest is run's.
 	ari     acme.RenewalInfo
 	ordered time.Time // when it was last issued to this process
+	mark    int       // the last of keypair.Mark that was told of
 }
 
 func newACMEName(a *ACME, site, name string, settings ACMESettings) *acmeName {
-	n := &acmeName{acme: a, site: site, name: name, settings: settings, ready: func() error { return nil }, forced: make(chan chan<- error)}
+	n := &acmeName{acme: a, site: site, name: name, settings: settings, ready: func() error { return nil }, forced: make(chan chan<- error), mark: -1}
 	n.ctx, n.stop = context.WithCancel(a.base)
 	return n
 }
@@ -306,15 +321,46 @@ func (n *acmeName) load(ctx context.Context) {
 	case err != nil:
 		n.fail(err)
 	default:
-		n.show(stored)
+		if err := n.show(stored); err != nil {
+			n.fail(err)
+		}
 	}
 }
 
-func (n *acmeName) show(c *acmeCertificate) {
-	if shown := n.shown.Load(); shown == nil || !shown.Leaf.Equal(c.Leaf) {
-		n.shown.Store(c)
-		n.ari = acme.RenewalInfo{}
+// show has visitors see a certificate. The error is why they must not.
+func (n *acmeName) show(c *acmeCertificate) error {
+	shown := n.shown.Load()
+	if shown != nil && shown.Leaf.Equal(c.Leaf) {
+		return nil
 	}
+	if err := n.settings.unapproved(c); err != nil && n.settings.Refuse {
+		return err
+	} else if err != nil {
+		n.log().Warn("certificate of an issuer who is not approved", "err", err)
+	}
+	n.shown.Store(c)
+	n.ari, n.mark = acme.RenewalInfo{}, -1
+	return nil
+}
+
+// tellEnd tells, once at each of keypair.Mark, of a certificate that ends though it
+// should have been renewed.
+func (n *acmeName) tellEnd(now time.Time) {
+	shown := n.shown.Load()
+	if shown == nil || now.Before(n.due(shown)) {
+		return
+	}
+	mark := keypair.Mark(shown.Leaf.NotAfter, now)
+	if mark == n.mark || mark < 0 {
+		return
+	}
+	n.mark = mark
+	level := slog.LevelWarn
+	if mark <= 1 {
+		level = slog.LevelError
+	}
+	n.log().Log(context.Background(), level, "certificate ends, and could not be renewed", "ca", n.settings.Directory,
+		"until", shown.Leaf.NotAfter.UTC().Format(time.DateTime), "left", keypair.Left(shown.Leaf.NotAfter, now))
 }
 
 // run keeps the certificate until the name is managed no more.
@@ -322,6 +368,7 @@ func (n *acmeName) run() {
 	for n.ctx.Err() == nil {
 		n.load(n.ctx)
 		wait := n.keep()
+		n.tellEnd(time.Now())
 		timer := time.NewTimer(min(max(wait, time.Second), tick))
 		select {
 		case <-timer.C:
@@ -513,8 +560,12 @@ func (n *acmeName) orderLocked(ctx context.Context, forced bool) error {
 	}
 	defer unlock()
 	if stored, err := storage.certificate(ctx, ca, n.name); err == nil && stored.of(&n.settings) {
-		n.show(stored)
-		if had != nil && !had.Leaf.Equal(stored.Leaf) || had == nil && !forced {
+		refused := n.show(stored)
+		switch {
+		case refused != nil && !forced && time.Until(n.due(stored)) > 0: // the next would be another of the same
+			return n.failed(ctx, &ACMEError{Refused: true, Err: refused})
+		case refused != nil:
+		case had != nil && !had.Leaf.Equal(stored.Leaf) || had == nil && !forced:
 			return nil // another node was sooner
 		}
 	}
@@ -534,10 +585,12 @@ func (n *acmeName) orderLocked(ctx context.Context, forced bool) error {
 		return n.failed(ctx, err)
 	}
 	if err := storage.putCertificate(ctx, ca, n.name, issued); err != nil {
-		n.show(issued) // it is good all the same
+		_ = n.show(issued) // it is good all the same
 		return n.failed(ctx, fmt.Errorf("keep the certificate of %s: %w", n.name, err))
 	}
-	n.show(issued)
+	if err := n.show(issued); err != nil {
+		return n.failed(ctx, &ACMEError{Refused: true, Err: err})
+	}
 	n.ordered = time.Now()
 	if due := n.due(issued); time.Until(due) <= 0 { // it would be ordered again and again
 		return n.failed(ctx, &ACMEError{Refused: true, Words: "the certificate that came is to be renewed already by this machine's clock: set the clock by NTP",

@@ -250,8 +250,8 @@ func TestACMERenew(t *testing.T) {
 	if second := n.shows(t, "shop.example"); second == nil || second.Equal(first) {
 		t.Error("it is the same certificate")
 	}
-	if ca.Requests() == before || ca.Orders() != 2 {
-		t.Errorf("%d orders", ca.Orders())
+	if ca.Requests() == before || ca.Orders() != 2 || ca.Accounts() != 1 {
+		t.Errorf("%d orders, %d accounts", ca.Orders(), ca.Accounts())
 	}
 	if outcome := n.Renew(t.Context(), "nobody"); len(outcome) != 0 {
 		t.Errorf("%+v", outcome)
@@ -304,6 +304,71 @@ func TestACMERenewsInTime(t *testing.T) {
 	}
 	if ca.Orders() != 2 {
 		t.Errorf("%d orders for two certificates", ca.Orders())
+	}
+}
+
+// The end of a certificate that can't be renewed is told of at each mark, and that
+// of one that is renewed in its time is not.
+func TestACMEEnds(t *testing.T) {
+	n := newNode(t, t.TempDir())
+	ca := n.authority(t, testca.Options{Life: 15})
+	n.Set([]cert.ACMENames{{Site: "shop", Names: []string{"shop.example"}, ACMESettings: settings(ca)}})
+	n.got(t, "shop.example")
+	if text := n.logs.String(); strings.Contains(text, "certificate ends") {
+		t.Error(text)
+	}
+	ca.Stop()
+	until(t, "its last hours, and its end", func() bool {
+		text := n.logs.String()
+		return strings.Contains(text, "level=ERROR msg=\"certificate ends, and could not be renewed\"") && strings.Contains(text, `left="it has expired"`)
+	})
+	if times := strings.Count(n.logs.String(), "certificate ends"); times > 2 {
+		t.Errorf("told %d times", times)
+	}
+}
+
+// What somebody else signed is not shown where that is to be refused, and not
+// ordered again and again; when it is approved of, it is shown without an order.
+func TestACMEApproved(t *testing.T) {
+	dir := t.TempDir()
+	n := newNode(t, dir)
+	ca := n.authority(t, testca.Options{})
+	of := settings(ca)
+	of.Approved, of.Refuse = []string{"CFCA", "DigiCert"}, true
+	set := func(of cert.ACMESettings) {
+		n.Set([]cert.ACMENames{{Site: "shop", Names: []string{"shop.example"}, ACMESettings: of}})
+	}
+	const why = "which approved_issuers does not name: CFCA, DigiCert; order at one of them, or change approved_issuers"
+	set(of)
+	until(t, "a refusal", func() bool { return strings.Contains(n.errOf("shop.example"), why) })
+	if n.shows(t, "shop.example") != nil {
+		t.Error("it is shown")
+	}
+	if said, _, failed := cert.ACMEFailure(t.Context(), dir, "shop.example", ca.URL); !failed || !strings.Contains(said, why) {
+		t.Errorf("its folder says %q", said)
+	}
+	n.Close()
+	n = newNode(t, dir)
+	set(of)
+	until(t, "the refusal after a restart", func() bool { return strings.Contains(n.errOf("shop.example"), why) })
+	time.Sleep(2 * time.Second)
+	if n.shows(t, "shop.example") != nil || ca.Orders() != 1 {
+		t.Errorf("%d orders", ca.Orders())
+	}
+
+	of.Refuse = false
+	set(of)
+	until(t, "a warning", func() bool {
+		return strings.Contains(n.logs.String(), "level=WARN msg=\"certificate of an issuer who is not approved\"")
+	})
+	first := n.got(t, "shop.example")
+	of.Refuse = true
+	set(of)
+	until(t, "a refusal of what was shown", func() bool { return n.shows(t, "shop.example") == nil })
+	of.Approved = []string{"Pebble"}
+	set(of)
+	if !n.got(t, "shop.example").Equal(first) || ca.Orders() != 1 {
+		t.Errorf("%d orders", ca.Orders())
 	}
 }
 

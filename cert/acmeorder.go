@@ -1,6 +1,6 @@
 package cert
 
-// One order: issue finds the account (account.go's storage), then tries one
+// One order: issue finds the account (acme.go's storage), then tries one
 // challenge after the other (try), until one gives a certificate.
 
 import (
@@ -293,9 +293,15 @@ func (a *ACME) try(ctx context.Context, c *client, account acme.Account, name st
 	if err != nil {
 		return nil, fmt.Errorf("encode the key: %w", err)
 	}
-	issued, err := readACMECertificate(slices.Concat(text, bytes.TrimSpace(chains[0].ChainPEM), []byte("\n")))
-	if err != nil {
-		return nil, fmt.Errorf("read what the authority gave: %w", err)
+	var issued *acmeCertificate
+	for _, chain := range chains { // the first is the authority's choice (RFC 8555 section 7.4.2)
+		one, err := readACMECertificate(slices.Concat(text, bytes.TrimSpace(chain.ChainPEM), []byte("\n")))
+		if err != nil {
+			return nil, fmt.Errorf("read what the authority gave: %w", err)
+		}
+		if issued == nil || settings.unapproved(issued) != nil && settings.unapproved(one) == nil {
+			issued = one
+		}
 	}
 	issued.directory = settings.Directory
 	if err := issued.Leaf.VerifyHostname(strings.Replace(name, "*", "any-name", 1)); err != nil {

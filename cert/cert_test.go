@@ -1,12 +1,16 @@
 package cert
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -203,6 +207,51 @@ func handshake(t *testing.T, server, client *tls.Config) (state tls.ConnectionSt
 	raw.Close()
 	served.Wait()
 	return state, serverErr, clientErr
+}
+
+// A site shows its own certificates, whoever else's carry the name, and one that is
+// in force before one that is not.
+func TestStoreFindsBySite(t *testing.T) {
+	at := func(from, until time.Duration, name string) *tls.Certificate {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := time.Now()
+		template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{name}, NotBefore: now.Add(from), NotAfter: now.Add(until)}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	}
+	const name, wild = "a.example.cn", "*.example.cn"
+	day := 24 * time.Hour
+	expired, early, good, wide := at(-2*day, -day, name), at(day, 2*day, name), at(-day, day, name), at(-day, day, wild)
+	for _, c := range []struct {
+		what    string
+		entries []*entry
+		want    *tls.Certificate
+	}{
+		{"another site's first", []*entry{{source: Source{Site: "b"}, cert: good}, {source: Source{Site: "a"}, cert: wide}}, wide},
+		{"another site's alone", []*entry{{source: Source{Site: "b"}, cert: good}}, nil},
+		{"expired first", []*entry{{source: Source{Site: "a"}, cert: expired}, {source: Source{Site: "b"}, cert: wide}, {source: Source{Site: "a"}, cert: good}}, good},
+		{"not yet valid first", []*entry{{source: Source{Site: "a"}, cert: early}, {source: Source{Site: "a"}, cert: good}}, good},
+		{"a wildcard in force", []*entry{{source: Source{Site: "a"}, cert: expired}, {source: Source{Site: "a"}, cert: wide}}, wide},
+		{"the exact before the wildcard", []*entry{{source: Source{Site: "a"}, cert: wide}, {source: Source{Site: "a"}, cert: good}}, good},
+		{"all expired", []*entry{{source: Source{Site: "a"}, cert: expired}, {source: Source{Site: "a"}, cert: at(-2*day, -day, wild)}}, expired},
+	} {
+		s := &Store{entries: c.entries}
+		s.swap()
+		hello := &tls.ClientHelloInfo{ServerName: name, SupportedVersions: []uint16{tls.VersionTLS13}, SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256}, SupportedCurves: []tls.CurveID{tls.X25519, tls.CurveP256}}
+		if got := s.Find("a", hello); got != c.want {
+			t.Errorf("%s: %v", c.what, got)
+		}
+	}
 }
 
 func TestStorePicksWhatTheClientSupports(t *testing.T) {

@@ -1,7 +1,7 @@
 package cert
 
-// A hello's way through the store: GetCertificate → find (by name or local
-// address) → pick (the first certificate of that name the client can use).
+// A hello's way through the store: Find → find (by site, and name or local
+// address) → pick (the first that is in force and that the client can use).
 //
 // A change's way: Run → look, every few seconds → reread → use: another index,
 // swapped whole.
@@ -38,8 +38,9 @@ type Source struct {
 // Store is the certificates of sites, from files. All its methods may be called
 // at once from any goroutine; Run follows the files.
 type Store struct {
-	log *slog.Logger
-	now atomic.Pointer[index] // replaced whole
+	log   *slog.Logger
+	roots func() (*x509.CertPool, error) // whom this machine's clients trust
+	now   atomic.Pointer[index]          // replaced whole
 
 	mu      sync.Mutex // guards the entries, in turn with now
 	entries []*entry
@@ -53,6 +54,7 @@ type entry struct {
 	tried  keypair.Stamp    // of those that were looked at last
 	failed keypair.Stamp    // of those that err is about
 	err    error            // why they are not in use; nil when they are
+	warned string           // what was told of cert that is no reason to refuse it
 	sound  time.Time        // when the first of the chain of cert ends; zero before it was looked at
 	mark   int              // the last of keypair.Mark that was told of
 	staple staple
@@ -60,20 +62,27 @@ type entry struct {
 
 // index finds certificates; it never changes.
 type index struct {
-	names     map[string][]*tls.Certificate // lower-case DNS names and "*."+labels
-	addresses map[netip.Addr][]*tls.Certificate
+	names     map[string][]held // by lower-case DNS names and "*."+labels
+	addresses map[netip.Addr][]held
+}
+
+// held is a certificate of a site.
+type held struct {
+	site string
+	cert *tls.Certificate
 }
 
 // Load reads every certificate of sources into a store. What before has of the
 // same files, unchanged since, is not read again; before may be nil. The error
 // joins all the files that cannot be used, each named. No sources make an empty
-// store, which has a certificate for nobody. Several certificates may carry the
-// same name (an ECDSA and an RSA one): the first in the order of sources that
-// the client supports is shown, ECDSA before the others, which is what servers
-// sign fastest with. One that has expired is shown too: a client tells
-// its user more than a missing certificate could.
+// store, which has a certificate for nobody. Several certificates of a site may
+// carry the same name (an ECDSA and an RSA one): the first in the order of sources
+// that the client supports is shown, ECDSA before the others, which is what servers
+// sign fastest with, and what is in force before what is not. When all have expired
+// one is shown all the same: a client tells its user more than a missing
+// certificate could.
 func Load(sources []Source, before *Store, log *slog.Logger) (*Store, error) {
-	s := &Store{log: log, entries: make([]*entry, len(sources))}
+	s := &Store{log: log, roots: x509.SystemCertPool, entries: make([]*entry, len(sources))}
 	known := before.known()
 	var reading sync.WaitGroup
 	places := make(chan struct{}, runtime.GOMAXPROCS(0))
@@ -81,7 +90,7 @@ func Load(sources []Source, before *Store, log *slog.Logger) (*Store, error) {
 		e := &entry{source: source, mark: -1}
 		s.entries[i] = e
 		if old := known[source.Files]; old != nil && keypair.StampOf(source.Files).Same(old.seen) {
-			e.cert, e.seen, e.staple, e.mark = old.cert, old.seen, old.staple, old.mark
+			e.cert, e.seen, e.staple, e.mark, e.warned = old.cert, old.seen, old.staple, old.mark, old.warned
 			e.err = keypair.Refused(keypair.Judge(e.cert, source.Files.Cert, source.Want, time.Now()))
 			continue
 		}
@@ -138,15 +147,16 @@ func read(source Source) (keypair.Stamp, *tls.Certificate, error) {
 
 // swap makes the entries what is served. s.mu is held, or nobody has s yet.
 func (s *Store) swap() {
-	x := &index{names: make(map[string][]*tls.Certificate, len(s.entries)), addresses: make(map[netip.Addr][]*tls.Certificate)}
+	x := &index{names: make(map[string][]held, len(s.entries)), addresses: make(map[netip.Addr][]held)}
 	for _, e := range s.entries {
+		one := held{e.source.Site, e.cert}
 		for _, name := range e.cert.Leaf.DNSNames {
 			name = normalName(name)
-			x.names[name] = append(x.names[name], e.cert)
+			x.names[name] = append(x.names[name], one)
 		}
 		for _, ip := range e.cert.Leaf.IPAddresses {
 			if a, ok := netip.AddrFromSlice(ip); ok {
-				x.addresses[a.Unmap()] = append(x.addresses[a.Unmap()], e.cert)
+				x.addresses[a.Unmap()] = append(x.addresses[a.Unmap()], one)
 			}
 		}
 	}
@@ -159,9 +169,9 @@ func (s *Store) swap() {
 	s.now.Store(x)
 }
 
-func ecdsaFirst(a, b *tls.Certificate) int {
-	rank := func(c *tls.Certificate) int {
-		if c.Leaf.PublicKeyAlgorithm == x509.ECDSA {
+func ecdsaFirst(a, b held) int {
+	rank := func(of held) int {
+		if of.cert.Leaf.PublicKeyAlgorithm == x509.ECDSA {
 			return 0
 		}
 		return 1
@@ -186,6 +196,7 @@ func (s *Store) Run(ctx context.Context) {
 	defer tasks.Wait()
 	tasks.Go(func() { s.runStaples(ctx) })
 	s.countDays(time.Now())
+	s.warn(time.Now())
 	look := time.NewTicker(max(lookEvery, time.Duration(len(s.entries))*lookEach))
 	defer look.Stop()
 	day := time.NewTicker(dayEvery)
@@ -213,6 +224,35 @@ func (s *Store) look() {
 		s.swap()
 		s.mu.Unlock()
 		s.countDays(time.Now())
+		s.warn(time.Now())
+	}
+}
+
+// warn tells, once, what some clients or the owner may not like about what is in
+// use; countDays tells of its end.
+func (s *Store) warn(now time.Time) {
+	for _, e := range s.entries {
+		s.mu.Lock()
+		c, before := e.cert, e.warned
+		s.mu.Unlock()
+		var said []string
+		for _, p := range keypair.Judge(c, e.source.Files.Cert, e.source.Want, now) {
+			if p.Level == keypair.Warning && !p.Ends {
+				said = append(said, p.Error())
+			}
+		}
+		text := strings.Join(said, "\n")
+		if text == before {
+			continue
+		}
+		for _, one := range said {
+			s.log.Warn("certificate", "site", e.source.Site, "err", one)
+		}
+		s.mu.Lock()
+		if e.cert == c {
+			e.warned = text
+		}
+		s.mu.Unlock()
 	}
 }
 
@@ -283,10 +323,16 @@ func worse(inUse, c *tls.Certificate, source Source, now time.Time) error {
 // next swap on.
 func (s *Store) use(e *entry, at keypair.Stamp, c *tls.Certificate) bool {
 	s.mu.Lock()
+	before := e.cert
 	e.cert, e.seen, e.tried, e.err, e.mark = c, at, at, nil, -1
 	e.staple, e.sound = staple{}, time.Time{}
 	s.mu.Unlock()
 	s.log.Info("certificate changed", "site", e.source.Site, "file", e.source.Files.Cert, "names", keypair.Names(c.Leaf), "until", c.Leaf.NotAfter.UTC().Format(time.DateOnly))
+	if roots, err := s.roots(); err == nil && keypair.Ends(before, roots, time.Now()) == nil { // a private authority's never did
+		if err := keypair.Ends(c, roots, time.Now()); err != nil {
+			s.log.Warn("certificate changed, and clients may refuse it where they took the one before", "site", e.source.Site, "file", e.source.Files.Cert, "err", err)
+		}
+	}
 	return true
 }
 
@@ -295,7 +341,8 @@ func (s *Store) countDays(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range s.entries {
-		mark := keypair.Mark(e.cert.Leaf.NotAfter, now)
+		end := e.end()
+		mark := keypair.Mark(end, now)
 		if mark == e.mark {
 			continue
 		}
@@ -306,7 +353,7 @@ func (s *Store) countDays(now time.Time) {
 		}
 		if mark >= 0 {
 			s.log.Log(context.Background(), level, "certificate ends", "site", e.source.Site, "file", e.source.Files.Cert,
-				"until", e.cert.Leaf.NotAfter.UTC().Format(time.DateTime), "left", keypair.Left(e.cert.Leaf.NotAfter, now))
+				"until", end.UTC().Format(time.DateTime), "left", keypair.Left(end, now))
 		}
 	}
 }
@@ -335,18 +382,18 @@ func (s *Store) State() []State {
 	return states
 }
 
+// end is when the first certificate of the chain ends. s.mu is held.
+func (e *entry) end() time.Time {
+	if e.sound.IsZero() {
+		e.sound = keypair.End(e.cert)
+	}
+	return e.sound
+}
+
 // outOfForce is what is wrong with the certificate in use as time goes by: the rest
 // was judged when it was read. s.mu is held.
 func (e *entry) outOfForce(now time.Time) *keypair.Problem {
-	if e.sound.IsZero() {
-		e.sound = e.cert.Leaf.NotAfter
-		for _, one := range keypair.Chain(e.cert)[1:] {
-			if one.NotAfter.Before(e.sound) {
-				e.sound = one.NotAfter
-			}
-		}
-	}
-	if !now.After(e.sound) && !now.Before(e.cert.Leaf.NotBefore) {
+	if !now.After(e.end()) && !now.Before(e.cert.Leaf.NotBefore) {
 		return nil
 	}
 	for _, p := range keypair.Judge(e.cert, e.source.Files.Cert, keypair.Want{}, now) {
@@ -357,42 +404,77 @@ func (e *entry) outOfForce(now time.Time) *keypair.Problem {
 	return nil
 }
 
-// GetCertificate is for tls.Config: the certificate for the server name of
-// hello (RFC 6066 section 3), exact before a wildcard of one label (RFC 9525
-// section 6.3), and for a hello without a name the one of the local IP
-// address. It returns nil, nil when there is none; crypto/tls then ends the
-// handshake with the alert unrecognized_name.
-func (s *Store) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return pick(s.now.Load().find(hello), hello), nil
+// Find is the certificate of a site, or with "" of any, for the server name of hello
+// (RFC 6066 section 3), exact before a wildcard of one label (RFC 9525 section 6.3),
+// and for a hello without a name the one of the local IP address. It is nil when
+// there is none; crypto/tls then ends the handshake with the alert
+// unrecognized_name.
+func (s *Store) Find(site string, hello *tls.ClientHelloInfo) *tls.Certificate {
+	return pick(s.now.Load().find(site, hello), hello, time.Now())
 }
 
-func (x *index) find(hello *tls.ClientHelloInfo) []*tls.Certificate {
+// GetCertificate is Find for whatever site, for tls.Config.
+func (s *Store) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return s.Find("", hello), nil
+}
+
+// find gives the certificates for a hello: those of its very name before those of a
+// wildcard.
+func (x *index) find(site string, hello *tls.ClientHelloInfo) []held {
 	name := normalName(hello.ServerName)
 	if name == "" {
-		return x.addresses[localAddr(hello.Conn)]
+		return of(site, x.addresses[localAddr(hello.Conn)])
 	}
-	if found := x.names[name]; found != nil {
-		return found
-	}
+	found := of(site, x.names[name])
 	if _, parent, ok := strings.Cut(name, "."); ok {
-		return x.names["*."+parent]
+		if wild := of(site, x.names["*."+parent]); len(found) == 0 {
+			found = wild
+		} else if len(wild) > 0 {
+			found = slices.Concat(found, wild)
+		}
 	}
-	return nil
+	return found
 }
 
-func pick(of []*tls.Certificate, hello *tls.ClientHelloInfo) *tls.Certificate {
+// of are those of a site, of any with "".
+func of(site string, all []held) []held {
+	is := func(one held) bool { return site == "" || one.site == site }
+	switch first := slices.IndexFunc(all, is); {
+	case first < 0:
+		return nil
+	case !slices.ContainsFunc(all, func(one held) bool { return !is(one) }): // as nearly always
+		return all
+	case !slices.ContainsFunc(all[first+1:], is):
+		return all[first : first+1]
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(one held) bool { return !is(one) })
+}
+
+// pick chooses among them: what is in force and the client can use, then what it can
+// use, then the first.
+func pick(of []held, hello *tls.ClientHelloInfo, now time.Time) *tls.Certificate {
 	if len(of) == 0 {
 		return nil
 	}
 	if len(of) == 1 {
-		return of[0]
+		return of[0].cert
 	}
-	for _, c := range of {
-		if hello.SupportsCertificate(c) == nil {
-			return c
+	var usable *tls.Certificate
+	for _, one := range of {
+		if hello.SupportsCertificate(one.cert) != nil {
+			continue
+		}
+		if leaf := one.cert.Leaf; !now.After(leaf.NotAfter) && !now.Before(leaf.NotBefore) {
+			return one.cert
+		}
+		if usable == nil {
+			usable = one.cert
 		}
 	}
-	return of[0]
+	if usable == nil {
+		return of[0].cert
+	}
+	return usable
 }
 
 func localAddr(conn net.Conn) netip.Addr {

@@ -104,6 +104,47 @@ func readFile(t *testing.T, file string) []byte {
 	return text
 }
 
+// What some will not like about a certificate is told of once, and again only when
+// it is another.
+func TestWarnings(t *testing.T) {
+	f := newFollowed(t, keypair.Want{Hosts: []string{"example.cn"}, Approved: []string{"CFCA"}})
+	f.warn(time.Now())
+	if said := f.log.take(); strings.Count(said, "level=WARN msg=certificate site=shop") != 1 || !strings.Contains(said, "which approved_issuers does not name: CFCA") {
+		t.Error(said)
+	}
+	f.warn(time.Now())
+	again, err := Load([]Source{{Site: "shop", Files: f.files, Want: f.entries[0].source.Want}}, f.Store, slog.New(slog.NewTextHandler(f.log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.warn(time.Now()) // after a reload
+	if said := f.log.take(); said != "" {
+		t.Errorf("told again: %s", said)
+	}
+}
+
+// A certificate that clients may refuse where they took the one before is taken up,
+// and the log says so; a private authority's is nothing of the kind.
+func TestChangedChain(t *testing.T) {
+	for _, trusted := range []bool{true, false} {
+		f := newFollowed(t, keypair.Want{Hosts: []string{"example.cn"}})
+		pool := x509.NewCertPool()
+		if trusted {
+			pool.AddCert(readCert(t, f.ca.CertFile()))
+		}
+		f.roots = func() (*x509.CertPool, error) { return pool, nil }
+		other := issue(t, newAuthority(t, t.TempDir()), t.TempDir(), "two", "example.cn")
+		f.put(f.files.Cert, readFile(t, other.Cert))
+		f.put(f.files.Key, readFile(t, other.Key))
+		f.look()
+		f.look()
+		said := f.log.take()
+		if !strings.Contains(said, "msg=\"certificate changed\"") || strings.Contains(said, "clients may refuse it") != trusted {
+			t.Errorf("trusted %v: %s", trusted, said)
+		}
+	}
+}
+
 // A pair that changes is served from the next look on; half of one never is, and
 // the log says why, once.
 func TestFilesAreFollowed(t *testing.T) {

@@ -57,3 +57,16 @@ func ACMEFailure(ctx context.Context, dir, name, directory string) (why string, 
 	last := acmeStorage{FileStorage(dir)}.attempt(ctx, directory, normalName(name))
 	return last.Err, last.Next, last.Failures > 0
 }
+
+// ACMEOverdue says of the certificate of a name, as the folder dir has it, when it
+// ends, and whether it ought to have been renewed: it has ended, or a fifth of its
+// life is left and one of keypair.Mark is reached.
+func ACMEOverdue(ctx context.Context, dir, name, directory string, now time.Time) (ends time.Time, overdue bool) {
+	stored, err := acmeStorage{FileStorage(dir)}.certificate(ctx, directory, normalName(name))
+	if err != nil {
+		return time.Time{}, false
+	}
+	ends = stored.Leaf.NotAfter
+	left := ends.Sub(now)
+	return ends, left < ends.Sub(stored.Leaf.NotBefore)/5 && keypair.Mark(ends, now) >= 0
+}

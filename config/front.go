@@ -187,6 +187,9 @@ func (c *Config) checkFront(r *report, path string, s *Site) {
 	if t.Curves != nil && len(t.Curves) == 0 {
 		r.value(at+".curves", "write some of X25519MLKEM768, X25519, secp256r1, or leave it out", "there is no key exchange")
 	}
+	if t.Clients != nil && t.Clients.Require && s.HTTP == HTTPServe && r.good(at+".clients") {
+		r.value(at+".clients", "write http: redirect or http: off, or clients: {ca: …, require: false}", "nobody shows a certificate on plain HTTP, and the site has http: serve")
+	}
 	c.checkStrictNames(r, at, s)
 	c.checkHSTS(r, at+".hsts", s)
 }
@@ -226,17 +229,21 @@ func (c *Config) checkHSTS(r *report, at string, s *Site) {
 	if s.HTTP == HTTPServe && h.MaxAge > 0 {
 		r.key(at, "write http: redirect, or leave hsts out", "browsers that know it refuse plain HTTP, and the site has http: serve")
 	}
-	if !h.IncludeSubdomains || h.MaxAge == 0 {
+	if !h.IncludeSubdomains || h.MaxAge == 0 || s.Pending.On {
 		return
 	}
-	for _, other := range c.Sites {
+	for _, other := range c.Served() {
 		if other.TLS != nil && other.HTTP != HTTPServe {
 			continue
 		}
 		for _, below := range other.Hosts {
 			for _, above := range s.Hosts {
 				if name := strings.TrimPrefix(above.Public.Host, "*."); name != "" && strings.HasSuffix(below.Public.Host, "."+name) {
-					r.value(at+".include_subdomains", "give site "+other.Name+" tls and http: redirect, or leave include_subdomains out",
+					mend := "give site " + other.Name + " tls and http: redirect, or leave include_subdomains out"
+					if other.Tests {
+						mend = "try site " + other.Name + " under a host that is not below it, or leave include_subdomains out"
+					}
+					r.value(at+".include_subdomains", mend,
 						"%s is below %s, and site %s serves it on plain HTTP", below.Public.Authority(), name, other.Name)
 					return
 				}

@@ -33,14 +33,14 @@ func (c *Config) check(r *report) {
 		checkBases(r, path, s)
 		checkOneWayBack(r, path, s)
 	}
-	for i, s := range c.Sites {
-		c.checkFront(r, fmt.Sprintf("sites[%d]", i), s)
-	}
 	c.checkApproved(r)
 	c.checkACME(r)
 	checkPublicOnce(r, c.Sites)
 	checkDefaultOnce(r, c.Sites)
 	c.checkPending(r)
+	for i, s := range c.Sites {
+		c.checkFront(r, fmt.Sprintf("sites[%d]", i), s)
+	}
 	c.checkLoops(r)
 	for i, s := range c.Sites {
 		checkRewrite(r, fmt.Sprintf("sites[%d].rewrite", i), &s.Rewrite)

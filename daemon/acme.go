@@ -53,7 +53,8 @@ func (d *Daemon) prepareACME(cfg *config.Config, node *config.Node) (*preparedAC
 // acmeSettings reads the files of a site's ACME.
 func (d *Daemon) acmeSettings(cfg *config.Config, site *config.Site) (cert.ACMESettings, error) {
 	of, rsa := cfg.ACMEOf(site)
-	settings := cert.ACMESettings{Directory: of.Directory(), Email: of.Email, Challenges: of.Challenges, RSA: rsa, Profile: of.Profile}
+	want := cfg.Want(site)
+	settings := cert.ACMESettings{Directory: of.Directory(), Email: of.Email, Challenges: of.Challenges, RSA: rsa, Profile: of.Profile, Approved: want.Approved, Refuse: want.Refuse}
 	if of.Trust != "" {
 		text, err := os.ReadFile(of.Trust)
 		if err != nil {

@@ -1,11 +1,12 @@
 package daemon
 
-// Which certificate a hello gets: certificates.GetCertificate → the files', then
-// those that were ordered.
+// Which certificate a hello gets: certificates.GetCertificate → those of the site
+// that the name leads to, from files or ordered.
 
 import (
 	"context"
 	"crypto/tls"
+	"net/netip"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -77,11 +78,23 @@ func (c *certificates) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certific
 	if cert.IsChallenge(hello) {
 		return c.proofOfName(hello)
 	}
-	found, err := c.files.GetCertificate(hello)
-	if found != nil || err != nil || c.acme == nil {
-		return found, err
+	name := hello.ServerName
+	if name == "" && hello.Conn != nil {
+		if at, ok := hello.Conn.LocalAddr().(interface{ AddrPort() netip.AddrPort }); ok { // TCP, and UDP for QUIC
+			name = at.AddrPort().Addr().Unmap().WithZone("").String()
+		}
 	}
-	return c.acme.GetCertificate(hello)
+	of := "" // of any site: for a name of none, or of two on two ports
+	if site, _, ok := c.config.LookupName(name); ok {
+		if site.TLS.UsesACME() {
+			if c.acme == nil {
+				return nil, nil
+			}
+			return c.acme.GetCertificate(hello)
+		}
+		of = site.Name
+	}
+	return c.files.Find(of, hello), nil
 }
 
 // orDefault is GetCertificate, and for names that no site has the certificate of

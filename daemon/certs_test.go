@@ -46,3 +46,47 @@ nodes:
 		}
 	}
 }
+
+// A site is shown its own certificate, though one of another site's carries the name
+// too, and none of a file where its own is ordered.
+func TestCertificateOfSite(t *testing.T) {
+	dir := t.TempDir()
+	authority, err := cert.OpenAuthority(dir, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sources []cert.Source
+	for _, name := range []string{"a", "b"} {
+		if err := authority.Issue(dir, name, []string{"*.example.cn"}); err != nil {
+			t.Fatal(err)
+		}
+		sources = append(sources, cert.Source{Site: name, Files: keypair.Files{Cert: filepath.Join(dir, name+".pem"), Key: filepath.Join(dir, name+".key")}})
+	}
+	store, err := cert.Load(sources, nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Parse("causeway.yaml", []byte(`
+sites:
+  - {name: a, hosts: {a.example.cn: https://a.example.com}, tls: {cert: a.pem, key: a.key}}
+  - {name: b, hosts: {b.example.cn: https://b.example.com}, tls: {cert: b.pem, key: b.key}}
+  - {name: c, hosts: {c.example.cn: https://c.example.com}, tls: {acme: {}}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &certificates{config: cfg, files: store}
+	shown := func(name string) *tls.Certificate {
+		got, err := c.GetCertificate(&tls.ClientHelloInfo{ServerName: name})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		return got
+	}
+	if a, b := shown("a.example.cn"), shown("B.example.cn."); a == nil || b == nil || a == b {
+		t.Errorf("a and b are shown %v and %v", a, b)
+	}
+	if got := shown("c.example.cn"); got != nil {
+		t.Errorf("c is shown a file's: %v", got)
+	}
+}

@@ -186,6 +186,9 @@ func (c *Crossing) siteAt(name string, local net.Addr, passed bool) *config.Site
 func (x *exchange) fits(site *config.Site) error {
 	state := x.r.TLS
 	if state == nil {
+		if site.TLS != nil && site.TLS.Clients != nil && site.TLS.Clients.Require { // config refuses http: serve beside it
+			return outcome.Errorf(outcome.HostUnknown, "plain HTTP for site %s, whose visitors show a certificate", site.Name)
+		}
 		return nil
 	}
 	local, _ := x.r.Context().Value(http.LocalAddrContextKey).(net.Addr)

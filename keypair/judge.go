@@ -42,10 +42,17 @@ func Judge(c *tls.Certificate, file string, want Want, now time.Time) (problems 
 	}
 	if mark := Mark(leaf.NotAfter, now); mark > 0 {
 		say(Warning, "renew it", "%s expires on %s: %s", file, leaf.NotAfter.UTC().Format(time.DateOnly), Left(leaf.NotAfter, now))
+		problems[len(problems)-1].Ends = true
 	}
 	for _, one := range chain[1:] {
 		if now.After(one.NotAfter) {
 			say(Wrong, "get the chain anew from who issued it", "an intermediate certificate in %s, %q, expired on %s", file, one.Subject.CommonName, one.NotAfter.UTC().Format(time.DateTime))
+		} else if !selfSigned(one) && one.NotAfter.Before(leaf.NotAfter) && Mark(one.NotAfter, now) > 0 {
+			say(Warning, "get the chain anew from who issued it", "an intermediate certificate in %s, %q, expires on %s, before the first: %s", file, one.Subject.CommonName, one.NotAfter.UTC().Format(time.DateOnly), Left(one.NotAfter, now))
+			problems[len(problems)-1].Ends = true
+		}
+		if weak := weakness(one); weak != "" && !selfSigned(one) {
+			say(Fatal, "have it issued again", "%s has an intermediate certificate, %q, with %s, which browsers refuse", file, one.Subject.CommonName, weak)
 		}
 	}
 	if weak := weakness(leaf); weak != "" {
@@ -62,6 +69,9 @@ func Judge(c *tls.Certificate, file string, want Want, now time.Time) (problems 
 		say(Fatal, "get a certificate with every public host of the site, or take the host out of it",
 			"%s does not cover %s: it is for %s", file, list(missing), list(Names(leaf)))
 	}
+	if uses := leaf.ExtKeyUsage; len(uses)+len(leaf.UnknownExtKeyUsage) > 0 && !slices.Contains(uses, x509.ExtKeyUsageServerAuth) && !slices.Contains(uses, x509.ExtKeyUsageAny) {
+		say(Fatal, "have it issued for servers: extendedKeyUsage serverAuth", "%s is for other uses than a server's, and browsers refuse it", file)
+	}
 	if want.Approved != nil && !SignedBy(chain, want.Approved) {
 		level := Warning
 		if want.Refuse {
@@ -71,7 +81,7 @@ func Judge(c *tls.Certificate, file string, want Want, now time.Time) (problems 
 			"%s was issued by %s, which approved_issuers does not name: %s", file, Issuer(leaf), list(want.Approved))
 	}
 	if want.Roots != nil {
-		if err := ends(chain, want.Roots, now); err != nil {
+		if err := Ends(c, want.Roots, now); err != nil {
 			mend := "put the intermediate certificates behind it, or, if the authority is your own, give its root to the clients"
 			if at := chain[len(chain)-1].IssuingCertificateURL; len(at) > 0 { // RFC 5280 §4.2.2.1
 				mend = fmt.Sprintf("put it behind the others: who issued the last has it at %s", at[0])
@@ -82,8 +92,20 @@ func Judge(c *tls.Certificate, file string, want Want, now time.Time) (problems 
 	return problems
 }
 
-// ends looks whether the chain leads to a root.
-func ends(chain []*x509.Certificate, roots *x509.CertPool, now time.Time) error {
+// End is when the first certificate of a chain ends.
+func End(c *tls.Certificate) time.Time {
+	end := c.Leaf.NotAfter
+	for _, one := range Chain(c)[1:] {
+		if one.NotAfter.Before(end) {
+			end = one.NotAfter
+		}
+	}
+	return end
+}
+
+// Ends is why the chain of a pair leads to none of roots; nil when it does.
+func Ends(c *tls.Certificate, roots *x509.CertPool, now time.Time) error {
+	chain := Chain(c)
 	between := x509.NewCertPool()
 	for _, one := range chain[1:] {
 		between.AddCert(one)

@@ -47,6 +47,7 @@ type Problem struct {
 	Level Level
 	What  string // what is wrong, with the name of the file
 	Mend  string // what to do about it
+	Ends  bool   // it is that the pair ends soon
 }
 
 // Level is how bad a Problem is.

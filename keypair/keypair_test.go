@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ type recipe struct {
 	hosts    []string
 	ca       bool
 	key      crypto.Signer
+	uses     []x509.ExtKeyUsage
 }
 
 func (by *made) make(t testing.TB, r recipe) *made {
@@ -53,7 +55,7 @@ func (by *made) make(t testing.TB, r recipe) *made {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: r.name, Organization: []string{"of " + r.name}},
-		NotBefore: r.from, NotAfter: r.to, DNSNames: r.hosts, IsCA: r.ca, BasicConstraintsValid: true,
+		NotBefore: r.from, NotAfter: r.to, DNSNames: r.hosts, IsCA: r.ca, BasicConstraintsValid: true, ExtKeyUsage: r.uses,
 	}
 	if r.ca {
 		template.KeyUsage = x509.KeyUsageCertSign
@@ -187,6 +189,24 @@ func TestReadRefuses(t *testing.T) {
 		if c != nil || err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s:\ngot  %v\nwant %s", test.what, err, want)
 		}
+	}
+}
+
+// What editors of Windows put before the PEM is no part of it; a pipe that nobody
+// writes to holds nobody up.
+func TestReadsWhatIsThere(t *testing.T) {
+	_, _, lower, leaf := family(t)
+	dir := t.TempDir()
+	files := Files{Cert: put(t, dir, "a.pem", "\xef\xbb\xbf"+certText(leaf, lower)), Key: put(t, dir, "a.key", "\xef\xbb\xbf"+keyText(t, leaf))}
+	if c, problems := Read(files); c == nil {
+		t.Error(problems)
+	}
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, problems := Read(Files{Cert: pipe, Key: files.Key}); Refused(problems) == nil || Refused(problems).Error() != pipe+" is empty; write the file again" {
+		t.Error(problems)
 	}
 }
 
@@ -335,6 +355,8 @@ func TestJudge(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	soon := root.make(t, recipe{name: "Soon", ca: true, from: now.AddDate(0, -2, 0), to: now.AddDate(0, 0, 5)})
+	soft := root.make(t, recipe{name: "Soft", ca: true, key: weak})
 	for _, test := range []struct {
 		what  string
 		leaf  recipe
@@ -351,6 +373,10 @@ func TestJudge(t *testing.T) {
 		{"no name", recipe{hosts: []string{}}, []*made{lower, upper}, Want{}, Fatal, "a.pem names no host (no subjectAltName): browsers refuse it; have it issued with its DNS names"},
 		{"weak RSA", recipe{key: weak}, []*made{lower, upper}, Want{Hosts: hosts}, Fatal, "a.pem has an RSA key of 1024 bits, which browsers refuse; have a certificate issued for another key: causeway cert request"},
 		{"weak curve", recipe{key: curve}, []*made{lower, upper}, Want{Hosts: hosts}, Fatal, "a.pem has an ECDSA key on P-224, which browsers refuse"},
+		{"an intermediate is soon over", recipe{}, []*made{lower, soon}, Want{Hosts: hosts}, Warning, `an intermediate certificate in a.pem, "Soon", expires on 2026-06-06, before the first: 5 days are left; get the chain anew`},
+		{"an intermediate is weak", recipe{}, []*made{lower, soft}, Want{Hosts: hosts}, Fatal, `a.pem has an intermediate certificate, "Soft", with an RSA key of 1024 bits, which browsers refuse`},
+		{"for clients", recipe{uses: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, []*made{lower, upper}, Want{Hosts: hosts}, Fatal, "a.pem is for other uses than a server's, and browsers refuse it; have it issued for servers"},
+		{"for both", recipe{uses: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}}, []*made{lower, upper}, Want{Hosts: hosts}, 0, ""},
 		{"an intermediate is missing", recipe{}, []*made{lower}, Want{Hosts: hosts, Roots: roots}, Warning, "a.pem: the chain ends with what of Upper, Upper signed, and that is no root that this system knows: an intermediate certificate is missing"},
 		{"all are", recipe{}, nil, Want{Hosts: hosts, Roots: roots}, Warning, "a.pem: the chain ends with what of Lower, Lower signed"},
 		{"not approved", recipe{}, []*made{lower, upper}, Want{Hosts: hosts, Approved: []string{"CFCA"}}, Warning, "a.pem was issued by of Lower, Lower, which approved_issuers does not name: CFCA; have it issued by one of them"},

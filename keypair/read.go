@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/youmark/pkcs8"
@@ -135,12 +136,16 @@ func ReadSecret(file string) ([]byte, *Problem) {
 	return line, nil
 }
 
+// readTime is how long a file may take that is a pipe.
+const readTime = 5 * time.Second
+
 // Content is that of a file, or why it can't be had. mend is for one that is
 // missing, "" the usual one.
 func Content(part Part, file, mend string) ([]byte, *Problem) {
-	f, err := os.Open(file)
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe that nobody writes to is empty
 	var data []byte
 	if err == nil {
+		_ = f.SetReadDeadline(time.Now().Add(readTime)) // of a pipe: other files have none
 		data, err = io.ReadAll(io.LimitReader(f, mostBytes+1))
 		f.Close()
 	}
@@ -152,7 +157,7 @@ func Content(part Part, file, mend string) ([]byte, *Problem) {
 	case err == nil && len(data) > mostBytes:
 		return wrong("name the right file", "%s is longer than %d bytes: it is no certificate or key", file, mostBytes)
 	case err == nil:
-		return data, nil
+		return bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), nil // editors of Windows put it before the PEM
 	case errors.Is(err, fs.ErrNotExist):
 		if mend == "" {
 			mend = "put the file there, or change the path"

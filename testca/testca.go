@@ -65,6 +65,7 @@ type CA struct {
 	server          *httptest.Server
 	fault           atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
 	orders, all     atomic.Int64
+	accounts        atomic.Int64
 
 	mu  sync.Mutex // guards the rest
 	txt map[string][]string
@@ -158,6 +159,9 @@ func (c *CA) serve(w http.ResponseWriter, r *http.Request) {
 	if NewOrder(r) {
 		c.orders.Add(1)
 	}
+	if strings.HasSuffix(r.URL.Path, "/sign-me-up") { // Pebble's newAccount
+		c.accounts.Add(1)
+	}
 	if c.without == "" {
 		c.handler.ServeHTTP(w, r)
 		return
@@ -214,6 +218,9 @@ func Problem(w http.ResponseWriter, status int, kind, detail string) {
 
 // Orders is how many orders were made.
 func (c *CA) Orders() int { return int(c.orders.Load()) }
+
+// Accounts is how often an account was asked for.
+func (c *CA) Accounts() int { return int(c.accounts.Load()) }
 
 // Requests is how many requests came.
 func (c *CA) Requests() int { return int(c.all.Load()) }

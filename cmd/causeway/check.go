@@ -20,6 +20,7 @@ import (
 	"causeway/cert"
 	"causeway/config"
 	"causeway/forward"
+	"causeway/keypair"
 	"causeway/nft"
 )
 
@@ -134,6 +135,10 @@ func failedOrders(cfg *config.Config, node *config.Node) (warnings config.Errors
 		}
 		of, _ := cfg.ACMEOf(site)
 		for _, host := range publicHosts(site) {
+			if ends, overdue := cert.ACMEOverdue(context.Background(), of.Dir, host, of.Directory(), time.Now()); overdue {
+				warnings = append(warnings, cfg.ACMEWarning(site, "see causeway cert list, and whether a node runs that orders it",
+					"the certificate of %s ends on %s, and was not renewed in its time: %s", host, ends.UTC().Format(time.DateTime), keypair.Left(ends, time.Now())))
+			}
 			if why, next, failed := cert.ACMEFailure(context.Background(), of.Dir, host, of.Directory()); failed {
 				warnings = append(warnings, cfg.ACMEWarning(site, "mend that, then causeway cert renew "+site.Name+"; a running node tries again at "+next.Format(time.DateTime),
 					"%s could not be had: %s", host, strings.ReplaceAll(why, "\n", "; ")))
@@ -141,6 +146,30 @@ func failedOrders(cfg *config.Config, node *config.Node) (warnings config.Errors
 		}
 	}
 	return warnings
+}
+
+// missing is what pending sites lack, as far as the machine of a node, which may be
+// nil, knows.
+func missing(cfg *config.Config, node *config.Node) []audit.Finding {
+	if node == nil {
+		return audit.Missing(cfg, nil)
+	}
+	return audit.Missing(cfg, func(site *config.Site) string { return uncertifiedHost(cfg, node, site) })
+}
+
+// uncertifiedHost is the first host of a site without a certificate, where the node
+// orders it.
+func uncertifiedHost(cfg *config.Config, node *config.Node, site *config.Site) string {
+	if !site.EndsTLS(node) {
+		return ""
+	}
+	of, _ := cfg.ACMEOf(site)
+	for _, host := range publicHosts(site) {
+		if cert.LookACME(context.Background(), of.Dir, site.Name, host, of.Directory()).NotAfter.Before(time.Now()) {
+			return host
+		}
+	}
+	return ""
 }
 
 // sayFine says what is in a file that is fine.
@@ -157,7 +186,7 @@ func (c *checkup) sayFine(out io.Writer, cfg *config.Config, node *config.Node) 
 		what = count(len(cfg.Forwards), "forward")
 	}
 	fmt.Fprintf(out, "%s: fine: %s, %s%s\n", c.file, what, count(len(cfg.Nodes), "node"), looked)
-	for _, finding := range audit.Missing(cfg) {
+	for _, finding := range missing(cfg, node) {
 		fmt.Fprintln(out, finding)
 	}
 }
@@ -183,7 +212,7 @@ func (c *checkup) askWorld(out io.Writer, cfg *config.Config, node *config.Node,
 	if c.asJSON { // they are printed already
 		found = append(fileFindings(warnings), found...)
 	}
-	if failed := c.sayReports(out, cfg, found, targets, pending, origins); failed != nil {
+	if failed := c.sayReports(out, cfg, node, found, targets, pending, origins); failed != nil {
 		return failed
 	}
 	var failed []string
@@ -248,10 +277,10 @@ func isTerminal(file *os.File) bool {
 
 // sayReports prints what was found on this machine, and what targets, the hosts of
 // pending sites and origins came to.
-func (c *checkup) sayReports(out io.Writer, cfg *config.Config, machine []audit.Finding, targets, pending, origins audit.Report) error {
+func (c *checkup) sayReports(out io.Writer, cfg *config.Config, node *config.Node, machine []audit.Finding, targets, pending, origins audit.Report) error {
 	findings := append([]audit.Finding{}, slices.Concat(machine, targets.Findings, pending.Findings, origins.Findings)...)
 	if c.asJSON {
-		return sayJSON(out, append(findings, audit.Missing(cfg)...))
+		return sayJSON(out, append(findings, missing(cfg, node)...))
 	}
 	for _, finding := range findings {
 		fmt.Fprintln(out, finding)
