@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -23,6 +24,7 @@ const atOnce = 4
 // Options are how Origins asks.
 type Options struct {
 	Timeout  time.Duration       // for all of it
+	Given    time.Duration       // what was given, of which Timeout is left; 0 is Timeout
 	Progress func(asked, of int) // called first and after each host, one call at a time; nil for none
 }
 
@@ -62,7 +64,7 @@ func onRelays(cfg *config.Config, edge *config.Node) Finding {
 // origins asks through relay, an http.RoundTripper for requests to public hosts.
 func origins(ctx context.Context, cfg *config.Config, relay http.RoundTripper, options Options) (Report, error) {
 	all := publicHosts(cfg)
-	bounded, cancel := context.WithTimeoutCause(ctx, options.Timeout, noAnswerWithin(options.Timeout))
+	bounded, cancel := context.WithTimeoutCause(ctx, options.Timeout, noAnswerWithin(cmp.Or(options.Given, options.Timeout)))
 	defer cancel()
 	wanted := make([]*visit, 0, len(all))
 	for _, v := range all {

@@ -232,7 +232,7 @@ func (c *checkup) askWorld(out io.Writer, cfg *config.Config, node *config.Node,
 
 // options are those of asking for so many things, until end.
 func (c *checkup) options(noun string, end time.Time) audit.Options {
-	options := audit.Options{Timeout: time.Until(end).Round(time.Millisecond)}
+	options := audit.Options{Timeout: time.Until(end), Given: c.timeout}
 	if isTerminal(os.Stderr) {
 		options.Progress = func(asked, of int) { fmt.Fprintf(os.Stderr, "\r\x1b[K%d of %s asked", asked, count(of, noun)) }
 	}
