@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -58,6 +59,20 @@ const (
 
 var passBuffers = sync.Pool{New: func() any { return new([pageStep + passSize]byte) }}
 
+// While more than manyBodies have a large buffer, as those of which most must be
+// waiting, another begins with smallSize, and gets a large one when that was full
+// and there are fewer than mostBuffers.
+const (
+	manyBodies  = 256
+	mostBuffers = 2048
+	smallSize   = 2 << 10
+)
+
+var (
+	smallBuffers = sync.Pool{New: func() any { return new([smallSize]byte) }}
+	largeBuffers atomic.Int32 // that are in use
+)
+
 // passing is one body under way.
 type passing struct {
 	w       http.ResponseWriter
@@ -69,13 +84,15 @@ type passing struct {
 
 	mu       sync.Mutex // guards w and all below; run alone changes to, and reads it without
 	buffer   []byte
-	from, to int     // buffer[from:to] came and is not yet written
-	written  int64   // bytes of the body
-	encoder  Encoder // nil for none, and before begin
-	ended    bool    // the body has come to its end
-	begun    bool    // the header is written
-	armed    bool    // the timer will call late
-	over     bool    // run has returned
+	large    *[pageStep + passSize]byte // buffer's, or nil
+	small    *[smallSize]byte           // so is this
+	from, to int                        // buffer[from:to] came and is not yet written
+	written  int64                      // bytes of the body
+	encoder  Encoder                    // nil for none, and before begin
+	ended    bool                       // the body has come to its end
+	begun    bool                       // the header is written
+	armed    bool                       // the timer will call late
+	over     bool                       // run has returned
 	deadline time.Time
 	err      error // of a write
 }
@@ -102,14 +119,49 @@ func passBody(w http.ResponseWriter, r *http.Request, res *http.Response, opt Op
 		defer p.free()
 		return p.run()
 	}
-	buffer := passBuffers.Get().(*[pageStep + passSize]byte)
-	p.buffer = buffer[pageStep:][:p.most()]
+	p.takeBuffer(manyBodies)
 	defer p.free()
-	err := p.run()
-	if p.err == nil { // after a failure HTTP/2's server may yet look at what it was given
-		passBuffers.Put(buffer)
+	defer p.giveBuffer()
+	return p.run()
+}
+
+// takeBuffer gives p a buffer, a large one while fewer than most are in use.
+func (p *passing) takeBuffer(most int32) {
+	if largeBuffers.Add(1) > most {
+		largeBuffers.Add(-1)
+		p.small = smallBuffers.Get().(*[smallSize]byte)
+		p.buffer = p.small[:]
+		return
 	}
-	return err
+	p.large = passBuffers.Get().(*[pageStep + passSize]byte)
+	p.buffer = p.large[pageStep:][:p.most()]
+}
+
+// giveBuffer gives it back at the end. After a failure HTTP/2's server may yet look
+// at what it was given.
+func (p *passing) giveBuffer() {
+	well := p.over && p.err == nil
+	if p.large != nil {
+		largeBuffers.Add(-1)
+		if well {
+			passBuffers.Put(p.large)
+		}
+	} else if well {
+		smallBuffers.Put(p.small)
+	}
+}
+
+// grow takes a large buffer in the place of a small one that was full, and is empty
+// now. p.mu is held.
+func (p *passing) grow() {
+	if p.small == nil || p.to > 0 || largeBuffers.Load() >= mostBuffers {
+		return
+	}
+	small := p.small
+	if p.takeBuffer(mostBuffers); p.large != nil {
+		p.small = nil
+	}
+	smallBuffers.Put(small)
 }
 
 // most is how much is written at once.
@@ -183,6 +235,7 @@ func (p *passing) took(n int, err error) (ended bool, _ error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.to += n
+	full := p.to == len(p.buffer)
 	switch {
 	case err == io.EOF && p.res.ContentLength < 0 && p.r.Context().Err() != nil:
 		// The client left while the response had no end. An origin that heard
@@ -218,6 +271,9 @@ func (p *passing) took(n int, err error) (ended bool, _ error) {
 	}
 	if p.from == p.to {
 		p.from, p.to = 0, 0
+		if full && !p.over {
+			p.grow()
+		}
 	}
 	return p.over, nil
 }

@@ -74,7 +74,7 @@ func (m *Map) Response(res *http.Response, opt Options) {
 	}
 	b := newBody(res, p)
 	if p.sniff {
-		b.readAhead(aheadSize)
+		b.readAhead(len(b.work.ahead))
 		if p.kind = b.sniffed(); p.kind == "" {
 			m.passed(res)
 			res.Body = b.untouched()
@@ -92,7 +92,7 @@ func (m *Map) Response(res *http.Response, opt Options) {
 		setLength(res)
 		return
 	}
-	if 0 <= res.ContentLength && res.ContentLength <= aheadSize && p.kind != eventStream && len(res.Trailer) == 0 {
+	if 0 <= res.ContentLength && res.ContentLength <= int64(len(b.work.ahead)) && p.kind != eventStream && len(res.Trailer) == 0 {
 		b.readAhead(int(res.ContentLength))
 		if b.whole(res.ContentLength) {
 			res.ContentLength = b.finish()
@@ -297,17 +297,58 @@ type body struct {
 type work struct {
 	stream  Stream
 	opening opening
-	chunk   [chunkSize]byte // text as the origin has it
-	ahead   [aheadSize]byte // what Response read
-	text    []byte          // rewritten, for the encoder
-	staged  [2][]byte       // between the stages
-	out     []byte          // for Read
+	chunk   []byte    // text as the origin has it
+	ahead   []byte    // what Response read
+	text    []byte    // rewritten, for the encoder
+	staged  [2][]byte // between the stages
+	out     []byte    // for Read
+	small   bool
 }
 
-var works = sync.Pool{New: func() any { return &work{out: make([]byte, 0, chunkSize+chunkSize/4)} }}
+// While more than manyWorks bodies are under way, of which most must be waiting, another has as
+// little memory as will do.
+const (
+	manyWorks  = 128
+	smallWork  = 4 << 10
+	smallAhead = 1 << 10
+)
 
-// maxKept is how much memory for output goes back to the pool.
-const maxKept = 2 * chunkSize
+var (
+	works      = sync.Pool{New: func() any { return newWork(chunkSize, aheadSize) }}
+	smallWorks = sync.Pool{New: func() any { return newWork(smallWork, smallAhead) }}
+	underWay   atomic.Int32
+)
+
+func newWork(chunk, ahead int) *work {
+	w := &work{chunk: make([]byte, chunk), ahead: make([]byte, ahead), small: chunk == smallWork}
+	if !w.small {
+		w.out = make([]byte, 0, chunk+chunk/4)
+	}
+	return w
+}
+
+// takeWork gives memory for a body, until give.
+func takeWork() *work {
+	if underWay.Add(1) > manyWorks {
+		return smallWorks.Get().(*work)
+	}
+	return works.Get().(*work)
+}
+
+// give gives it back, but for what grew out of proportion.
+func (w *work) give() {
+	underWay.Add(-1)
+	pool, kept := &works, 2*chunkSize
+	if w.small {
+		pool, kept = &smallWorks, 4*smallWork
+	}
+	for _, grown := range []*[]byte{&w.text, &w.staged[0], &w.staged[1], &w.out} {
+		if cap(*grown) > kept {
+			*grown = nil
+		}
+	}
+	pool.Put(w)
+}
 
 func (w *work) Write(p []byte) (int, error) {
 	w.out = append(w.out, p...)
@@ -344,7 +385,7 @@ func (s *source) Read(p []byte) (n int, err error) {
 
 func newBody(res *http.Response, p plan) *body {
 	b := &body{origin: res.Body, trailer: &res.Trailer, source: source{origin: res.Body}, came: p.came, coding: p.coding, uncoded: p.uncoded}
-	b.work = works.Get().(*work)
+	b.work = takeWork()
 	b.work.out = b.work.out[:0]
 	return b
 }
@@ -376,7 +417,7 @@ func (b *body) whole(length int64) bool {
 func (b *body) sniffed() string {
 	s := &b.source
 	first := b.opened(s.ahead)
-	for len(first) == 0 && s.err == nil && len(s.ahead) < aheadSize {
+	for len(first) == 0 && s.err == nil && len(s.ahead) < len(b.work.ahead) {
 		var n int
 		n, s.err = s.origin.Read(b.work.ahead[len(s.ahead):])
 		s.ahead = b.work.ahead[:len(s.ahead)+n]
@@ -503,12 +544,12 @@ func (b *body) step(room []byte) (passed int) {
 	if b.enc != nil || b.wide != nil || b.digests != nil || b.source.start != nil || len(room) < passRoom {
 		room = nil
 	}
-	text, held, back, first := b.work.chunk[:], 0, 0, !b.begun
+	text, held, back, first := b.work.chunk, 0, 0, !b.begun
 	inRoom := room != nil && !b.busy
 	if inRoom {
 		held = b.work.stream.CopyHeld(room)
 		back = b.giveBack(room[held:])
-		text = room[held+back : min(len(room), held+chunkSize)] // chunk has room for back and it
+		text = room[held+back : min(len(room), held+len(b.work.chunk))] // chunk has room for back and it
 	} else if room != nil {
 		text = text[:min(len(text), len(room)-len(room)/8)] // the rest is for what grows
 	}
@@ -710,14 +751,7 @@ func (b *body) release() {
 			f.free()
 		}
 	}
-	for i := range b.work.staged {
-		if cap(b.work.staged[i]) > maxKept {
-			b.work.staged[i] = nil
-		}
-	}
-	if cap(b.work.out) <= maxKept && cap(b.work.text) <= maxKept {
-		works.Put(b.work)
-	}
+	b.work.give()
 	b.work, b.dec, b.enc, b.stages, b.digests, b.wide, b.source = nil, nil, nil, nil, nil, nil, source{}
 }
 

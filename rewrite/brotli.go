@@ -5,6 +5,9 @@ import (
 	"errors"
 	"io"
 	"math/bits"
+	"runtime"
+	"sync"
+	"sync/atomic"
 
 	"github.com/andybalholm/brotli"
 	"github.com/andybalholm/brotli/matchfinder"
@@ -17,9 +20,13 @@ import (
 //  2. Flush has the encoder end the stream, which brings it to a byte boundary, and turns the
 //     end mark into an empty metadata block (RFC 7932 section 9.2), after which more may follow.
 //  3. Close ends the stream.
+//
+// What has been written and its hashes, 4 to 6 MB, are a finder's. A writer takes one when it
+// encodes. While more than mostFinders are taken it gives it back with each Flush, after which text
+// may not come for hours; what comes then finds nothing like it in what was before.
 type brotliWriter struct {
 	dst     io.Writer
-	finder  matchfinder.Trio
+	finder  *matchfinder.Trio // nil for none
 	encoder brotli.Encoder
 	in, out []byte
 	matches []matchfinder.Match
@@ -29,14 +36,28 @@ type brotliWriter struct {
 
 const brotliBlock = 1 << 16
 
-func newBrotliWriter() *brotliWriter {
-	return &brotliWriter{finder: matchfinder.Trio{MaxDistance: 1 << 20}}
-}
+var (
+	mostFinders = int32(max(8, runtime.GOMAXPROCS(0)))
+	finders     = sync.Pool{New: func() any { return &matchfinder.Trio{MaxDistance: 1 << 20} }}
+	taken       atomic.Int32 // of them
+)
+
+func newBrotliWriter() *brotliWriter { return new(brotliWriter) }
 
 func (w *brotliWriter) Reset(dst io.Writer) {
-	w.finder.Reset()
+	w.forget()
 	w.encoder.Reset()
 	w.dst, w.in, w.ragged, w.err = dst, w.in[:0], false, nil
+}
+
+// forget gives the finder back.
+func (w *brotliWriter) forget() {
+	if w.finder != nil {
+		w.finder.Reset()
+		finders.Put(w.finder)
+		w.finder = nil
+		taken.Add(-1)
+	}
 }
 
 func (w *brotliWriter) Write(p []byte) (int, error) {
@@ -60,6 +81,10 @@ func (w *brotliWriter) Flush() error {
 	w.block(true)
 	w.reopen()
 	w.send()
+	if taken.Load() > mostFinders {
+		w.forget()
+		w.in, w.out, w.matches = nil, nil, nil
+	}
 	return w.err
 }
 
@@ -68,6 +93,7 @@ func (w *brotliWriter) Close() error {
 		w.block(true)
 		w.send()
 	}
+	w.forget()
 	return w.err
 }
 
@@ -75,6 +101,10 @@ func (w *brotliWriter) Close() error {
 func (w *brotliWriter) block(last bool) {
 	w.matches = w.matches[:0]
 	if len(w.in) > 0 {
+		if w.finder == nil {
+			w.finder = finders.Get().(*matchfinder.Trio)
+			taken.Add(1)
+		}
 		w.matches = w.finder.FindMatches(w.matches, w.in)
 	}
 	w.out = w.encoder.Encode(w.out[:0], w.in, w.matches, last)

@@ -121,7 +121,11 @@ func chooseCoding(accept string, came []string, kind string, size int64) string 
 	if size == 0 {
 		return ""
 	}
-	if n := len(came); n > 0 && quality(accept, came[n-1]) > 0 {
+	if inCodings.Load() >= mostCoded && !refusesIdentity(accept) {
+		return ""
+	}
+	dear := func(name string) bool { return (name == "zstd" || name == "deflate") && !SpareEncoders() }
+	if n := len(came); n > 0 && quality(accept, came[n-1]) > 0 && !dear(came[n-1]) {
 		return came[n-1]
 	}
 	if len(came) == 0 && (kind == eventStream || 0 <= size && size < minCompressed) {
@@ -129,7 +133,7 @@ func chooseCoding(accept string, came []string, kind string, size int64) string 
 	}
 	best, bestQuality := "", 0.0
 	for _, name := range codings {
-		if q := quality(accept, name); q > bestQuality {
+		if q := quality(accept, name); q > bestQuality && !dear(name) {
 			best, bestQuality = name, q
 		}
 	}
@@ -137,6 +141,14 @@ func chooseCoding(accept string, came []string, kind string, size int64) string 
 		return ""
 	}
 	return best
+}
+
+// refusesIdentity says whether a client takes nothing without a coding (RFC 9110 section 12.5.3).
+func refusesIdentity(accept string) bool {
+	if strings.Contains(accept, "identity") {
+		return quality(accept, "identity") == 0
+	}
+	return strings.Contains(accept, "*") && quality(accept, "*") == 0
 }
 
 // encoder closes text in a coding. Flush makes all that was written so far readable.
@@ -164,15 +176,35 @@ var encoders = map[string]*sync.Pool{
 	}},
 }
 
+// smallGzip remembers nothing between two writes, and so holds no memory.
+type smallGzip struct{ *gzip.Writer }
+
+var smallGzips = sync.Pool{New: func() any {
+	w, _ := gzip.NewWriterLevel(nil, gzip.StatelessCompression)
+	return smallGzip{w}
+}}
+
 // newEncoder takes an encoder for a coding of the table out of its pool; freeEncoder gives it back.
+// While there are many, what they hold between two writes is bounded: a brotliWriter shares
+// mostFinders, gzip is a smallGzip, and chooseCoding chooses no other, and none at all beyond mostCoded.
 func newEncoder(coding string, dst io.Writer) encoder {
-	e := encoders[coding].Get().(encoder)
+	pool := encoders[coding]
+	if coding == "gzip" && !SpareEncoders() {
+		pool = &smallGzips
+	}
+	e := pool.Get().(encoder)
 	e.Reset(dst)
+	inCodings.Add(1)
 	return e
 }
 
 func freeEncoder(coding string, e encoder) {
+	inCodings.Add(-1)
 	e.Reset(io.Discard)
+	if _, small := e.(smallGzip); small {
+		smallGzips.Put(e)
+		return
+	}
 	encoders[coding].Put(e)
 }
 

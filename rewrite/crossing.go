@@ -22,9 +22,14 @@ var CrossingCodings = []string{"br, zstd"}
 // packet.
 const MinCrossing = 1 << 10
 
-// mostEncoders is how many bodies may be in coding at a time that need not be: each holds up to
-// 4 MB as long as it comes.
+// mostEncoders is how many bodies may be in coding at a time as if there were no others: each holds
+// up to 6 MB as long as it comes. Beyond them no body is coded that need not be, and newEncoder is
+// sparing.
 const mostEncoders = 64
+
+// mostCoded is how many bodies are in coding at a time that a client would rather have so: who opens
+// them, the client or an edge, has 40 KB for each, and so do we.
+const mostCoded = 512
 
 var (
 	encoding  atomic.Int32 // encoders at work at this moment
@@ -34,7 +39,7 @@ var (
 // CrossingCoding is the coding for a text to a node that can open some: "" when that is none of ours.
 func CrossingCoding(accept string) string {
 	dear := quality(accept, "br") > 0
-	if quality(accept, "zstd") > 0 && (!dear || int(encoding.Load()) >= runtime.GOMAXPROCS(0)) {
+	if quality(accept, "zstd") > 0 && (!dear || int(encoding.Load()) >= runtime.GOMAXPROCS(0)) && SpareEncoders() {
 		return "zstd"
 	}
 	if dear {
@@ -81,7 +86,6 @@ type Encoder struct {
 
 // NewEncoder writes to dst in one of CrossingCodings, or another that this package knows.
 func NewEncoder(coding string, dst io.Writer) *Encoder {
-	inCodings.Add(1)
 	return &Encoder{coding, newEncoder(coding, dst)}
 }
 
@@ -111,7 +115,6 @@ func (e *Encoder) Close() error {
 
 // Free gives back e's memory.
 func (e *Encoder) Free() {
-	inCodings.Add(-1)
 	freeEncoder(e.coding, e.inner)
 }
 

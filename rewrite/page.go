@@ -53,12 +53,11 @@ type document struct {
 	open tagScan // of the tag that held begins with
 	read int     // held[:read] was there when it was last looked at
 
-	seen      int            // bytes handed on
-	head      [headSize]byte // the page's beginning
-	headEnd   int            // head[:headEnd] has come
-	base      *url.URL       // what relative URLs are resolved against
-	baseFound bool           // by a base element
-	baseRead  int            // head[:baseRead] was looked at for one
+	seen      int      // bytes handed on
+	head      []byte   // the page's beginning, headSize bytes at most
+	base      *url.URL // what relative URLs are resolved against
+	baseFound bool     // by a base element
+	baseRead  int      // head[:baseRead] was looked at for one
 
 	edits []edit // in order, of the text at hand
 	metas []metaPolicy
@@ -132,9 +131,9 @@ func (d *document) free() {
 	clear(d.metas)
 	d.m, d.replacer, d.url, d.base, d.pairs = nil, nil, nil, nil, nil
 	d.policy, d.strict, d.waits, d.late, d.removed, d.baseFound = policyHashes{}, false, false, false, false, false
-	d.seen, d.headEnd, d.baseRead = 0, 0, 0
+	d.seen, d.head, d.baseRead = 0, d.head[:0], 0
 	d.held, d.edits, d.metas = d.held[:0], d.edits[:0], d.metas[:0]
-	if cap(d.held) > maxKept {
+	if cap(d.held) > 2*chunkSize {
 		d.held = nil
 	}
 	documents.Put(d)
@@ -226,8 +225,8 @@ func (d *document) handOn(text []byte) {
 
 // noteHead keeps what of text, which follows what was handed on, belongs to the page's beginning.
 func (d *document) noteHead(text []byte) {
-	if known := d.headEnd - d.seen; 0 <= known && known < len(text) {
-		d.headEnd += copy(d.head[d.headEnd:], text[known:])
+	if known := len(d.head) - d.seen; 0 <= known && known < len(text) {
+		d.head = append(d.head, text[known:min(len(text), known+headSize-len(d.head))]...)
 	}
 }
 
@@ -415,7 +414,7 @@ func isRelative(target string) bool {
 
 // baseBefore is what a relative URL so far into the page is resolved against (HTML section 4.2.3).
 func (d *document) baseBefore(at int) *url.URL {
-	end := min(at, d.headEnd)
+	end := min(at, len(d.head))
 	if d.baseFound || end <= d.baseRead {
 		return d.base
 	}

@@ -135,11 +135,11 @@ func longForm(r *http.Request, f *form, limit int64) {
 
 // readThrough maps at most so much of src, all there is of a whole body, and says how much it read.
 func readThrough(src io.Reader, text stage, most int64, whole bool) (mapped []byte, n int64, err error) {
-	w := works.Get().(*work)
-	defer works.Put(w)
+	w := requestWorks.Get().(*work)
+	defer requestWorks.Put(w)
 	for src = io.LimitReader(src, most); err == nil; {
 		var came int
-		came, err = src.Read(w.chunk[:])
+		came, err = src.Read(w.chunk)
 		n += int64(came)
 		if room := came + came/8; cap(mapped)-len(mapped) < room {
 			mapped = append(make([]byte, 0, 2*len(mapped)+room), mapped...)
@@ -305,6 +305,12 @@ func newTextBody(src io.ReadCloser, text stage, trailer http.Header) *textBody {
 	return &textBody{src: src, text: text, trailer: trailer}
 }
 
+// requestWork is one read of a client's text: forms and JSON are short, and a client may take its
+// time over them.
+const requestWork = 16 << 10
+
+var requestWorks = sync.Pool{New: func() any { return newWork(requestWork, 0) }}
+
 func (b *textBody) Read(p []byte) (int, error) {
 	if b.closed.Load() {
 		return 0, http.ErrBodyReadAfterClose
@@ -313,7 +319,7 @@ func (b *textBody) Read(p []byte) (int, error) {
 		if b.err != nil {
 			return 0, b.err
 		}
-		b.work = works.Get().(*work)
+		b.work = requestWorks.Get().(*work)
 		b.work.out, b.given = b.work.out[:0], 0
 	}
 	for b.err == nil && b.given == len(b.work.out) {
@@ -324,8 +330,8 @@ func (b *textBody) Read(p []byte) (int, error) {
 	if b.err == nil || b.given < len(b.work.out) {
 		return n, nil
 	}
-	if cap(b.work.out) <= maxKept {
-		works.Put(b.work)
+	if cap(b.work.out) <= 2*requestWork {
+		requestWorks.Put(b.work)
 	}
 	b.work = nil
 	return n, b.err
@@ -334,7 +340,7 @@ func (b *textBody) Read(p []byte) (int, error) {
 // step reads once, and maps what came.
 func (b *textBody) step() {
 	w := b.work
-	n, err := b.src.Read(w.chunk[:])
+	n, err := b.src.Read(w.chunk)
 	w.out, b.given = b.text.Append(w.out[:0], w.chunk[:n], err == io.EOF), 0
 	if b.err = err; err == io.EOF {
 		dropDigests(b.trailer)

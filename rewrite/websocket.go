@@ -129,7 +129,7 @@ var frameWorks = sync.Pool{New: func() any { return new(frameWork) }}
 // free gives w back.
 func (w *frameWork) free() {
 	for _, b := range []*[]byte{&w.out, &w.plain, &w.text, &w.whole, &w.packed} {
-		if *b = (*b)[:0]; cap(*b) > maxKept {
+		if *b = (*b)[:0]; cap(*b) > 2*chunkSize {
 			*b = nil
 		}
 	}
