@@ -104,3 +104,18 @@ func TestMemoryLimit(t *testing.T) {
 		t.Errorf("%d of %d", got, room)
 	}
 }
+
+// TestLinkWindow: all connections of a path hold a quarter of the memory at most.
+func TestLinkWindow(t *testing.T) {
+	for _, c := range []struct {
+		room        int64
+		connections int
+		want        int
+	}{
+		{0, 16, 0}, {1 << 30, 16, 16 << 20}, {8 << 30, 16, 128 << 20}, {64 << 30, 16, 256 << 20}, {8 << 30, 0, 256 << 20},
+	} {
+		if got := linkWindow(c.room, c.connections); got != c.want {
+			t.Errorf("%d bytes, %d connections: %d, not %d", c.room, c.connections, got, c.want)
+		}
+	}
+}

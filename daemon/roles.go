@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"time"
 
@@ -285,6 +286,15 @@ func (d *Daemon) dismiss(cfg *config.Config, node *config.Node) {
 	})
 }
 
+// mostWindow is what a connection may hold unread of answers at most.
+const mostWindow = 256 << 20
+
+// linkWindow is what each of so many connections may hold unread, of answers that
+// their visitors do not take: all of them a quarter of the memory that there is.
+func linkWindow(room int64, connections int) int {
+	return int(min(room/4/int64(max(connections, 1)), mostWindow))
+}
+
 // startLink opens the warm connections to a relay; they come up on their own.
 func (d *Daemon) startLink(cfg *config.Config, l *config.Link, identity *cert.LinkIdentity) *runningLink {
 	ctx, stop := context.WithCancel(context.Background())
@@ -297,6 +307,7 @@ func (d *Daemon) startLink(cfg *config.Config, l *config.Link, identity *cert.Li
 		ConnectTimeout:  cfg.Limits.ConnectTimeout,
 		DrainTimeout:    cfg.Limits.DrainTimeout,
 		Waits:           relayWaits(&cfg.Limits),
+		Window:          linkWindow(memoryRoom(os.DirFS("/")), cfg.Limits.LinkConnectionsMost),
 		HeaderBytes:     link.HeaderBytes(int(cfg.Limits.HeaderBytes)),
 		TLS:             identity.Client(l.To),
 		Dial:            func(ctx context.Context) (net.Conn, error) { return d.options.DialLink(ctx, via) },

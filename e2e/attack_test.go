@@ -142,6 +142,63 @@ func TestOddHosts(t *testing.T) {
 	}
 }
 
+// TestManySlowDownloads: who takes a long answer slowly, or not at all, is not in the
+// way of others, as long as there are not hundreds on a small machine.
+func TestManySlowDownloads(t *testing.T) {
+	const slow, size = 160, 64 << 20
+	ca := newAuthority(t)
+	piece := make([]byte, 1<<20)
+	origin := newOrigin(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		if r.URL.Path != "/long" {
+			_, _ = io.WriteString(w, "short")
+			return
+		}
+		w.Header().Set("Content-Length", strconv.Itoa(size))
+		for range size / len(piece) {
+			if _, err := w.Write(piece); err != nil {
+				return
+			}
+		}
+	}))
+	c := newCrossing(t, spec{layout: edgeAndRelay, ca: ca, sites: siteOf(origin)})
+	var downloads sync.WaitGroup
+	ctx, cancel := context.WithCancel(t.Context())
+	defer downloads.Wait()
+	defer cancel()
+	for i := range slow {
+		conn, err := c.dialTLS(t, "example.cn", "http/1.1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		downloads.Go(func() {
+			defer conn.Close()
+			defer context.AfterFunc(ctx, func() { conn.Close() })()
+			fmt.Fprint(conn, "GET /long HTTP/1.1\r\nHost: example.cn\r\n\r\n")
+			if i%2 == 0 { // takes nothing
+				<-ctx.Done()
+				return
+			}
+			for part := make([]byte, 3000); ctx.Err() == nil; time.Sleep(100 * time.Millisecond) {
+				if _, err := conn.Read(part); err != nil && ctx.Err() == nil {
+					t.Errorf("a slow download ended: %v", err)
+					return
+				}
+			}
+		})
+	}
+	client := c.client(t, 2)
+	for end := time.Now().Add(8 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		began := time.Now()
+		if a := get(t, client, "https://example.cn/short"); a.StatusCode != http.StatusOK || string(a.body) != "short" {
+			t.Fatalf("%s %q", a.Status, a.body)
+		}
+		if took := time.Since(began); took > 3*time.Second {
+			t.Fatalf("a short answer took %v", took)
+		}
+	}
+}
+
 // TestClientThatNeverReads: who takes no bytes does not keep a request, however
 // small its answer, longer than limits.send_timeout.
 func TestClientThatNeverReads(t *testing.T) {

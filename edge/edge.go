@@ -96,6 +96,7 @@ type Server struct {
 	now     atomic.Pointer[Crossing] // replaced whole by Swap
 	http3   atomic.Bool              // HTTP/3 is there too
 	serving atomic.Int64             // requests under way, upgraded connections among them, and connections that pass through
+	answers atomic.Int64             // that cross, under way
 	base    context.Context          // of connections that pass through
 	cut     context.CancelFunc       // ends base
 }
@@ -163,10 +164,32 @@ func (s *Server) server(limits config.Limits, secure bool) *http.Server {
 		IdleTimeout:       limits.IdleTimeout,
 		WriteTimeout:      limits.SendTimeout, // the beginning of hop.SendClock
 		MaxHeaderBytes:    int(limits.HeaderBytes),
-		HTTP2:             &http.HTTP2Config{WriteByteTimeout: limits.SendTimeout, MaxReadFrameSize: hop.MaxFrame},
+		HTTP2:             &http.HTTP2Config{WriteByteTimeout: limits.SendTimeout, MaxReadFrameSize: hop.MaxFrame, MaxConcurrentStreams: mostStreams},
 		// What ends here is a stranger's broken handshake or request.
 		ErrorLog: log.New(debugLines{s.options.Log}, "", 0),
 	}
+}
+
+// mostStreams is how many requests a visitor may have under way on one connection
+// of HTTP/2: as many as nginx lets it.
+const mostStreams = 128
+
+// What an answer that crosses has not been taken of yet is held for its visitor, and
+// the link holds so much and no more (link.streamWindow). While more than
+// manyAnswers are under way one of whom nothing is taken has pressedSend, no longer.
+const (
+	manyAnswers = 256
+	pressedSend = 10 * time.Second
+)
+
+// newClock starts the clock of an answer.
+func (s *Server) newClock(w http.ResponseWriter, r *http.Request) *hop.SendClock {
+	timeout := s.sendTimeout(r)
+	if s.answers.Load() > manyAnswers && timeout > pressedSend {
+		timeout = pressedSend
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(timeout)) // the server has set its own
+	}
+	return hop.NewSendClock(w, timeout)
 }
 
 // sendTimeout is that of the http.Server that serves r.
@@ -207,9 +230,12 @@ type exchange struct {
 
 // serve is the whole path of a request.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, secure bool) {
+	if r.TLS != nil && r.TLS.NegotiatedProtocol == acmeALPN { // no data is for it (RFC 8737 section 3)
+		panic(http.ErrAbortHandler)
+	}
 	s.serving.Add(1)
 	defer s.serving.Add(-1)
-	x := &exchange{Crossing: s.now.Load(), server: s, w: w, r: r, clock: hop.NewSendClock(w, s.sendTimeout(r))}
+	x := &exchange{Crossing: s.now.Load(), server: s, w: w, r: r, clock: s.newClock(w, r)}
 	defer x.end()
 	x.open(secure)
 	aborted := false
@@ -273,7 +299,7 @@ func (x *exchange) admit(secure bool) bool {
 		x.w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 		return x.refuse(outcome.Errorf(outcome.Refused, "CONNECT to %q: this is no proxy", x.r.Host))
 	}
-	if x.r.URL.Opaque != "" || !httpguts.ValidHeaderFieldName(x.r.Method) { // a method is a token as a field name is (RFC 9110 §9.1)
+	if x.r.URL.Opaque != "" || strings.ContainsAny(x.r.RequestURI, " #") || !httpguts.ValidHeaderFieldName(x.r.Method) { // a method is a token as a field name is (RFC 9110 §9.1)
 		target, _, _ := strings.Cut(x.r.RequestURI, "?") // a query is not logged
 		return x.refuse(outcome.Errorf(outcome.BadRequest, "the request line %q %q can't be passed on", x.r.Method, target))
 	}
@@ -344,6 +370,8 @@ func (x *exchange) exchange(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	x.server.answers.Add(1)
+	defer x.server.answers.Add(-1)
 	return x.answer(res)
 }
 

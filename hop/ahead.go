@@ -196,7 +196,7 @@ func (c *aheadConn) readAhead(p []byte) (int, error) {
 		n += k
 		end := headEnd(p[:n], n-k)
 		switch {
-		case end < 0 && err == nil && n < len(p):
+		case end < 0 && err == nil && n < len(p) && !odd(p[:n], n-k):
 			if n == k && (c.known || c.lone) { // the first piece; the server's own deadline stands for a first request
 				c.renew(c.ahead.Header, 0)
 			}
@@ -247,6 +247,24 @@ func headEnd(b []byte, from int) int {
 		return from + at + 4
 	}
 	return -1
+}
+
+// odd says whether a header whose end has not come is one for the server, which need
+// not wait for that: a line of it ends in LF alone, as some clients' do, or the first
+// is none of HTTP/1. Up to from it was not.
+func odd(b []byte, from int) bool {
+	for i := from; ; i++ {
+		next := bytes.IndexByte(b[i:], '\n')
+		if next < 0 {
+			return false
+		}
+		if i += next; i == 0 || b[i-1] != '\r' {
+			return true
+		}
+		if line := b[:i-1]; bytes.IndexByte(line, '\n') < 0 && !bytes.HasSuffix(line, []byte(" HTTP/1.1")) && !bytes.HasSuffix(line, []byte(" HTTP/1.0")) {
+			return true
+		}
+	}
 }
 
 // answer has the request answered, if it is one for that. closed says that there

@@ -87,6 +87,46 @@ func listen(t testing.TB) net.Listener {
 	return listener
 }
 
+// TestAheadOdd: what need not be waited for is not, though the client says no more
+// and does not close: a header whose lines end in LF alone, and what is none.
+func TestAheadOdd(t *testing.T) {
+	listener := listen(t)
+	server := aheadServer(listener, &Ahead{Header: 10 * time.Second, Idle: time.Minute})
+	defer server.Close()
+	for _, first := range []string{"", "GET /kept/a HTTP/1.1\r\nHost: example.cn\r\n\r\n"} {
+		for text, want := range map[string]string{
+			"GET /kept/b HTTP/1.1\nHost: example.cn\n\n":     "200",
+			"GET /other HTTP/1.1\nHost: example.cn\n\r\n":    "200",
+			"GET /kept/c HTTP/1.1\r\nHost: example.cn\n\n":   "200",
+			"GET /kept/d HTTP/1.1\r\nHost: example.cn\r\n\n": "200",
+			"GARBAGE\r\n":   "400",
+			"GET /\r\n":     "400",
+			"GET /\n":       "400",
+			"\r\nGET /\r\n": "400",
+		} {
+			conn, err := net.Dial("tcp", listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+			answers := bufio.NewReader(conn)
+			for _, one := range []struct{ text, want string }{{first, "200"}, {text, want}} {
+				if one.text == "" {
+					continue
+				}
+				_, _ = io.WriteString(conn, one.text)
+				res, err := http.ReadResponse(answers, nil)
+				if err != nil || !strings.HasPrefix(res.Status, one.want) {
+					t.Errorf("%q after %q: %v, %v", text, first, res, err)
+					break
+				}
+				_, _ = io.Copy(io.Discard, res.Body)
+			}
+			conn.Close()
+		}
+	}
+}
+
 // said is what a server says to these pieces, each sent for itself, until it closes.
 func said(t testing.TB, address string, pieces [][]byte) []byte {
 	t.Helper()

@@ -29,9 +29,9 @@ type Member struct {
 //     drains, then those whose relay fails to reach the origin of the request's
 //     host, and at last the ejected,
 //  2. of these the smallest Prefer,
-//  3. of these two drawn at random, by weight, and of the two the one whose round
-//     trip times the requests under way is less ("power of two choices",
-//     Mitzenmacher 2001).
+//  3. of these, where their weights differ, one drawn by weight; else two drawn at
+//     random, and of the two the one whose round trip times the requests under way
+//     is less ("power of two choices", Mitzenmacher 2001).
 //
 // Just after the start, and when all paths are down, a request waits for one for
 // a while (patience). Then a connection that has been given up, but not closed,
@@ -308,15 +308,20 @@ func (g *Group) best(host string, failed []*member, another bool) *member {
 	return choose(best)
 }
 
-// choose draws two and takes the less loaded one. Members of one weight are
-// drawn without putting back, so that of two the better one is always taken;
-// others with, so that their shares are kept.
+// choose draws two and takes the less loaded one. Members of one share are drawn
+// without putting back, so that of two the better one is always taken; those that
+// came back with. Who writes weights wants these shares, whatever the lines are
+// like: then one is drawn.
 func choose(from []candidate) *member {
-	equal := true
+	equal, weighted := true, false
 	var all float64
 	for _, c := range from {
 		equal = equal && c.share() == from[0].share()
+		weighted = weighted || c.Weight != from[0].Weight
 		all += c.share()
+	}
+	if weighted {
+		return draw(from, all).member
 	}
 	if equal {
 		a := rand.IntN(len(from))

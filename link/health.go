@@ -261,7 +261,7 @@ func (t *Transport) look(ctx context.Context, w *warm, now time.Time) (awaited b
 // question asks w for a sign of life, whatever it is.
 func (t *Transport) question(ctx context.Context, w *warm) {
 	asked := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, max(2*w.rtt+patienceSlack, leastPatience))
+	ctx, cancel := context.WithTimeout(ctx, max(2*w.roundTrip()+patienceSlack, leastPatience))
 	defer cancel()
 	_, err := t.greet(ctx, w.ClientConn)
 	w.mu.Lock()
@@ -306,9 +306,12 @@ func (t *Transport) probe(ctx context.Context) {
 // measure asks the relay over w.
 func (t *Transport) measure(ctx context.Context, w *warm) {
 	start := time.Now()
-	limit, cancel := context.WithTimeout(ctx, max(4*w.rtt, 2*time.Second))
+	limit, cancel := context.WithTimeout(ctx, max(4*w.roundTrip(), 2*time.Second))
 	defer cancel()
 	_, err := t.greet(limit, w.ClientConn)
+	if err == nil {
+		w.took(time.Since(start))
+	}
 	switch now := time.Now(); {
 	case ctx.Err() != nil:
 	case err != nil:

@@ -46,11 +46,11 @@ const (
 
 	// streamWindow is how many bytes of one body may be under way unread:
 	// bandwidth × delay of a 150 Mbit/s line of 200 ms (3.75 MB).
-	// connectionWindow is the same of a connection: so many visitors would have
-	// to leave a download lying for the others on it to wait, and so much memory
-	// a connection may take at most.
-	streamWindow     = 4 << 20
-	connectionWindow = 32 << 20
+	// leastWindow is the same of a connection, where Peer.Window says no more: so
+	// many visitors would have to leave a download lying for the others on it to
+	// wait, and so much memory a connection may take at most.
+	streamWindow = 4 << 20
+	leastWindow  = 32 << 20
 
 	// pingAfter and pingTimeout find a dead connection: a ping after so long a
 	// silence, and the end when no answer comes.
@@ -88,7 +88,7 @@ func NewServer(handler http.Handler, peers *tls.Config, logger *slog.Logger) *ht
 		Handler:           greeting(handler),
 		TLSConfig:         peers,
 		Protocols:         protocols,
-		HTTP2:             http2Config(),
+		HTTP2:             http2Config(0),
 		MaxHeaderBytes:    headerBytes,
 		ReadHeaderTimeout: handshakeTimeout, // what it bounds, on a connection of HTTP/2
 		ConnContext:       connContext,
@@ -136,12 +136,12 @@ func Draining(next http.Handler, draining func() bool) http.Handler {
 	})
 }
 
-// http2Config is the same at both ends.
-func http2Config() *http.HTTP2Config {
+// http2Config is the same at both ends but for the window of a connection.
+func http2Config(window int) *http.HTTP2Config {
 	return &http.HTTP2Config{
 		MaxConcurrentStreams:          streams,
 		MaxReceiveBufferPerStream:     streamWindow,
-		MaxReceiveBufferPerConnection: connectionWindow,
+		MaxReceiveBufferPerConnection: max(window, leastWindow),
 		MaxDecoderHeaderTableSize:     headerTable,
 		MaxEncoderHeaderTableSize:     headerTable,
 		SendPingTimeout:               pingAfter,

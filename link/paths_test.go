@@ -3,6 +3,7 @@ package link_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -11,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"causeway/link"
@@ -31,10 +33,16 @@ type paths struct {
 // number. One RTT is 200 ms.
 func newPaths(t *testing.T, pki string, members []link.Member, handler func(relay int, w http.ResponseWriter, r *http.Request)) *paths {
 	t.Helper()
+	return newPathsOver(t, pki, func(int) time.Duration { return 200 * time.Millisecond }, members, handler)
+}
+
+// newPathsOver is newPaths over lines with these round trips.
+func newPathsOver(t *testing.T, pki string, rtt func(path int) time.Duration, members []link.Member, handler func(relay int, w http.ResponseWriter, r *http.Request)) *paths {
+	t.Helper()
 	p := &paths{t: t}
 	for i, m := range members {
 		came := new(atomic.Int64)
-		pair := newLine(t, pki, simnet.Line{RTT: 200 * time.Millisecond, Seed: uint64(i)})
+		pair := newLine(t, pki, simnet.Line{RTT: rtt(i), Seed: uint64(i)})
 		pair.relay = fmt.Sprintf("relay-%d", i+1)
 		pair.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path != "/healthz" { // TestCheck's own
@@ -184,19 +192,26 @@ func TestSlowOrigin(t *testing.T) {
 // Paths of one preference share the requests by weight, and by load where the
 // weights are the same.
 func TestShares(t *testing.T) {
-	inBubble(t, func(t *testing.T, pki string) {
-		p := newPaths(t, pki, []link.Member{{Weight: 9}, {Weight: 1}}, hello)
-		defer p.close()
-		const n = 1000
-		for range n {
-			if _, _, err := get(t, p.group, "/"); err != nil {
-				t.Fatal(err)
+	for _, first := range []time.Duration{200 * time.Millisecond, 180 * time.Millisecond, 300 * time.Millisecond} {
+		inBubble(t, func(t *testing.T, pki string) {
+			p := newPathsOver(t, pki, func(path int) time.Duration {
+				if path == 0 {
+					return first
+				}
+				return 200 * time.Millisecond
+			}, []link.Member{{Weight: 9}, {Weight: 1}}, hello)
+			defer p.close()
+			const n = 1000
+			for range n {
+				if _, _, err := get(t, p.group, "/"); err != nil {
+					t.Fatal(err)
+				}
 			}
-		}
-		if share := float64(p.came[0].Load()) / n; math.Abs(share-0.9) > 0.05 {
-			t.Errorf("the path of weight 9 of 10 got %v", share)
-		}
-	})
+			if share := float64(p.came[0].Load()) / n; math.Abs(share-0.9) > 0.05 {
+				t.Errorf("the path of weight 9 of 10, over %v, got %v", first, share)
+			}
+		})
+	}
 	inBubble(t, func(t *testing.T, pki string) {
 		p := newPaths(t, pki, []link.Member{{}, {}}, func(relay int, w http.ResponseWriter, r *http.Request) {
 			if relay == 1 {
@@ -246,6 +261,32 @@ func TestEjection(t *testing.T) {
 		if s := p.group.State()[0]; s.Ejections != 1 || s.Failures != 5 || s.State != link.StateUp {
 			t.Errorf("%+v", s)
 		}
+	})
+}
+
+// A body that its client does not send to the end says nothing of the line.
+func TestBrokenBodies(t *testing.T) {
+	inBubble(t, func(t *testing.T, pki string) {
+		p := newPaths(t, pki, []link.Member{{Prefer: 1}, {Prefer: 2}}, func(_ int, _ http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+		})
+		defer p.close()
+		for _, broken := range []error{errors.New("invalid byte in chunk length"), outcome.Errorf(outcome.ClientSlow, "the body came too slowly")} {
+			for range 10 {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://example.cn/", io.MultiReader(strings.NewReader("a part"), iotest.ErrReader(broken)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if res, err := p.group.RoundTrip(req); err == nil || !errors.Is(err, broken) || outcome.KindOf(err) == outcome.LinkCut {
+					t.Errorf("%v, %v", res, err)
+				}
+			}
+		}
+		if s := p.group.State()[0]; s.Failures != 0 || s.Ejections != 0 || p.states() != "up up" {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(time.Second) // the last of them come
+		p.want(5, 5, 0)
 	})
 }
 

@@ -30,6 +30,7 @@ type Peer struct {
 	ConnectTimeout  time.Duration                               // for one dial with its handshake
 	DrainTimeout    time.Duration                               // how long requests may finish when Run ends
 	Waits           Waits                                       // how long the relay may be silent
+	Window          int                                         // bytes that a connection may hold unread; 0 is the least there is
 	HeaderBytes     int                                         // of an answer, HeaderBytes of the limit; 0 is that of none
 	TLS             *tls.Config                                 // proves this node, admits that relay alone
 	Dial            func(ctx context.Context) (net.Conn, error) // the plain connection under TLS
@@ -83,7 +84,7 @@ func NewTransport(peer Peer) *Transport {
 	protocols.SetHTTP2(true)
 	t.dials = &http.Transport{
 		Protocols:          protocols,
-		HTTP2:              http2Config(),
+		HTTP2:              http2Config(peer.Window),
 		DisableCompression: true,
 		// A relay that went mad must not fill this node with ten times as much.
 		MaxResponseHeaderBytes: int64(max(peer.HeaderBytes, headerBytes)),
@@ -283,15 +284,17 @@ func (t *Transport) greet(ctx context.Context, conn *http.ClientConn) (version s
 // line is: a lost packet with nothing behind it is missed after three of them on
 // a new connection, and after little more than one when they are known.
 func (t *Transport) acquaint(ctx context.Context, w *warm) {
-	if w.rtt < shortLine {
+	if w.roundTrip() < shortLine {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, 4*roundTrips*w.rtt)
+	ctx, cancel := context.WithTimeout(ctx, 4*roundTrips*w.roundTrip())
 	defer cancel()
 	for range roundTrips {
+		start := time.Now()
 		if _, err := t.greet(ctx, w.ClientConn); err != nil {
 			return // those who need the connection find out what is wrong
 		}
+		w.took(time.Since(start))
 	}
 }
 
@@ -544,6 +547,7 @@ func (t *Transport) send(req *http.Request, w *warm, mayMove func() bool) (*http
 		},
 	})
 	out := req.WithContext(ctx)
+	body := watchBody(out)
 	hop.SendExpect(out.Header)
 	leaner(out, w.version)
 	var res *http.Response
@@ -567,6 +571,9 @@ func (t *Transport) send(req *http.Request, w *warm, mayMove func() bool) (*http
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
+		}
+		if failed := body.failed(); failed != nil { // says nothing of the line
+			return nil, failed
 		}
 		t.forget(w)
 		if strings.Contains(err.Error(), "client conn not usable") { // http2's errClientConnUnusable is not exported

@@ -19,10 +19,10 @@ type warm struct {
 	*http.ClientConn
 	line    *socket
 	since   time.Time
-	rtt     time.Duration // of its hello
-	version string        // of the link, that the relay speaks
-	bulk    atomic.Int32  // long bodies under way
-	due     atomic.Int32  // requests whose answer has not begun
+	rtt     atomic.Int64 // nanoseconds, see took
+	version string       // of the link, that the relay speaks
+	bulk    atomic.Int32 // long bodies under way
+	due     atomic.Int32 // requests whose answer has not begun
 
 	spare   func()        // called when w is busy with a long body from now on
 	over    chan struct{} // closed by end: it takes no more requests
@@ -37,7 +37,8 @@ type warm struct {
 }
 
 func newWarm(conn *http.ClientConn, line *socket, rtt time.Duration, spare func()) *warm {
-	w := &warm{ClientConn: conn, line: line, spare: spare, since: time.Now(), rtt: rtt, over: make(chan struct{}), changed: make(chan struct{}, 1)}
+	w := &warm{ClientConn: conn, line: line, spare: spare, since: time.Now(), over: make(chan struct{}), changed: make(chan struct{}, 1)}
+	w.rtt.Store(int64(rtt))
 	conn.SetStateHook(func(*http.ClientConn) {
 		select {
 		case w.changed <- struct{}{}:
@@ -45,6 +46,18 @@ func newWarm(conn *http.ClientConn, line *socket, rtt time.Duration, spare func(
 		}
 	})
 	return w
+}
+
+// roundTrip is how long one takes, as far as hellos have shown.
+func (w *warm) roundTrip() time.Duration { return time.Duration(w.rtt.Load()) }
+
+// took takes in how long another hello took: a shorter one counts at once, as one
+// may have waited for a lost packet, and a longer one for an eighth.
+func (w *warm) took(rtt time.Duration) {
+	if before := w.roundTrip(); rtt > before {
+		rtt = before + (rtt-before)/8
+	}
+	w.rtt.Store(int64(rtt))
 }
 
 // takes reports whether w may be given another request, now or when one of its
