@@ -74,10 +74,7 @@ type health struct {
 func (h *health) isDown(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.down = "its connections were silent, or ended"
-	if err != nil {
-		h.down = err.Error()
-	}
+	h.down = err.Error()
 }
 
 func (h *health) whyDown() string {

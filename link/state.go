@@ -57,6 +57,9 @@ const (
 	StateWarming  = "warming"  // back, and given its share by and by
 )
 
+// cameBack is why a path is warming that gets nothing yet while another is up.
+const cameBack = "it came back a moment ago"
+
 // States are all of them.
 var States = []string{StateUp, StateDown, StateEjected, StateDraining, StateWarming}
 
@@ -70,6 +73,13 @@ func (g *Group) State() []PathState {
 		state := m.Transport.state(time.Now())
 		state.Prefer, state.Weight = m.Prefer, float64(m.Weight)
 		states = append(states, state)
+	}
+	for i := range states {
+		if s := &states[i]; s.State == StateWarming && s.Why != cameBack && !slices.ContainsFunc(states, func(other PathState) bool {
+			return other.Prefer == s.Prefer && other.State == StateUp
+		}) {
+			s.State, s.Why = StateUp, "" // nobody shares with it: it gets all
+		}
 	}
 	return states
 }
@@ -86,7 +96,7 @@ func (t *Transport) state(now time.Time) PathState {
 	case c.draining:
 		s.State, s.Why = StateDraining, "the relay wants no more requests"
 	case c.warming:
-		s.State, s.Why = StateWarming, "it came back a moment ago"
+		s.State, s.Why = StateWarming, cameBack
 	case c.ramp < 1:
 		s.State, s.Why = StateWarming, fmt.Sprintf("it came back and gets %.0f %% of its share", 100*c.ramp)
 	}

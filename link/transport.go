@@ -226,6 +226,9 @@ func (t *Transport) extraSlot() int {
 	return -1
 }
 
+// errSilent is why a path is down whose connections say nothing of it.
+var errSilent = errors.New("its connections were silent, or ended")
+
 // wait sleeps for d or until ctx ends.
 func wait(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
@@ -371,8 +374,12 @@ func (t *Transport) hold(ctx context.Context, slot int, w *warm, idle time.Durat
 	}
 	t.mu.Unlock()
 	if !t.isUp() && ctx.Err() == nil {
-		t.health.isDown(w.Err())
-		t.peer.Log.Warn("link lost its last connection", "relay", t.peer.Name, "via", t.peer.Via, "err", w.Err())
+		why := w.Err()
+		if why == nil {
+			why = errSilent
+		}
+		t.health.isDown(why)
+		t.peer.Log.Warn("link lost its last connection", "relay", t.peer.Name, "via", t.peer.Via, "err", why)
 	}
 	t.retire(ctx, w)
 }
