@@ -97,6 +97,17 @@ func (c *caller) full(s *socket) {
 	}
 }
 
+// flooded tells that s is closed, as it takes back more requests than visitors would.
+func (c *caller) flooded(s *socket) {
+	if c.callers.Log == nil {
+		return
+	}
+	if times := c.floods.now(); times > 0 {
+		c.callers.Log.Warn("link closed connections of a node: it takes back one request after the other",
+			"node", c.edge, "peer", s.RemoteAddr().String(), "closed", times)
+	}
+}
+
 // Dismiss ends the connections of all but these edges, each when its requests
 // are done, or when ctx ends.
 func (c *Callers) Dismiss(ctx context.Context, but []string) {

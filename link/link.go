@@ -115,7 +115,7 @@ func greeting(next http.Handler) http.Handler {
 		if r.Header.Get(helloField) == "" {
 			from := socketOf(r.Context())
 			from.serves()
-			defer from.served()
+			defer from.served(r.Context())
 			next.ServeHTTP(w, r)
 			return
 		}

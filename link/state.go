@@ -191,6 +191,7 @@ type socket struct {
 	sent, received atomic.Uint64
 	heard          atomic.Int64 // when the last byte came, in nanoseconds after since
 	streams        atomic.Int64 // requests on it, at a relay
+	taken, second  atomic.Int64 // requests taken back, and within which second, Unix
 	from           *caller      // at a relay, of a node; nil where none is named
 
 	raw      syscall.RawConn // nil where there is none
@@ -356,7 +357,7 @@ type caller struct {
 	callers  *Callers
 	requests atomic.Uint64
 
-	refused, ended, crowded limited // that the log tells of
+	refused, ended, crowded, floods limited // that the log tells of
 }
 
 // serves counts a request on a connection of a relay, until served.
@@ -369,9 +370,30 @@ func (c *socket) serves() {
 	}
 }
 
-func (c *socket) served() {
-	if c != nil && c.from != nil {
-		c.streams.Add(-1)
+func (c *socket) served(ctx context.Context) {
+	if c == nil || c.from == nil {
+		return
+	}
+	c.streams.Add(-1)
+	if ctx.Err() != nil {
+		c.takenBack()
+	}
+}
+
+// mostTakenBack is how many requests of a connection its node may take back within a
+// second: as many visitors would have to leave an edge.
+const mostTakenBack = 1000
+
+// takenBack counts a request that was taken back, and ends a connection that is
+// flooded with such (CVE-2023-44487).
+func (c *socket) takenBack() {
+	if second := time.Now().Unix(); c.second.Swap(second) != second {
+		c.taken.Store(0)
+	}
+	if c.taken.Add(1) == mostTakenBack {
+		c.from.flooded(c)
+		c.dismissed.Store(true)
+		c.Close()
 	}
 }
 
