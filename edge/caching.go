@@ -130,7 +130,7 @@ func (f fetching) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if res.Body != http.NoBody {
-		res.Body = &fetched{ReadCloser: res.Body, asking: ask, site: ask.x.site.Name, relay: link.RelayIn(res.Header), sink: f.server.options.Sink}
+		res.Body = &fetched{ReadCloser: res.Body, asking: ask, site: ask.x.site.Name, relay: link.RelayIn(res.Header), via: link.ViaIn(res.Header), sink: f.server.options.Sink}
 	}
 	if cache.MayKeep(req.Context()) {
 		recode(req, res)
@@ -173,11 +173,12 @@ func recode(req *http.Request, res *http.Response) {
 // fetched is a body that comes over the link, counted.
 type fetched struct {
 	io.ReadCloser
-	asking      *asking
-	site, relay string // relay is "" in one process
-	sink        outcome.Sink
-	n           atomic.Int64
-	told        atomic.Bool
+	asking     *asking
+	site       string
+	relay, via string // "" in one process
+	sink       outcome.Sink
+	n          atomic.Int64
+	told       atomic.Bool
 }
 
 func (b *fetched) Read(p []byte) (int, error) {
@@ -193,7 +194,7 @@ func (b *fetched) Read(p []byte) (int, error) {
 func (b *fetched) Close() error {
 	err := b.ReadCloser.Close()
 	if sink, ok := b.sink.(outcome.FetchSink); ok && b.relay != "" && !b.told.Swap(true) {
-		sink.EmitFetch(b.site, b.relay, b.n.Load())
+		sink.EmitFetch(b.site, b.relay, b.via, b.n.Load())
 	}
 	return err
 }

@@ -413,6 +413,7 @@ func (x *exchange) cross(ctx context.Context) (*http.Response, error) {
 		return nil, err
 	}
 	x.rec.Answered = time.Since(x.rec.Start)
+	x.rec.Via = link.ViaIn(res.Header)
 	x.rec.Relay = link.RelayOf(res)
 	x.rec.Connect, x.rec.Origin = hop.TakeLegs(res.Header)
 	if err := x.openBody(res); err != nil {

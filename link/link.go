@@ -73,6 +73,8 @@ const (
 
 	// relayField names the relay that answered, set by Transport for the edge.
 	relayField = hop.Prefix + "Relay"
+	// viaField is the address of the path that it came by.
+	viaField = hop.Prefix + "Via"
 	// errorField carries the outcome.Kind of a relay's failure.
 	errorField = hop.Prefix + "Error"
 	// drainField is in the answers of a relay that wants no more requests.
@@ -212,8 +214,13 @@ func readError(relay string, res *http.Response) error {
 func RelayOf(res *http.Response) string {
 	relay := RelayIn(res.Header)
 	delete(res.Header, relayField)
+	delete(res.Header, viaField)
 	return relay
 }
+
+// ViaIn is the address of the path that an answer with this header came by, "" when
+// it did not cross a link.
+func ViaIn(h http.Header) string { return h.Get(viaField) }
 
 // RelayIn is RelayOf of a header, and leaves it as it is.
 func RelayIn(h http.Header) string { return h.Get(relayField) }

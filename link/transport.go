@@ -598,5 +598,6 @@ func (t *Transport) send(req *http.Request, w *warm, mayMove func() bool) (*http
 		return nil, err
 	}
 	res.Header.Set(relayField, t.peer.Name)
+	res.Header.Set(viaField, t.peer.Via)
 	return res, nil
 }

@@ -69,6 +69,9 @@ func appendLine(b []byte, rec *Record) []byte {
 	}
 	if rec.Relay != "" {
 		b = appendString(b, "relay", rec.Relay)
+		if rec.Via != "" {
+			b = appendString(b, "via", rec.Via)
+		}
 		b = append(b, `,"link":{"in":`...)
 		b = strconv.AppendInt(b, rec.LinkIn, 10)
 		b = append(b, `,"out":`...)

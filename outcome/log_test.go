@@ -35,6 +35,9 @@ func slogLine(rec *Record) string {
 	add("cache", rec.Cache)
 	if rec.Relay != "" {
 		add("relay", rec.Relay)
+		if rec.Via != "" {
+			add("via", rec.Via)
+		}
 		line.AddAttrs(slog.Group("link", slog.Int64("in", rec.LinkIn), slog.Int64("out", rec.LinkOut)))
 	}
 	ms := func(name string, d time.Duration) any { return slog.Float64(name, float64(d.Microseconds())/1000) }
@@ -90,7 +93,7 @@ func TestLinesAreSlogs(t *testing.T) {
 		rec := &Record{
 			Start: time.Unix(int64(i)*1e6, int64(i%4)*123456789/7).In(zones[i%len(zones)]), Node: text(0), Role: text(1), Site: text(2),
 			RequestID: text(3), Client: text(4), Method: text(5), Scheme: text(6), Host: text(7), Path: text(8), Proto: text(9),
-			Status: i, BytesIn: int64(i) << 40, BytesOut: -int64(i), Cache: text(10), Relay: text(11), LinkIn: int64(i) << 30, LinkOut: int64(i), Unmapped: text(12), Kind: kind[i%len(kind)],
+			Status: i, BytesIn: int64(i) << 40, BytesOut: -int64(i), Cache: text(10), Relay: text(11), Via: text(11), LinkIn: int64(i) << 30, LinkOut: int64(i), Unmapped: text(12), Kind: kind[i%len(kind)],
 			Connect: took(0), Origin: took(1), Answered: took(2), Total: took(3),
 		}
 		if i%2 == 0 {

@@ -32,9 +32,9 @@ type Metrics struct {
 
 // seriesKey is what tells the series of one record from those of another.
 type seriesKey struct {
-	role, site, relay, method string
-	status                    int
-	cache, tier, why          string
+	role, site, relay, via, method string
+	status                         int
+	cache, tier, why               string
 }
 
 // series are those that every record counts in: looking them up together costs
@@ -67,7 +67,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			[]string{"role", "site"}),
 		link: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "causeway_link_body_bytes_total", Help: "Body bytes that crossed the link to and from a relay, as they crossed (compressed)."},
-			[]string{"relay", "site", "direction"}),
+			[]string{"relay", "via", "site", "direction"}),
 		cached: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "causeway_cache_requests_total", Help: "Requests ended, by what the cache did with them, and the tier of a hit."},
 			[]string{"site", "result", "tier"}),
@@ -135,14 +135,14 @@ func (m *Metrics) Emit(rec *Record) {
 
 // EmitFetch counts body bytes that an edge's cache fetched from a relay, for a
 // request or to be kept.
-func (m *Metrics) EmitFetch(site, relay string, bytes int64) {
-	m.link.WithLabelValues(relay, site, "from").Add(float64(bytes))
+func (m *Metrics) EmitFetch(site, relay, via string, bytes int64) {
+	m.link.WithLabelValues(relay, via, site, "from").Add(float64(bytes))
 }
 
 // seriesOf finds or makes the series of rec. Their number is that of the
 // labels, which is bounded.
 func (m *Metrics) seriesOf(rec *Record) *series {
-	key := seriesKey{rec.Role, rec.Site, rec.Relay, methodLabel(rec.Method), rec.Status, rec.Cache, rec.CacheTier, rec.CacheWhy}
+	key := seriesKey{rec.Role, rec.Site, rec.Relay, rec.Via, methodLabel(rec.Method), rec.Status, rec.Cache, rec.CacheTier, rec.CacheWhy}
 	m.mu.RLock()
 	of := m.seen[key]
 	m.mu.RUnlock()
@@ -157,7 +157,7 @@ func (m *Metrics) seriesOf(rec *Record) *series {
 		total:    m.total.WithLabelValues(key.role, key.site),
 	}
 	if key.relay != "" {
-		of.linkIn, of.linkOut = m.link.WithLabelValues(key.relay, key.site, "to"), m.link.WithLabelValues(key.relay, key.site, "from")
+		of.linkIn, of.linkOut = m.link.WithLabelValues(key.relay, key.via, key.site, "to"), m.link.WithLabelValues(key.relay, key.via, key.site, "from")
 	}
 	if key.cache != NoCache && key.cache != "" {
 		of.cache, of.cacheOut = m.cached.WithLabelValues(key.site, key.cache, key.tier), m.cachedBytes.WithLabelValues(key.site, key.cache)

@@ -28,6 +28,7 @@ type Record struct {
 	CacheWhy  string // why it was no hit, a word of the cache's; "" for a hit
 	CacheTier string // where a hit was: "memory" or "disk"
 	Relay     string // the relay that took it; "" in one process
+	Via       string // edge: the address of the path to it
 	LinkIn    int64  // edge: request body bytes as they crossed to the relay
 	LinkOut   int64  // edge: response body bytes as they crossed from the relay
 	Unmapped  string // relay: why the names in the answer's text were not found; "" when nothing stood in the way
@@ -49,7 +50,7 @@ type Sink interface{ Emit(rec *Record) }
 
 // FetchSink takes the bytes that a cache fetched.
 type FetchSink interface {
-	EmitFetch(site, relay string, bytes int64)
+	EmitFetch(site, relay, via string, bytes int64)
 }
 
 // Sinks emits to each of its members.
@@ -63,10 +64,10 @@ func (s Sinks) Emit(rec *Record) {
 }
 
 // EmitFetch hands it to every sink that takes it.
-func (s Sinks) EmitFetch(site, relay string, bytes int64) {
+func (s Sinks) EmitFetch(site, relay, via string, bytes int64) {
 	for _, sink := range s {
 		if takes, ok := sink.(FetchSink); ok {
-			takes.EmitFetch(site, relay, bytes)
+			takes.EmitFetch(site, relay, via, bytes)
 		}
 	}
 }
