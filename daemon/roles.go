@@ -349,6 +349,8 @@ func (d *Daemon) server(kind serverKind, cfg *config.Config, node *config.Node, 
 				edges = append(edges, l.From)
 			}
 		}
+		slices.Sort(edges) // one may have several paths
+		edges = slices.Compact(edges)
 		server := link.NewServer(link.Challenges(d.streams.Handler(d.relay), &d.board, d.linkChallenge), identity.Server(edges), d.log)
 		server.MaxHeaderBytes = link.HeaderBytes(int(cfg.Limits.HeaderBytes))
 		server.Handler = link.Draining(server.Handler, d.unwanted)

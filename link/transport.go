@@ -317,11 +317,13 @@ func (t *Transport) drains(h http.Header) {
 func (t *Transport) put(ctx context.Context, slot int, w *warm) {
 	t.mu.Lock()
 	before := t.slots[slot]
+	first := !slices.ContainsFunc(t.slots, func(w *warm) bool { return w != nil && w.Err() == nil })
 	t.slots[slot] = w
 	t.mu.Unlock()
 	if before != nil {
 		t.retire(ctx, before)
-	} else if t.Up() == 1 {
+	}
+	if first {
 		t.health.up(time.Now())
 		t.peer.Log.Info("link is up", "relay", t.peer.Name, "via", t.peer.Via)
 	}
