@@ -240,7 +240,7 @@ func (d *Daemon) start(key serverKey, socket net.Listener, settings string, cfg 
 
 // overTLS ends the TLS of a server's connections.
 func overTLS(server *http.Server, listener net.Listener) net.Listener {
-	return hop.Strict(tls.NewListener(hop.Bursts(listener), server.TLSConfig.Clone()))
+	return hop.Strict(tls.NewListener(hop.Bursts(listener), server.TLSConfig.Clone()), server.ReadHeaderTimeout)
 }
 
 // fail ends the node, as a server of it stopped by itself.

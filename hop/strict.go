@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"io"
+	"time"
 
 	"golang.org/x/net/http2/hpack"
 )
@@ -20,12 +21,16 @@ import (
 //  3. one setting twice in a frame is processed in the order of the frame (section
 //     6.5.3), which is the last; net/http would close the connection.
 //
+// And it bounds what net/http does not: the time that a block of fields takes from its
+// first frame to its last, as http.Server.ReadHeaderTimeout does for HTTP/1.1.
+//
 // What it does not understand it passes on: net/http knows what to do.
 
 // The frames that are looked at (RFC 9113 section 6), and their flags.
 const (
-	frameHeaders  = 0x1
-	frameSettings = 0x4
+	frameHeaders      = 0x1
+	frameSettings     = 0x4
+	frameContinuation = 0x9
 
 	flagACK        = 0x1
 	flagEndHeaders = 0x4
@@ -53,6 +58,24 @@ type strictConn struct {
 	pass  int    // bytes to pass on as they come
 	held  []byte
 	err   error // what Read says once out is read
+
+	within time.Duration // for a block of fields; 0 for ever
+	block  bool          // one has begun
+	ends   bool          // with the frame at hand
+}
+
+// inTime gives the block that begins its time, and lifts it when it has ended.
+func (c *strictConn) inTime(begins bool) {
+	if c.within <= 0 || c.block == begins {
+		return
+	}
+	var until time.Time
+	if c.block = begins; begins {
+		until = time.Now().Add(c.within)
+	}
+	if c.Conn != nil {
+		_ = c.Conn.SetReadDeadline(until)
+	}
 }
 
 // state is what is known of the protocol.
@@ -100,7 +123,9 @@ func (c *strictConn) read(r io.Reader, p []byte) (int, error) {
 		return 0, c.err
 	}
 	n, err := r.Read(p[:min(len(p), c.pass)])
-	c.pass -= n
+	if c.pass -= n; c.pass == 0 && c.ends {
+		c.inTime(false)
+	}
 	return n, err
 }
 
@@ -115,16 +140,25 @@ func (c *strictConn) next(r io.Reader) {
 	}
 	length := int(c.held[0])<<16 | int(c.held[1])<<8 | int(c.held[2])
 	kind, flags := c.held[3], c.held[4]
+	if kind == frameHeaders {
+		c.inTime(true)
+	}
+	c.ends = (kind == frameHeaders || kind == frameContinuation) && flags&flagEndHeaders != 0
 	switch {
 	case kind == frameHeaders && flags&(flagEndHeaders|flagPadded) == flagEndHeaders && length+len(malformed) <= mostFrame:
 	case kind == frameSettings && flags&flagACK == 0 && length <= mostFrame && length%6 == 0:
 	default:
-		c.pass = length
+		if c.pass = length; length == 0 && c.ends {
+			c.inTime(false)
+		}
 		return
 	}
 	c.hold(r, frameHead, frameHead+length)
 	if c.err != nil {
 		return
+	}
+	if c.ends {
+		c.inTime(false)
 	}
 	payload := c.held[frameHead:]
 	if kind == frameSettings {

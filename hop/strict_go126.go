@@ -2,8 +2,11 @@
 
 package hop
 
-import "net"
+import (
+	"net"
+	"time"
+)
 
 // Strict gives what a TLS listener accepts, for an http.Server's Serve. Go 1.26
 // serves HTTP/2 on a *tls.Conn alone, so that its server's own answers stay.
-func Strict(listener net.Listener) net.Listener { return listener }
+func Strict(listener net.Listener, _ time.Duration) net.Listener { return listener }
