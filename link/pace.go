@@ -17,13 +17,16 @@ import "time"
 //  3. after calmLooks without a queue it may do as it likes again: BBR then finds
 //     out whether there is more,
 //  4. a queue that does not get shorter is that of others, or the way is longer
-//     than it was: the connection takes its share of it, for othersTime.
+//     than it was: the connection takes its share of it, for othersTime,
+//  5. a relay does none of this for an edge of which no request has ended for
+//     aloneTime: nobody waits behind the queue, and slower is slower. Who comes then
+//     waits for one queue, once.
 //
 // And it takes for what the line carries what it was given to send. Short answers
 // and lost packets make it believe in 1 or 2 Mbit/s, at which it sends the next
 // short answer, and from which it climbs by a quarter every eight round trips. So
 //
-//  5. writes, after a pause, and look, in the middle of a long body, have it begin
+//  6. writes, after a pause, and look, in the middle of a long body, have it begin
 //     anew when it believes in less than what the line is known to carry, and no
 //     queue says that it is right.
 
@@ -43,6 +46,9 @@ const (
 	// that stays is taken for that of others, for othersTime.
 	mostCuts   = 6
 	othersTime = 20 * time.Second
+
+	// aloneTime is as long as somebody may look at a page before the next.
+	aloneTime = 5 * time.Second
 
 	// pauseTime is how long a connection sends nothing before it is looked at
 	// once more: some answers' distance, and no long body's.
@@ -91,8 +97,9 @@ type pacer struct {
 	vain   bool      // it found no more then
 }
 
-// look takes in what the kernel says now, and sets pace and anew.
-func (p *pacer) look(now time.Time, info SocketInfo) {
+// look takes in what the kernel says now, and sets pace and anew. alone says that
+// nobody but the body that is sent needs the line.
+func (p *pacer) look(now time.Time, info SocketInfo, alone bool) {
 	elapsed := now.Sub(p.at)
 	delivered := info.Delivered - p.bytes
 	idle := p.at.IsZero() || elapsed > 10*info.RTT+time.Second
@@ -107,6 +114,9 @@ func (p *pacer) look(now time.Time, info SocketInfo) {
 		p.pace, p.line, p.calm, p.cuts, p.best, p.since = 0, 0, 0, 0, [2]float64{}, now
 		p.before, p.vain = 0, false
 	case now.Before(p.quiet):
+	case alone && info.queued():
+		p.carried(now, max(rate, float64(info.DeliveryRate), float64(info.Bandwidth)))
+		p.found, p.pace, p.calm, p.cuts = rate, 0, 0, 0
 	case !info.queued():
 		p.carried(now, rate)
 		p.noQueue()
@@ -231,7 +241,7 @@ func (c *socket) wrote(n int) {
 	}
 	c.unlooked.Store(0)
 	info := socketInfo(c.Conn)
-	c.pacer.look(now, info)
+	c.pacer.look(now, info, c.from.alone(now))
 	if c.pacer.anew {
 		beginAnew(c.raw)
 	}

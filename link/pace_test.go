@@ -13,6 +13,7 @@ type queueLine struct {
 	depth  float64       // bytes that the queue holds
 	others float64       // bytes a second that others send
 	loss   float64       // share of what is sent that is lost, and sent again
+	alone  bool          // nobody else needs it
 
 	now       time.Time
 	queue     float64
@@ -48,7 +49,7 @@ func (l *queueLine) run(p *pacer, d time.Duration) (rate float64) {
 		l.delivered += out * mine / all
 		l.longest = max(l.longest, l.queue)
 		if !l.now.Before(p.next) {
-			p.look(l.now, l.info(out*mine/all/step.Seconds()))
+			p.look(l.now, l.info(out*mine/all/step.Seconds()), l.alone)
 		}
 	}
 	return (l.delivered - before) / d.Seconds()
@@ -89,6 +90,22 @@ func TestPaceOnALossyLine(t *testing.T) {
 	}
 	if ms := 1000 * l.longest / l.rate; ms > 80 {
 		t.Errorf("the queue grew to %.0f ms", ms)
+	}
+}
+
+// While nobody else needs the line BBR does as it likes, and when somebody does the
+// queue is emptied.
+func TestPaceAlone(t *testing.T) {
+	l, p := newQueueLine(), &pacer{}
+	l.alone = true
+	if l.run(p, 20*time.Second); p.pace > 0 || l.queue < l.depth {
+		t.Errorf("held to %.0f bytes a second, %.0f are in the queue", p.pace, l.queue)
+	}
+	l.alone = false
+	l.run(p, 3*time.Second)
+	l.longest = 0
+	if l.run(p, 20*time.Second); l.longest > l.depth*2/5 {
+		t.Errorf("the queue has %.0f bytes", l.longest)
 	}
 }
 
@@ -156,12 +173,12 @@ func TestPaceLeavesAlone(t *testing.T) {
 		now := time.Unix(1e9, 0)
 		before := c.info
 		before.Delivered = 0
-		p.look(now, before)
-		p.look(now.Add(c.pause), c.info)
+		p.look(now, before, false)
+		p.look(now.Add(c.pause), c.info, false)
 		if (p.pace > 0) != c.paced {
 			t.Errorf("%s: pace %.0f", c.what, p.pace)
 		}
-		p.look(now.Add(c.pause+time.Minute), full)
+		p.look(now.Add(c.pause+time.Minute), full, false)
 		if p.pace != 0 {
 			t.Errorf("%s: it is not forgotten", c.what)
 		}
@@ -190,12 +207,12 @@ func TestClimb(t *testing.T) {
 		{"held to a pace", func(_ *SocketInfo, p *pacer) { p.pace, p.line, p.best = 1e6, 1e6, [2]float64{1e6} }, false},
 	} {
 		info, p, now := settled, &pacer{}, time.Unix(1e9, 0)
-		p.look(now, settled)
+		p.look(now, settled, false)
 		if p.anew {
 			t.Errorf("%s: at the first look", c.what)
 		}
 		c.change(&info, p)
-		p.look(now.Add(time.Second), info)
+		p.look(now.Add(time.Second), info, false)
 		if p.anew != c.anew {
 			t.Errorf("%s: begins anew: %v", c.what, p.anew)
 		}
@@ -210,7 +227,7 @@ func TestClimbAgain(t *testing.T) {
 		now = now.Add(after)
 		info := settled
 		info.Bandwidth = bandwidth
-		p.look(now, info)
+		p.look(now, info, false)
 		return p.anew
 	}
 	look(0, 250e3)
@@ -265,10 +282,10 @@ func TestPaceAfterAPause(t *testing.T) {
 	at := time.Unix(1e9, 0)
 	info := SocketInfo{Known: true, RTT: 200 * time.Millisecond, MinRTT: 200 * time.Millisecond, Bandwidth: knows, Delivered: 8e6, NotSent: 1}
 	p := &pacer{}
-	p.look(at, info)
-	p.look(at.Add(200*time.Millisecond), info) // still, and nothing came through
+	p.look(at, info, false)
+	p.look(at.Add(200*time.Millisecond), info, false) // still, and nothing came through
 	info.RTT, info.Delivered = 300*time.Millisecond, 8e6+1_500_000
-	p.look(at.Add(1200*time.Millisecond), info)
+	p.look(at.Add(1200*time.Millisecond), info, false)
 	if p.pace < knows/2 {
 		t.Errorf("held to %.1f Mbit/s on a line of 48", p.pace*8/1e6)
 	}

@@ -356,8 +356,15 @@ type caller struct {
 	edge     string
 	callers  *Callers
 	requests atomic.Uint64
+	last     atomic.Int64 // when one of its requests ended, Unix nanoseconds
 
 	refused, ended, crowded, floods limited // that the log tells of
+}
+
+// alone says that no request of the edge has ended for aloneTime: what is sent to it
+// is in nobody's way. Of who is no edge nobody knows.
+func (c *caller) alone(now time.Time) bool {
+	return c != nil && now.Sub(time.Unix(0, c.last.Load())) > aloneTime
 }
 
 // serves counts a request on a connection of a relay, until served.
@@ -375,6 +382,7 @@ func (c *socket) served(ctx context.Context) {
 		return
 	}
 	c.streams.Add(-1)
+	c.from.last.Store(time.Now().UnixNano())
 	if ctx.Err() != nil {
 		c.takenBack()
 	}
