@@ -74,6 +74,9 @@ func (m *Map) Response(res *http.Response, opt Options) {
 	}
 	b := newBody(res, p)
 	if p.sniff {
+		if len(b.came) > 0 && b.work.small {
+			b.work.ahead = make([]byte, aheadSize) // a coding gives its first text late
+		}
 		b.readAhead(len(b.work.ahead))
 		if p.kind = b.sniffed(); p.kind == "" {
 			m.passed(res)
@@ -302,21 +305,27 @@ type work struct {
 	text    []byte    // rewritten, for the encoder
 	staged  [2][]byte // between the stages
 	out     []byte    // for Read
-	small   bool
+	small   bool      // made so
+	counted bool      // in underWay
+	full    bool      // the last read filled chunk
 }
 
-// While more than manyWorks bodies are under way, of which most must be waiting, another has as
-// little memory as will do.
+// While more than manyWorks bodies are under way, of which most must be waiting, another begins with
+// as little memory as will do, and up to mostGrown get more when that was full. Event streams, which
+// are open for hours and short, have little and are not counted.
 const (
 	manyWorks  = 128
 	smallWork  = 4 << 10
 	smallAhead = 1 << 10
+	grownWork  = 32 << 10
+	mostGrown  = 1024
 )
 
 var (
 	works      = sync.Pool{New: func() any { return newWork(chunkSize, aheadSize) }}
 	smallWorks = sync.Pool{New: func() any { return newWork(smallWork, smallAhead) }}
 	underWay   atomic.Int32
+	grown      atomic.Int32 // small ones
 )
 
 func newWork(chunk, ahead int) *work {
@@ -328,19 +337,47 @@ func newWork(chunk, ahead int) *work {
 }
 
 // takeWork gives memory for a body, until give.
-func takeWork() *work {
-	if underWay.Add(1) > manyWorks {
+func takeWork(kind string) *work {
+	if kind == eventStream {
 		return smallWorks.Get().(*work)
 	}
-	return works.Get().(*work)
+	pool := &works
+	if underWay.Add(1) > manyWorks {
+		pool = &smallWorks
+	}
+	w := pool.Get().(*work)
+	w.counted = true
+	return w
+}
+
+// grow gives w more when the last read filled what it has.
+func (w *work) grow() {
+	if !w.small || !w.full || len(w.chunk) > smallWork {
+		return
+	}
+	if grown.Add(1) > mostGrown {
+		grown.Add(-1)
+		return
+	}
+	w.chunk = make([]byte, grownWork)
 }
 
 // give gives it back, but for what grew out of proportion.
 func (w *work) give() {
-	underWay.Add(-1)
+	if w.counted {
+		underWay.Add(-1)
+	}
+	w.counted, w.full = false, false
 	pool, kept := &works, 2*chunkSize
 	if w.small {
 		pool, kept = &smallWorks, 4*smallWork
+		if len(w.chunk) > smallWork {
+			grown.Add(-1)
+			return
+		}
+		if len(w.ahead) > smallAhead {
+			w.ahead = make([]byte, smallAhead)
+		}
 	}
 	for _, grown := range []*[]byte{&w.text, &w.staged[0], &w.staged[1], &w.out} {
 		if cap(*grown) > kept {
@@ -385,7 +422,7 @@ func (s *source) Read(p []byte) (n int, err error) {
 
 func newBody(res *http.Response, p plan) *body {
 	b := &body{origin: res.Body, trailer: &res.Trailer, source: source{origin: res.Body}, came: p.came, coding: p.coding, uncoded: p.uncoded}
-	b.work = takeWork()
+	b.work = takeWork(p.kind)
 	b.work.out = b.work.out[:0]
 	return b
 }
@@ -544,7 +581,11 @@ func (b *body) step(room []byte) (passed int) {
 	if b.enc != nil || b.wide != nil || b.digests != nil || b.source.start != nil || len(room) < passRoom {
 		room = nil
 	}
+	b.work.grow()
 	text, held, back, first := b.work.chunk, 0, 0, !b.begun
+	if b.source.start != nil && b.work.small {
+		text = make([]byte, chunkSize) // of a bomb so much shows what it is (bomb.go)
+	}
 	inRoom := room != nil && !b.busy
 	if inRoom {
 		held = b.work.stream.CopyHeld(room)
@@ -554,6 +595,7 @@ func (b *body) step(room []byte) (passed int) {
 		text = text[:min(len(text), len(room)-len(room)/8)] // the rest is for what grows
 	}
 	n, err := b.readText(text)
+	b.work.full = n == len(text)
 	if !b.begun {
 		n, err = b.begin(text, n, err)
 		if b.wide != nil && room != nil {
