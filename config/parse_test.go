@@ -289,7 +289,7 @@ func TestLargeFiles(t *testing.T) {
 	fill := func(head, each string) string {
 		var b strings.Builder
 		b.WriteString(head)
-		for i := 0; b.Len()+len(each)+8 < maxBytes/2; i++ {
+		for i := 0; b.Len()+len(each)+8 < maxBytes/8; i++ {
 			b.WriteString(strings.ReplaceAll(each, "#", strconv.Itoa(i)))
 		}
 		return b.String()
