@@ -94,7 +94,11 @@ func (c *certificates) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certific
 		}
 		of = site.Name
 	}
-	return c.files.Find(of, hello), nil
+	found := c.files.Find(of, hello)
+	if found == nil && of == "" && c.acme != nil {
+		return c.acme.GetCertificate(hello)
+	}
+	return found, nil
 }
 
 // orDefault is GetCertificate, and for names that no site has the certificate of

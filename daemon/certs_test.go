@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"crypto/tls"
+	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -48,7 +50,8 @@ nodes:
 }
 
 // A site is shown its own certificate, though one of another site's carries the name
-// too, and none of a file where its own is ordered.
+// too, and none of a file where its own is ordered; one host that two sites have on
+// two ports is shown what there is.
 func TestCertificateOfSite(t *testing.T) {
 	dir := t.TempDir()
 	authority, err := cert.OpenAuthority(dir, "test")
@@ -71,11 +74,23 @@ sites:
   - {name: a, hosts: {a.example.cn: https://a.example.com}, tls: {cert: a.pem, key: a.key}}
   - {name: b, hosts: {b.example.cn: https://b.example.com}, tls: {cert: b.pem, key: b.key}}
   - {name: c, hosts: {c.example.cn: https://c.example.com}, tls: {acme: {}}}
+  - {name: d, hosts: {"d.example.net": https://d.example.com}, tls: {acme: {}}}
+  - {name: e, hosts: {"d.example.net:8443": https://e.example.com}, tls: {acme: {}}}
 `))
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &certificates{config: cfg, files: store}
+	kept := filepath.Join(dir, "acme", "certificates", "ca.test-dir")
+	if err := errors.Join(authority.Issue(dir, "d", []string{"d.example.net"}), os.MkdirAll(kept, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	key, keyErr := os.ReadFile(filepath.Join(dir, "d.key"))
+	chain, chainErr := os.ReadFile(filepath.Join(dir, "d.pem"))
+	if err := errors.Join(keyErr, chainErr, os.WriteFile(filepath.Join(kept, "d.example.net.pem"), append(key, chain...), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	c := &certificates{config: cfg, files: store, acme: cert.NewACME(cert.FileStorage(filepath.Join(dir, "acme")), slog.New(slog.DiscardHandler), nil)}
+	defer c.acme.Close()
 	shown := func(name string) *tls.Certificate {
 		got, err := c.GetCertificate(&tls.ClientHelloInfo{ServerName: name})
 		if err != nil {
@@ -88,5 +103,9 @@ sites:
 	}
 	if got := shown("c.example.cn"); got != nil {
 		t.Errorf("c is shown a file's: %v", got)
+	}
+	c.acme.Set([]cert.ACMENames{{Site: "d", Names: []string{"d.example.net"}, ACMESettings: cert.ACMESettings{Directory: "https://ca.test/dir"}}})
+	if got := shown("d.example.net"); got == nil {
+		t.Error("d is shown nothing")
 	}
 }
