@@ -151,20 +151,26 @@ func (c *Config) ACMEOf(s *Site) (of ACME, rsa bool) {
 		of.Challenges = own.Challenges
 	}
 	if of.Challenges == nil {
-		of.Challenges = c.usualChallenges(of.DNS)
+		of.Challenges = c.usualChallenges(s, of.DNS)
 	}
 	return of, own.Key == "rsa"
 }
 
-// usualChallenges are those of a file that names none.
-func (c *Config) usualChallenges(dns *DNS) []string {
+// usualChallenges are those of a site for which the file names none.
+func (c *Config) usualChallenges(s *Site, dns *DNS) []string {
 	if dns != nil {
 		return []string{ChallengeDNS}
 	}
 	if c.edgeListens(func(l Listen) string { return l.HTTP }) == "" {
 		return []string{ChallengeTLSALPN}
 	}
-	if edges := c.Edges(); edges > 1 || len(c.Nodes)-edges > 1 { // of two challenges by tls-alpn-01 for a name, one can be shown
+	order := 0
+	for _, n := range c.Nodes {
+		if s.EndsTLS(n) {
+			order++
+		}
+	}
+	if order > 1 { // of two challenges by tls-alpn-01 for a name, one can be shown
 		return []string{ChallengeHTTP, ChallengeTLSALPN}
 	}
 	return []string{ChallengeTLSALPN, ChallengeHTTP}
