@@ -237,7 +237,7 @@ func (s *Store) warn(now time.Time) {
 		s.mu.Unlock()
 		var said []string
 		for _, p := range keypair.Judge(c, e.source.Files.Cert, e.source.Want, now) {
-			if p.Level == keypair.Warning && !p.Ends {
+			if p.Level == keypair.Warning && !p.Expiry {
 				said = append(said, p.Error())
 			}
 		}
@@ -328,8 +328,8 @@ func (s *Store) use(e *entry, at keypair.Stamp, c *tls.Certificate) bool {
 	e.staple, e.sound = staple{}, time.Time{}
 	s.mu.Unlock()
 	s.log.Info("certificate changed", "site", e.source.Site, "file", e.source.Files.Cert, "names", keypair.Names(c.Leaf), "until", c.Leaf.NotAfter.UTC().Format(time.DateOnly))
-	if roots, err := s.roots(); err == nil && keypair.Ends(before, roots, time.Now()) == nil { // a private authority's never did
-		if err := keypair.Ends(c, roots, time.Now()); err != nil {
+	if roots, err := s.roots(); err == nil && keypair.Untrusted(before, roots, time.Now()) == nil { // a private authority's never did
+		if err := keypair.Untrusted(c, roots, time.Now()); err != nil {
 			s.log.Warn("certificate changed, and clients may refuse it where they took the one before", "site", e.source.Site, "file", e.source.Files.Cert, "err", err)
 		}
 	}

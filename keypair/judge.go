@@ -42,14 +42,14 @@ func Judge(c *tls.Certificate, file string, want Want, now time.Time) (problems 
 	}
 	if mark := Mark(leaf.NotAfter, now); mark > 0 {
 		say(Warning, "renew it", "%s expires on %s: %s", file, leaf.NotAfter.UTC().Format(time.DateOnly), Left(leaf.NotAfter, now))
-		problems[len(problems)-1].Ends = true
+		problems[len(problems)-1].Expiry = true
 	}
 	for _, one := range chain[1:] {
 		if now.After(one.NotAfter) {
 			say(Wrong, "get the chain anew from who issued it", "an intermediate certificate in %s, %q, expired on %s", file, one.Subject.CommonName, one.NotAfter.UTC().Format(time.DateTime))
 		} else if !selfSigned(one) && one.NotAfter.Before(leaf.NotAfter) && Mark(one.NotAfter, now) > 0 {
 			say(Warning, "get the chain anew from who issued it", "an intermediate certificate in %s, %q, expires on %s, before the first: %s", file, one.Subject.CommonName, one.NotAfter.UTC().Format(time.DateOnly), Left(one.NotAfter, now))
-			problems[len(problems)-1].Ends = true
+			problems[len(problems)-1].Expiry = true
 		}
 		if weak := weakness(one); weak != "" && !selfSigned(one) {
 			say(Fatal, "have it issued again", "%s has an intermediate certificate, %q, with %s, which browsers refuse", file, one.Subject.CommonName, weak)
@@ -81,7 +81,7 @@ func Judge(c *tls.Certificate, file string, want Want, now time.Time) (problems 
 			"%s was issued by %s, which approved_issuers does not name: %s", file, Issuer(leaf), list(want.Approved))
 	}
 	if want.Roots != nil {
-		if err := Ends(c, want.Roots, now); err != nil {
+		if err := Untrusted(c, want.Roots, now); err != nil {
 			mend := "put the intermediate certificates behind it, or, if the authority is your own, give its root to the clients"
 			if at := chain[len(chain)-1].IssuingCertificateURL; len(at) > 0 { // RFC 5280 §4.2.2.1
 				mend = fmt.Sprintf("put it behind the others: who issued the last has it at %s", at[0])
@@ -103,8 +103,8 @@ func End(c *tls.Certificate) time.Time {
 	return end
 }
 
-// Ends is why the chain of a pair leads to none of roots; nil when it does.
-func Ends(c *tls.Certificate, roots *x509.CertPool, now time.Time) error {
+// Untrusted is why the chain of a pair leads to none of roots; nil when it does.
+func Untrusted(c *tls.Certificate, roots *x509.CertPool, now time.Time) error {
 	chain := Chain(c)
 	between := x509.NewCertPool()
 	for _, one := range chain[1:] {

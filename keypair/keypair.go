@@ -43,11 +43,11 @@ const (
 
 // Problem is one thing that is wrong with a pair.
 type Problem struct {
-	Part  Part
-	Level Level
-	What  string // what is wrong, with the name of the file
-	Mend  string // what to do about it
-	Ends  bool   // it is that the pair ends soon
+	Part   Part
+	Level  Level
+	What   string // what is wrong, with the name of the file
+	Mend   string // what to do about it
+	Expiry bool   // it is that the pair ends soon
 }
 
 // Level is how bad a Problem is.
