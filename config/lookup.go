@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net"
 	"net/netip"
 	"strings"
 
@@ -74,6 +75,18 @@ func (c *Config) LookupName(host string) (*Site, Host, bool) {
 		}
 	}
 	return nil, Host{}, false
+}
+
+// LookupHello is LookupName for a TLS client: by the server name, without one by the
+// address that it came to, of TCP or, for QUIC, of UDP.
+func (c *Config) LookupHello(name string, local net.Addr) (*Site, bool) {
+	if name == "" {
+		if socket, ok := local.(interface{ AddrPort() netip.AddrPort }); ok {
+			name = socket.AddrPort().Addr().Unmap().WithZone("").String()
+		}
+	}
+	site, _, ok := c.LookupName(name)
+	return site, ok
 }
 
 func oneSite(entries []entry) (*Site, Host, bool) {

@@ -6,7 +6,7 @@ package daemon
 import (
 	"context"
 	"crypto/tls"
-	"net/netip"
+	"net"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -78,14 +78,12 @@ func (c *certificates) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certific
 	if cert.IsChallenge(hello) {
 		return c.proofOfName(hello)
 	}
-	name := hello.ServerName
-	if name == "" && hello.Conn != nil {
-		if at, ok := hello.Conn.LocalAddr().(interface{ AddrPort() netip.AddrPort }); ok { // TCP, and UDP for QUIC
-			name = at.AddrPort().Addr().Unmap().WithZone("").String()
-		}
+	var local net.Addr
+	if hello.Conn != nil {
+		local = hello.Conn.LocalAddr()
 	}
 	of := "" // of any site: for a name of none, or of two on two ports
-	if site, _, ok := c.config.LookupName(name); ok {
+	if site, ok := c.config.LookupHello(hello.ServerName, local); ok {
 		if site.TLS.UsesACME() {
 			if c.acme == nil {
 				return nil, nil

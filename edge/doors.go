@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -166,12 +165,7 @@ func (s *Server) doorFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 // siteAt is the site for which a connection is made: by the server name, without
 // one by the address that it came to. nil is none.
 func (c *Crossing) siteAt(name string, local net.Addr, passed bool) *config.Site {
-	if name == "" {
-		if socket, ok := local.(interface{ AddrPort() netip.AddrPort }); ok { // TCP, and UDP for QUIC
-			name = socket.AddrPort().Addr().Unmap().WithZone("").String()
-		}
-	}
-	if site, _, ok := c.Config.LookupName(name); ok {
+	if site, ok := c.Config.LookupHello(name, local); ok {
 		return site
 	}
 	if passed {
