@@ -97,7 +97,7 @@ func parseHeader(b []byte) (header, error) {
 		return h, errCorrupt
 	}
 	h.size, h.metaAt, h.metaLen = int64(size), int64(at), int(length)
-	inHead := h.metaAt >= headerSize && h.metaEnd() <= headSize
+	inHead := h.metaAt >= headerSize && h.metaAt < headSize && h.metaEnd() <= headSize
 	if !inHead && h.metaAt < headSize+h.size {
 		return h, errCorrupt
 	}
