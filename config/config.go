@@ -473,7 +473,8 @@ type Link struct {
 
 	// Send a request over another path, too, when its answer has not begun
 	// after the time within which 95 of 100 answers do, and take the answer
-	// that comes first. Only what may be repeated: GET and HEAD without a body.
+	// that comes first. Only what changes nothing: GET, HEAD, OPTIONS and
+	// TRACE without a body.
 	// It makes slow answers rarer, and costs up to 5 % more requests at the
 	// origin.
 	Hedge Hedge `yaml:"hedge,omitempty" default:"off" enum:"off|p95"`

@@ -14,7 +14,8 @@ import (
 //  1. prove gives each connection to its edge, and ends those that are more than
 //     an edge may have: each may hold leastWindow of what it sends,
 //  2. a connection that this end closed is told of with its node's name: net/http
-//     closes those that break HTTP/2, and does not always say so,
+//     closes those that break HTTP/2, and does not always say so; where it does
+//     nodeAt knows the name,
 //  3. as is one that carries as many requests as it may,
 //  4. Dismiss lets those go that a new file names no more.
 
@@ -65,6 +66,23 @@ func (c *Callers) prove(s *socket, state tls.ConnectionState) {
 		}
 		s.Close()
 	}
+}
+
+// nodeAt is the edge that has a connection from this address, "" for none.
+func (c *Callers) nodeAt(address string) string {
+	if c == nil {
+		return ""
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for edge, from := range c.of {
+		for _, s := range from.all() {
+			if s.RemoteAddr().String() == address {
+				return edge
+			}
+		}
+	}
+	return ""
 }
 
 // most is how many connections an edge may have, 0 for as many as it likes.

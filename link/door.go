@@ -53,6 +53,10 @@ func Serve(server *http.Server, listener net.Listener) error {
 // the server is closed. limits.connections is a matter of the listener: it must
 // let in MostStrangers more.
 func (c *Callers) Serve(server *http.Server, listener net.Listener) error {
+	if lines, ok := server.ErrorLog.Writer().(refusals); ok {
+		lines.callers = c
+		server.ErrorLog = log.New(lines, "", 0)
+	}
 	d := &door{
 		Listener: listener, callers: c, peers: server.TLSConfig, log: server.ErrorLog,
 		nodes: make(chan net.Conn), failures: make(chan error), closed: make(chan struct{}),

@@ -18,7 +18,7 @@ import (
 type Member struct {
 	Prefer    int  // the smaller, the sooner
 	Weight    int  // share among members of the same Prefer; 0 is 1
-	Hedge     bool // a slow request that may be repeated is sent over another path too (hedge.go)
+	Hedge     bool // a slow request that is safe to repeat is sent over another path too (hedge.go)
 	Transport *Transport
 }
 
@@ -163,7 +163,7 @@ func (g *Group) over(req *http.Request, m *member, w *warm) (*http.Response, err
 		m.Transport.note(err)
 		return res, err
 	}
-	if m.Hedge && hop.UpgradeOf(req.Header) == "" {
+	if m.Hedge && safe(req) && hop.UpgradeOf(req.Header) == "" {
 		return g.hedged(req, m, w)
 	}
 	return g.send(req, m, w)
@@ -203,9 +203,14 @@ func (g *Group) again(req *http.Request, failed []*member, err error) bool {
 // Repeatable reports whether req may be sent twice: its method is idempotent (RFC
 // 9110 §9.2.2) and it has no body.
 func Repeatable(req *http.Request) bool {
+	return bodiless(req) && (safe(req) || req.Method == "PUT" || req.Method == "DELETE")
+}
+
+// safe reports whether the method of req changes nothing (RFC 9110 §9.2.1).
+func safe(req *http.Request) bool {
 	switch req.Method {
 	case "GET", "HEAD", "OPTIONS", "TRACE":
-		return bodiless(req)
+		return true
 	}
 	return false
 }

@@ -13,7 +13,7 @@ import (
 // How a path is known to be well:
 //
 //  1. watch looks at the connections that something is awaited from. One that has
-//     been silent is asked for a sign of life; without one it is suspect, the
+//     been silent for longer than a round trip is asked for a sign of life; without one it is suspect, the
 //     others are asked too, and what can be is sent elsewhere. Its requests stay
 //     otherwise: a line that comes back delivers them, and HTTP/2's own pings end
 //     a connection that does not.
@@ -24,14 +24,14 @@ import (
 //     then gets its share little by little.
 
 const (
-	// tick is how often the connections are looked at, silentFor how long one may
-	// say nothing: a silence is asked about within 0.8 s.
-	tick      = 200 * time.Millisecond
-	silentFor = 400 * time.Millisecond
-	// leastPatience is for the sign of life over a short line, on a busy machine;
-	// over a long one it is two round trips and patienceSlack.
-	leastPatience = 600 * time.Millisecond
-	patienceSlack = 200 * time.Millisecond
+	// tick is how often the connections are looked at, silentFor how much longer
+	// than a round trip one may say nothing, and signSlack how much longer the sign
+	// of life may take, for a lost packet or a busy machine. With a tick until a
+	// silence begins to count and one until it is seen, that is two round trips
+	// and a second in all.
+	tick      = 100 * time.Millisecond
+	silentFor = 200 * time.Millisecond
+	signSlack = 600 * time.Millisecond
 
 	// probeEvery is the pause between two probes of a path that is well. One costs
 	// some 200 bytes each way, with TCP's.
@@ -248,7 +248,7 @@ func (t *Transport) look(ctx context.Context, w *warm, now time.Time) (awaited b
 	if heard := w.line.lastHeard(); heard.After(since) {
 		since = heard
 	}
-	if now.Sub(since) >= silentFor && !w.probing && !w.ended {
+	if now.Sub(since) >= w.roundTrip()+silentFor && !w.probing && !w.ended {
 		w.probing = true
 		t.tasks.Go(func() { t.question(ctx, w) })
 	}
@@ -258,7 +258,7 @@ func (t *Transport) look(ctx context.Context, w *warm, now time.Time) (awaited b
 // question asks w for a sign of life, whatever it is.
 func (t *Transport) question(ctx context.Context, w *warm) {
 	asked := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, max(2*w.roundTrip()+patienceSlack, leastPatience))
+	ctx, cancel := context.WithTimeout(ctx, w.roundTrip()+signSlack)
 	defer cancel()
 	_, err := t.greet(ctx, w.ClientConn)
 	w.mu.Lock()

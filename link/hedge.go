@@ -13,7 +13,8 @@ import (
 // A request that takes longer than 95 in 100 of its kind is often on a path that
 // just lost a packet, or behind a slow relay. With Member.Hedge it is sent over
 // another path too, and the first answer counts (Dean and Barroso, "The Tail at
-// Scale", 2013):
+// Scale", 2013). Safe methods alone: of two DELETEs side by side the second is
+// told 404, and it may be the one that is answered first.
 //
 //  1. times knows how long answers of the path took to begin,
 //  2. hedged sends the request, waits for so long, and then sends it again over

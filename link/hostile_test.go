@@ -60,11 +60,11 @@ func TestMadPeer(t *testing.T) {
 		says string // the log
 		deaf bool   // it reads nothing
 	}{
-		"garbage": {says: "broke the protocol", mad: func(conn *tls.Conn, _ *http2.Framer) error {
+		"garbage": {says: "broke the protocol\" node=edge-1", mad: func(conn *tls.Conn, _ *http2.Framer) error {
 			_, err := conn.Write(bytes.Repeat([]byte("garbage!"), 100))
 			return err
 		}},
-		"nothing": {says: "broke the protocol", mad: func(conn *tls.Conn, _ *http2.Framer) error {
+		"nothing": {says: "broke the protocol\" node=edge-1", mad: func(conn *tls.Conn, _ *http2.Framer) error {
 			_, err := io.WriteString(conn, http2.ClientPreface)
 			return err
 		}},
@@ -96,7 +96,7 @@ func TestMadPeer(t *testing.T) {
 			}
 			return nil
 		}},
-		"a flood of streams that wait": {says: "broke the protocol", mad: func(conn *tls.Conn, framer *http2.Framer) error {
+		"a flood of streams that wait": {says: "broke the protocol\" node=edge-1", mad: func(conn *tls.Conn, framer *http2.Framer) error {
 			if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
 				return err
 			}
@@ -124,7 +124,7 @@ func TestMadPeer(t *testing.T) {
 			_, err := conn.Write(append([]byte{0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1}, make([]byte, 64<<10)...))
 			return err
 		}},
-		"endless headers": {says: "broke the protocol", mad: func(conn *tls.Conn, framer *http2.Framer) error {
+		"endless headers": {says: "broke the protocol\" node=edge-1", mad: func(conn *tls.Conn, framer *http2.Framer) error {
 			if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
 				return err
 			}

@@ -94,7 +94,7 @@ func NewServer(handler http.Handler, peers *tls.Config, logger *slog.Logger) *ht
 		MaxHeaderBytes:    headerBytes,
 		ReadHeaderTimeout: handshakeTimeout, // what it bounds, on a connection of HTTP/2
 		ConnContext:       connContext,
-		ErrorLog:          log.New(refusals{logger}, "", 0),
+		ErrorLog:          log.New(refusals{logger, nil}, "", 0),
 	}
 }
 
@@ -152,9 +152,12 @@ func http2Config(window int) *http.HTTP2Config {
 }
 
 // refusals turns the server's own log lines into records: a refused peer is a
-// warning that names its address and why. Of those that it turned away the door
-// itself tells.
-type refusals struct{ logger *slog.Logger }
+// warning that names its address and why, and its node where it has proven to be
+// one. Of those that it turned away the door itself tells.
+type refusals struct {
+	logger  *slog.Logger
+	callers *Callers // nil before Serve
+}
 
 func (r refusals) Write(line []byte) (int, error) {
 	text := string(bytes.TrimSpace(line))
@@ -165,15 +168,24 @@ func (r refusals) Write(line []byte) (int, error) {
 		r.logger.Warn("link refused a peer", "peer", peer, "reason", reason)
 	} else if rest, ok := cutAny(text, "http2: server connection error from ", "http2: server: error reading preface from client "); ok {
 		peer, reason, _ := strings.Cut(rest, ": ")
-		r.logger.Warn("link peer broke the protocol", "peer", peer, "reason", reason)
+		r.broke(peer, reason)
 	} else if peer, ok := strings.CutPrefix(text, "timeout waiting for SETTINGS frames from "); ok {
-		r.logger.Warn("link peer broke the protocol", "peer", peer, "reason", "it sent nothing")
+		r.broke(peer, "it sent nothing")
 	} else if strings.Contains(text, "panic serving") { // a fault of ours
 		r.logger.Error("handler failed", "event", text)
 	} else {
 		r.logger.Debug("link", "event", text)
 	}
 	return len(line), nil
+}
+
+// broke tells of a peer by its address.
+func (r refusals) broke(peer, reason string) {
+	logger := r.logger
+	if node := r.callers.nodeAt(peer); node != "" {
+		logger = logger.With("node", node)
+	}
+	logger.Warn("link peer broke the protocol", "peer", peer, "reason", reason)
 }
 
 // cutAny is text behind one of the prefixes.

@@ -157,6 +157,54 @@ func TestLineIsCut(t *testing.T) {
 	})
 }
 
+// A dead connection is noticed within two round trips and a second, however long the
+// line is; what is idempotent and has no body goes on, and what is not does not.
+func TestSilenceIsNoticed(t *testing.T) {
+	for _, rtt := range []time.Duration{2 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond} {
+		inBubble(t, func(t *testing.T, pki string) {
+			var posts atomic.Int64
+			p := newPathsOver(t, pki, func(int) time.Duration { return rtt }, []link.Member{{Prefer: 1}, {Prefer: 2}}, func(relay int, w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodPost {
+					posts.Add(1)
+				}
+				fmt.Fprint(w, relay)
+			})
+			defer p.close()
+			time.Sleep(10 * time.Second) // until round trips are known
+			p.want(1, 1, 0)
+			p.pairs[0].line.Cut(true)
+			var running sync.WaitGroup
+			for i, method := range []string{"GET", "DELETE", "PUT", "POST"} {
+				running.Go(func() {
+					time.Sleep(time.Duration(i) * 17 * time.Millisecond) // between the looks
+					req, err := http.NewRequestWithContext(t.Context(), method, "https://example.cn/", nil)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					start := time.Now()
+					res, err := p.group.RoundTrip(req)
+					took := time.Since(start)
+					if err == nil {
+						res.Body.Close()
+					}
+					if method == "POST" {
+						if outcome.KindOf(err) != outcome.LinkCut {
+							t.Errorf("a POST on a dead line: %v", err)
+						}
+					} else if err != nil || took > 3*rtt+time.Second {
+						t.Errorf("round trip %v: a %s took %v: %v", rtt, method, took, err)
+					}
+				})
+			}
+			running.Wait()
+			if n := posts.Load(); n > 0 {
+				t.Errorf("the POST came %d times", n)
+			}
+		})
+	}
+}
+
 // With one path alone nothing can go elsewhere: a request waits for the line to
 // come back.
 func TestOneLineIsCutForAMoment(t *testing.T) {
