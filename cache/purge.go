@@ -91,7 +91,18 @@ func (a *ask) forget(u *url.URL) {
 	}
 	key := keyOf(of, a.policy, []byte(at))
 	a.c.overtake(func(f *flight) bool { return f.key.key == key }, purge{})
-	for _, o := range (&ask{c: a.c, req: of, policy: a.policy, key: key}).find() {
-		a.c.options.Store.Remove(o)
+	kept := &ask{c: a.c, req: of, policy: a.policy, key: key}
+	for range mostForgets {
+		list := kept.find()
+		if len(list) == 0 {
+			return
+		}
+		for _, o := range list {
+			a.c.options.Store.Remove(o) // not one that was changed since it was found
+		}
 	}
 }
+
+// mostForgets bounds how often what is to go is looked for: once more for each time
+// that it is changed meanwhile, by the answer to a HEAD or with another form.
+const mostForgets = 8

@@ -55,6 +55,41 @@ func (r *rig) keyOf(target string) Key {
 	return keyOf(req, policy, []byte(URL(req, policy)))
 }
 
+// TestPurgeWhileValidating shows that a purge is not undone by an origin that said
+// before it that what is kept is still valid.
+func TestPurgeWhileValidating(t *testing.T) {
+	for _, soft := range []bool{false, true} {
+		var asked atomic.Int32
+		origin := originFunc(func(req *http.Request) (*http.Response, error) {
+			n := asked.Add(1)
+			time.Sleep(time.Second)
+			if n == 2 && req.Header.Get("If-None-Match") != "" {
+				return text(304, "", `Etag: "a"`, "Cache-Control: max-age=60, stale-while-revalidate=60", "Cache-Tag: x"), nil
+			}
+			return text(200, fmt.Sprint(n), fmt.Sprintf("Etag: \"%c\"", 'a'+n-1), "Cache-Control: max-age=60, stale-while-revalidate=60", "Cache-Tag: x"), nil
+		})
+		bubble(t, Policy{}, origin, func(r *rig) {
+			r.get("/a")
+			time.Sleep(61 * time.Second)
+			if _, body, _ := r.get("/a"); body != "1" { // stale: it is validated in the background
+				t.Errorf("soft %v: first %q", soft, body)
+			}
+			time.Sleep(500 * time.Millisecond)
+			r.Cache.Purge(Match{Tag: "x"}, soft)
+			time.Sleep(2 * time.Second)
+			kept := r.store.Find(r.keyOf("/a"))
+			if soft && (len(kept) != 1 || !kept[0].Meta.Stale) || !soft && len(kept) != 0 {
+				t.Errorf("soft %v: kept %v", soft, kept)
+			}
+			r.get("/a")
+			time.Sleep(2 * time.Second)
+			if _, body, trace := r.get("/a"); body != "3" || trace.Result != Hit {
+				t.Errorf("soft %v: then %q %+v, asked %d times", soft, body, trace, asked.Load())
+			}
+		})
+	}
+}
+
 // TestPurgeOfTheHot shows that what everybody asks for is fetched once after a
 // purge; and that a soft one has nobody wait.
 func TestPurgeOfTheHot(t *testing.T) {
