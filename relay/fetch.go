@@ -15,6 +15,7 @@ import (
 
 	"causeway/config"
 	"causeway/hop"
+	"causeway/link"
 	"causeway/outcome"
 	"causeway/rewrite"
 )
@@ -202,6 +203,12 @@ func (f *fetch) outgoing(out *http.Request) *http.Request {
 	} else {
 		delete(out.Header, "Accept-Encoding")
 	}
+	for _, field := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
+		if values, named := out.Header[field]; named { // net/http would send an order twice that has one
+			delete(out.Header, field)
+			out.Header[strings.ToLower(field)] = values
+		}
+	}
 	if out.Body != nil && out.Body != http.NoBody {
 		body := &replayable{src: out.Body}
 		out.Body = body.reader()
@@ -227,7 +234,7 @@ func (f *fetch) send(out *http.Request) (*http.Response, error) {
 			return res, nil
 		}
 		res.Body.Close()
-		if !asked || !repeatable(out) {
+		if !asked || !link.Repeatable(out) {
 			return nil, outcome.Errorf(outcome.OriginBad, "it gave a part (206) of a text to a %s for the whole, and names can't be mapped in a part", out.Method)
 		}
 		out.Header.Del("Range")
@@ -243,7 +250,7 @@ func (f *fetch) beyond(out *http.Request, res *http.Response) *http.Response {
 	if !strings.HasPrefix(out.Header.Get("Range"), "bytes=") || !f.names.Rewritable(res.Header) {
 		return res
 	}
-	if repeatable(out) {
+	if link.Repeatable(out) {
 		out.Header.Del("Range")
 		out.Header.Del("If-Range")
 		whole, err := f.try(out)
@@ -269,7 +276,7 @@ func (f *fetch) try(out *http.Request) (*http.Response, error) {
 	res, err := f.origin.send(out, hostPort(f.target), f.upgrade != "")
 	if err != nil && out.Context().Err() == nil {
 		switch kind := f.kind(err); {
-		case kind == outcome.OriginCut && repeatable(out):
+		case kind == outcome.OriginCut && link.Repeatable(out):
 			f.blame()
 			res, err = f.origin.send(out, hostPort(f.target), f.upgrade != "")
 		case kind == outcome.OriginCut || kind == outcome.OriginSlow || kind == outcome.OriginBad:
@@ -293,15 +300,6 @@ func (f *fetch) blame() {
 		f.origin.dialer.failed((*conn).RemoteAddr().String())
 		f.origin.closeIdle()
 	}
-}
-
-// repeatable reports whether a request may be sent twice (RFC 9110 §9.2.2).
-func repeatable(req *http.Request) bool {
-	switch req.Method {
-	case "GET", "HEAD", "OPTIONS", "TRACE":
-		return req.Body == nil
-	}
-	return false
 }
 
 // named gives err its kind and its subject.
