@@ -560,6 +560,13 @@ type Limits struct {
 	// without a request. Less than `link_connections` is as many. A relay refuses
 	// an edge more than four times as many.
 	LinkConnectionsMost int `yaml:"link_connections_most,omitempty" default:"16" min:"1" max:"256"`
+
+	// How much of one body may be under way on a link unread: at least what the
+	// line carries in a round trip, or a lone download can't fill it. 4MiB is
+	// 160 Mbit/s at 200 ms. The end that receives has the word: an edge for
+	// answers, a relay for the bodies of requests. A connection may hold eight
+	// times as much, and of answers as much as the memory of the machine allows.
+	LinkWindow Size `yaml:"link_window,omitempty" default:"4MiB" min:"64KiB" max:"64MiB"`
 }
 
 // Log is what is written to standard output and standard error.

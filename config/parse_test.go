@@ -85,7 +85,7 @@ func TestDefaults(t *testing.T) {
 		BodyBytes: 10 << 30, BodyTimeout: time.Minute, BodyRate: 240,
 		SendTimeout: time.Minute, ConnectTimeout: 10 * time.Second,
 		OriginTimeout: time.Minute, OriginIdleTimeout: time.Minute, StreamTimeout: time.Hour,
-		Connections: 16384, DrainTimeout: 30 * time.Second, LinkConnections: 4, LinkConnectionsMost: 16,
+		Connections: 16384, DrainTimeout: 30 * time.Second, LinkConnections: 4, LinkConnectionsMost: 16, LinkWindow: 4 << 20,
 	}
 	if c.Limits != want {
 		t.Errorf("limits %+v, want %+v", c.Limits, want)

@@ -189,7 +189,7 @@ func (d *Daemon) crossing(cfg *config.Config, node *config.Node, identity *cert.
 		priced = append(priced, l)
 		key := linkKey{
 			relay: l.To, via: l.Via, pki: cfg.PKI,
-			settings: fmt.Sprint(cfg.Limits.LinkConnections, cfg.Limits.LinkConnectionsMost, cfg.Limits.ConnectTimeout, cfg.Limits.DrainTimeout, relayWaits(&cfg.Limits), cfg.Limits.HeaderBytes),
+			settings: fmt.Sprint(cfg.Limits.LinkConnections, cfg.Limits.LinkConnectionsMost, cfg.Limits.ConnectTimeout, cfg.Limits.DrainTimeout, relayWaits(&cfg.Limits), cfg.Limits.HeaderBytes, cfg.Limits.LinkWindow),
 		}
 		running := d.links[key]
 		if running == nil {
@@ -308,6 +308,7 @@ func (d *Daemon) startLink(cfg *config.Config, l *config.Link, identity *cert.Li
 		DrainTimeout:    cfg.Limits.DrainTimeout,
 		Waits:           relayWaits(&cfg.Limits),
 		Window:          linkWindow(memoryRoom(os.DirFS("/")), cfg.Limits.LinkConnectionsMost),
+		BodyWindow:      int(cfg.Limits.LinkWindow),
 		HeaderBytes:     link.HeaderBytes(int(cfg.Limits.HeaderBytes)),
 		TLS:             identity.Client(l.To),
 		Dial:            func(ctx context.Context) (net.Conn, error) { return d.options.DialLink(ctx, via) },
@@ -352,6 +353,7 @@ func (d *Daemon) server(kind serverKind, cfg *config.Config, node *config.Node, 
 		slices.Sort(edges) // one may have several paths
 		edges = slices.Compact(edges)
 		server := link.NewServer(link.Challenges(d.streams.Handler(d.relay), &d.board, d.linkChallenge), identity.Server(edges), d.log)
+		link.SetBodyWindow(server, int(cfg.Limits.LinkWindow))
 		server.MaxHeaderBytes = link.HeaderBytes(int(cfg.Limits.HeaderBytes))
 		server.Handler = link.Draining(server.Handler, d.unwanted)
 		return server

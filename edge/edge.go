@@ -175,7 +175,7 @@ func (s *Server) server(limits config.Limits, secure bool) *http.Server {
 const mostStreams = 128
 
 // What an answer that crosses has not been taken of yet is held for its visitor, and
-// the link holds so much and no more (link.streamWindow). While more than
+// the link holds so much and no more (limits.link_window). While more than
 // manyAnswers are under way one of whom nothing is taken has pressedSend, no longer.
 const (
 	manyAnswers = 256

@@ -12,7 +12,7 @@ import (
 // gone mad all the same:
 //
 //  1. prove gives each connection to its edge, and ends those that are more than
-//     an edge may have: each may hold leastWindow of what it sends,
+//     an edge may have: each may hold leastBodies windows of what it sends,
 //  2. a connection that this end closed is told of with its node's name: net/http
 //     closes those that break HTTP/2, and does not always say so; where it does
 //     nodeAt knows the name,

@@ -58,7 +58,7 @@ func (c *Callers) Serve(server *http.Server, listener net.Listener) error {
 		server.ErrorLog = log.New(lines, "", 0)
 	}
 	d := &door{
-		Listener: listener, callers: c, peers: server.TLSConfig, log: server.ErrorLog,
+		Listener: listener, callers: c, peers: server.TLSConfig, log: server.ErrorLog, window: server.HTTP2.MaxReceiveBufferPerStream,
 		nodes: make(chan net.Conn), failures: make(chan error), closed: make(chan struct{}),
 	}
 	err := server.Serve(d)
@@ -73,6 +73,7 @@ type door struct {
 	callers *Callers
 	peers   *tls.Config
 	log     *log.Logger
+	window  int // of a body
 
 	nodes    chan net.Conn // that go on to the server
 	failures chan error    // of Listener: the server knows which are for good
@@ -132,7 +133,7 @@ func (d *door) take() {
 				return
 			}
 		}
-		s := &stranger{socket: newSocket(conn), source: sourceOf(conn.RemoteAddr()), since: time.Now()}
+		s := &stranger{socket: newSocket(conn, d.window), source: sourceOf(conn.RemoteAddr()), since: time.Now()}
 		away := d.admit(s)
 		if away != nil {
 			away.socket.Close()

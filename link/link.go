@@ -44,13 +44,13 @@ const (
 	// 250 would make a fifth client of a page with 60 assets wait.
 	streams = 2000
 
-	// streamWindow is how many bytes of one body may be under way unread:
-	// bandwidth × delay of a 150 Mbit/s line of 200 ms (3.75 MB).
-	// leastWindow is the same of a connection, where Peer.Window says no more: so
-	// many visitors would have to leave a download lying for the others on it to
-	// wait, and so much memory a connection may take at most.
-	streamWindow = 4 << 20
-	leastWindow  = 32 << 20
+	// bodyWindow is how many bytes of one body may be under way unread, where
+	// nobody says another number: bandwidth × delay of a 160 Mbit/s line of 200 ms.
+	// A connection may hold leastBodies of that, where Peer.Window says
+	// no more: so many visitors would have to leave a download lying for the
+	// others on it to wait, and so much memory a connection may take at most.
+	bodyWindow  = 4 << 20
+	leastBodies = 8
 
 	// pingAfter and pingTimeout find a dead connection: a ping after so long a
 	// silence, and the end when no answer comes.
@@ -90,7 +90,7 @@ func NewServer(handler http.Handler, peers *tls.Config, logger *slog.Logger) *ht
 		Handler:           greeting(handler),
 		TLSConfig:         peers,
 		Protocols:         protocols,
-		HTTP2:             http2Config(0),
+		HTTP2:             http2Config(bodyWindow, 0),
 		MaxHeaderBytes:    headerBytes,
 		ReadHeaderTimeout: handshakeTimeout, // what it bounds, on a connection of HTTP/2
 		ConnContext:       connContext,
@@ -138,12 +138,17 @@ func Draining(next http.Handler, draining func() bool) http.Handler {
 	})
 }
 
-// http2Config is the same at both ends but for the window of a connection.
-func http2Config(window int) *http.HTTP2Config {
+// SetBodyWindow sets how many bytes of one request's body may be under way to a
+// server that NewServer made, unread; before Serve.
+func SetBodyWindow(server *http.Server, body int) { server.HTTP2 = http2Config(body, 0) }
+
+// http2Config is the same at both ends but for the windows of a body and of a
+// connection.
+func http2Config(body, window int) *http.HTTP2Config {
 	return &http.HTTP2Config{
 		MaxConcurrentStreams:          streams,
-		MaxReceiveBufferPerStream:     streamWindow,
-		MaxReceiveBufferPerConnection: max(window, leastWindow),
+		MaxReceiveBufferPerStream:     body,
+		MaxReceiveBufferPerConnection: max(window, leastBodies*body),
 		MaxDecoderHeaderTableSize:     headerTable,
 		MaxEncoderHeaderTableSize:     headerTable,
 		SendPingTimeout:               pingAfter,

@@ -36,6 +36,7 @@ type pair struct {
 	log       *bytes.Buffer
 	logger    *slog.Logger
 	most      int    // connections
+	window    int    // of a body
 	relay     string // its name
 	servers   []*http.Server
 	stop      []func()
@@ -110,7 +111,7 @@ func (p *pair) connectTo(pki, node, address string, connections int) *link.Trans
 		p.t.Fatal(err)
 	}
 	transport := link.NewTransport(link.Peer{
-		Name: p.relay, Connections: connections, MostConnections: p.most, ConnectTimeout: 5 * time.Second, DrainTimeout: time.Second, Waits: patient,
+		Name: p.relay, Connections: connections, MostConnections: p.most, BodyWindow: p.window, ConnectTimeout: 5 * time.Second, DrainTimeout: time.Second, Waits: patient,
 		TLS:  identity.Client(p.relay),
 		Dial: func(ctx context.Context) (net.Conn, error) { return p.line.Dial(ctx, address) },
 		Log:  p.logger,

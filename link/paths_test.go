@@ -694,3 +694,26 @@ func TestStalledDownloads(t *testing.T) {
 		}
 	})
 }
+
+// An answer has so much under way as its edge allows: a window each round trip.
+func TestBodyWindow(t *testing.T) {
+	const length = 4 << 20
+	for window, most := range map[int]time.Duration{0: 10, 128 << 10: length/(128<<10) + 10} { // 0 is 4 MiB, and ten round trips are TCP's
+		inBubble(t, func(t *testing.T, pki string) {
+			const rtt = 200 * time.Millisecond
+			p := newLine(t, pki, simnet.Line{RTT: rtt})
+			defer p.close()
+			p.window = window
+			p.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write(make([]byte, length)) }))
+			p.transport = p.connect(pki, "edge-1")
+			p.warm()
+			start := time.Now()
+			if _, body, err := get(t, p.transport, "/"); err != nil || len(body) != length {
+				t.Fatal(len(body), err)
+			}
+			if took := time.Since(start); took > most*rtt || took < (most-10)*rtt {
+				t.Errorf("window %d: %d bytes took %v, and not %v to %v", window, length, took, (most-10)*rtt, most*rtt)
+			}
+		})
+	}
+}

@@ -29,13 +29,14 @@ type Waits struct {
 }
 
 // slowestOrigin is how fast an origin takes the end of an upload at least, in
-// bytes a second: up to streamWindow of it are at the relay when the edge has
+// bytes a second: up to Peer.BodyWindow of it are at the relay when the edge has
 // sent the last byte.
 const slowestOrigin = 16 << 10
 
 // silence is the time of a relay for one request.
 type silence struct {
 	answer  time.Duration
+	window  int64         // of the body, at the relay
 	over    chan struct{} // closed when the time is over, or the request is to be sent elsewhere
 	warm    *warm         // that the request is on
 	mayMove func() bool   // asked once the connection is suspect; nil when the request must not be repeated
@@ -51,8 +52,8 @@ type silence struct {
 }
 
 // listen begins the relay's time for out, which is its caller's alone.
-func listen(out *http.Request, answer time.Duration, w *warm, mayMove func() bool) *silence {
-	s := &silence{answer: answer, warm: w, mayMove: mayMove, over: make(chan struct{})}
+func listen(out *http.Request, answer time.Duration, window int64, w *warm, mayMove func() bool) *silence {
+	s := &silence{answer: answer, window: window, warm: w, mayMove: mayMove, over: make(chan struct{})}
 	//lint:ignore SA1019 a context of its own would cost a request a microsecond more
 	out.Cancel = s.over
 	w.due.Add(1)
@@ -157,17 +158,15 @@ func (s *silence) has(n int, last bool) {
 	}
 	left := s.answer
 	if last {
-		left += drain(s.sent)
+		left += drain(min(s.sent, s.window))
 	}
 	if !s.done && s.timer != nil {
 		s.timer.Reset(left)
 	}
 }
 
-// drain is how long the relay may be busy with what it was sent.
-func drain(sent int64) time.Duration {
-	return time.Duration(min(sent, streamWindow)) * time.Second / slowestOrigin
-}
+// drain is how long the relay may be busy with what is unread.
+func drain(unread int64) time.Duration { return time.Duration(unread) * time.Second / slowestOrigin }
 
 // watch bounds the silences of an answer's body. An upgraded connection is
 // minded by those who join it.

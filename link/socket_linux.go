@@ -16,7 +16,7 @@ import (
 // tune sets what a link wants of its socket, as far as the kernel has it. A
 // kernel without bbr keeps its own choice (ENOENT), as does one that allows it
 // to no one but root (EPERM).
-func tune(conn net.Conn) {
+func tune(conn net.Conn, buffer int) {
 	raw := rawConn(conn)
 	if raw == nil {
 		return
@@ -36,8 +36,8 @@ func tune(conn net.Conn) {
 			_ = unix.SetsockoptInt(s, option.level, option.name, option.value)
 		}
 		// Beyond what the machine allows everybody, for one with CAP_NET_ADMIN.
-		if unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer) != nil && allowsMore() {
-			_ = unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
+		if unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, buffer) != nil && allowsMore() {
+			_ = unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_SNDBUF, buffer)
 		}
 	})
 }

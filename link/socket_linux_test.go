@@ -54,7 +54,7 @@ func mayHave(t *testing.T, algorithm string) bool {
 func TestSocketSettings(t *testing.T) {
 	dialled, accepted := bothEnds(t)
 	for _, end := range []net.Conn{dialled, accepted} {
-		new(sockets).take(wrapper{wrapper{end}})
+		new(sockets).take(wrapper{wrapper{end}}, bodyWindow)
 		raw, err := end.(*net.TCPConn).SyscallConn()
 		if err != nil {
 			t.Fatal(err)
@@ -96,7 +96,7 @@ func TestSocketSettings(t *testing.T) {
 // it can send.
 func TestNotSentIsBounded(t *testing.T) {
 	dialled, _ := bothEnds(t) // nobody reads
-	c := new(sockets).take(dialled)
+	c := new(sockets).take(dialled, bodyWindow)
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
@@ -130,7 +130,7 @@ func TestBeginAnew(t *testing.T) {
 		t.Skip("this kernel has no BBR")
 	}
 	dialled, accepted := bothEnds(t)
-	c := new(sockets).take(dialled)
+	c := new(sockets).take(dialled, bodyWindow)
 	wrote := make(chan int64, 1)
 	go func() { // as slowly as the reader takes it, until it has settled
 		var written int64
@@ -162,7 +162,7 @@ func TestBeginAnew(t *testing.T) {
 func TestSocketsCount(t *testing.T) {
 	dialled, accepted := bothEnds(t)
 	var path sockets
-	first := path.take(wrapper{dialled})
+	first := path.take(wrapper{dialled}, bodyWindow)
 	go func() { _, _ = io.Copy(accepted, accepted) }()
 	if _, err := first.Write(make([]byte, 100_000)); err != nil {
 		t.Fatal(err)
@@ -185,7 +185,7 @@ func TestSocketsCount(t *testing.T) {
 	first.Close()
 	second, _ := bothEnds(t)
 	third, _ := bothEnds(t)
-	if a, b := path.take(second), path.take(third); a.slot != 0 || b.slot != 1 {
+	if a, b := path.take(second, bodyWindow), path.take(third, bodyWindow); a.slot != 0 || b.slot != 1 {
 		t.Errorf("the slots are %d and %d", a.slot, b.slot)
 	}
 	open, _, after := path.states()
@@ -207,7 +207,7 @@ func TestNoSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	var path sockets
-	c := path.take(conn)
+	c := path.take(conn, bodyWindow)
 	if _, err := c.Write([]byte("hello")); err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // tune sets the keep-alive, which is all that other systems have in common.
-func tune(conn net.Conn) {
+func tune(conn net.Conn, _ int) {
 	for conn != nil {
 		if c, ok := conn.(interface {
 			SetKeepAliveConfig(net.KeepAliveConfig) error

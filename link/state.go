@@ -210,15 +210,16 @@ type socket struct {
 	ended bool
 }
 
-// newSocket gives plain the settings of a link.
-func newSocket(plain net.Conn) *socket {
-	tune(plain)
+// newSocket gives plain the settings of a link on which so many bytes of a body may
+// be under way.
+func newSocket(plain net.Conn, window int) *socket {
+	tune(plain, max(sendBuffer, sendWindows*window))
 	return &socket{Conn: plain, since: time.Now(), raw: rawConn(plain)}
 }
 
 // take makes plain one of the path: its Close gives the slot back.
-func (s *sockets) take(plain net.Conn) *socket {
-	c := newSocket(plain)
+func (s *sockets) take(plain net.Conn, window int) *socket {
+	c := newSocket(plain, window)
 	s.add(c)
 	return c
 }

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -31,6 +32,7 @@ type Peer struct {
 	DrainTimeout    time.Duration                               // how long requests may finish when Run ends
 	Waits           Waits                                       // how long the relay may be silent
 	Window          int                                         // bytes that a connection may hold unread; 0 is the least there is
+	BodyWindow      int                                         // bytes of one body that may be under way unread, either way; 0 is 4 MiB
 	HeaderBytes     int                                         // of an answer, HeaderBytes of the limit; 0 is that of none
 	TLS             *tls.Config                                 // proves this node, admits that relay alone
 	Dial            func(ctx context.Context) (net.Conn, error) // the plain connection under TLS
@@ -79,12 +81,13 @@ type counts struct {
 // NewTransport makes a Transport with no connection yet; Run opens them.
 func NewTransport(peer Peer) *Transport {
 	peer.MostConnections = max(peer.MostConnections, peer.Connections)
+	peer.BodyWindow = cmp.Or(peer.BodyWindow, bodyWindow)
 	t := &Transport{peer: peer, slots: make([]*warm, peer.MostConnections), more: make(chan struct{}, 1), awaits: make(chan struct{}, 1), old: make(map[*warm]struct{})}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	t.dials = &http.Transport{
 		Protocols:          protocols,
-		HTTP2:              http2Config(peer.Window),
+		HTTP2:              http2Config(peer.BodyWindow, peer.Window),
 		DisableCompression: true,
 		// A relay that went mad must not fill this node with ten times as much.
 		MaxResponseHeaderBytes: int64(max(peer.HeaderBytes, headerBytes)),
@@ -96,7 +99,7 @@ func NewTransport(peer Peer) *Transport {
 			if err != nil {
 				return nil, err
 			}
-			counted := t.sockets.take(plain)
+			counted := t.sockets.take(plain, t.peer.BodyWindow)
 			if dialled, ok := ctx.Value(socketKey{}).(**socket); ok {
 				*dialled = counted
 			}
@@ -561,7 +564,7 @@ func (t *Transport) send(req *http.Request, w *warm, mayMove func() bool) (*http
 	leaner(out, w.version)
 	var res *http.Response
 	var err error
-	silence := listen(out, t.peer.Waits.Answer, w, mayMove)
+	silence := listen(out, t.peer.Waits.Answer, int64(t.peer.BodyWindow), w, mayMove)
 	t.awaiting()
 	if hop.UpgradeOf(out.Header) != "" {
 		res, err = hop.OpenTunnel(out, w.RoundTrip)
