@@ -13,10 +13,10 @@ import (
 // How a path is known to be well:
 //
 //  1. watch looks at the connections that something is awaited from. One that has
-//     been silent for longer than a round trip is asked for a sign of life; without one it is suspect, the
-//     others are asked too, and what can be is sent elsewhere. Its requests stay
-//     otherwise: a line that comes back delivers them, and HTTP/2's own pings end
-//     a connection that does not.
+//     been silent for longer than a round trip is asked for a sign of life;
+//     without one it is suspect, the others are asked too, and what can be is sent
+//     elsewhere. Its requests stay otherwise: a line that comes back delivers them,
+//     and HTTP/2's own pings end a connection that does not.
 //  2. probe asks from time to time, how long the round trip takes.
 //  3. Failures in a row eject the path for a while, longer each time, until it
 //     answers a probe.
