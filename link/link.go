@@ -90,7 +90,7 @@ func NewServer(handler http.Handler, peers *tls.Config, logger *slog.Logger) *ht
 		Handler:           greeting(handler),
 		TLSConfig:         peers,
 		Protocols:         protocols,
-		HTTP2:             http2Config(bodyWindow, 0),
+		HTTP2:             serverConfig(bodyWindow),
 		MaxHeaderBytes:    headerBytes,
 		ReadHeaderTimeout: handshakeTimeout, // what it bounds, on a connection of HTTP/2
 		ConnContext:       connContext,
@@ -140,7 +140,16 @@ func Draining(next http.Handler, draining func() bool) http.Handler {
 
 // SetBodyWindow sets how many bytes of one request's body may be under way to a
 // server that NewServer made, unread; before Serve.
-func SetBodyWindow(server *http.Server, body int) { server.HTTP2 = http2Config(body, 0) }
+func SetBodyWindow(server *http.Server, body int) { server.HTTP2 = serverConfig(body) }
+
+// serverConfig is that of the end that takes requests. With net/http's own frames,
+// 1 MiB, each request that may still send, a raw stream for hours, would hold 512 KiB
+// at the edge, and each that sends write as much before another gets in.
+func serverConfig(body int) *http.HTTP2Config {
+	c := http2Config(body, 0)
+	c.MaxReadFrameSize = hop.MaxFrame
+	return c
+}
 
 // http2Config is the same at both ends but for the windows of a body and of a
 // connection.

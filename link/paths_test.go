@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -716,4 +717,47 @@ func TestBodyWindow(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A request that may still send holds little at the edge while it does not: a raw
+// stream or a WebSocket is one for hours.
+func TestWaitingBodies(t *testing.T) {
+	inBubble(t, func(t *testing.T, pki string) {
+		p := newPair(t, pki, simnet.Line{RTT: 20 * time.Millisecond}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+		defer p.close()
+		p.warm()
+		const bodies = 200
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		var running sync.WaitGroup
+		var ends []*io.PipeWriter
+		for range bodies {
+			body, end := io.Pipe()
+			ends = append(ends, end)
+			running.Go(func() {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://example.cn/", body)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				res, err := p.transport.RoundTrip(req)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				res.Body.Close()
+			})
+		}
+		time.Sleep(time.Second)
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		for _, end := range ends {
+			end.Close()
+		}
+		running.Wait()
+		if each := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) / bodies; each > 64<<10 {
+			t.Errorf("each holds %d bytes, at both ends", each)
+		}
+	})
 }
