@@ -756,7 +756,7 @@ func TestWaitingBodies(t *testing.T) {
 			end.Close()
 		}
 		running.Wait()
-		if each := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) / bodies; each > 64<<10 {
+		if each := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) / bodies; each > 128<<10 {
 			t.Errorf("each holds %d bytes, at both ends", each)
 		}
 	})
