@@ -35,7 +35,8 @@ type Member struct {
 //
 // Just after the start, and when all paths are down, a request waits for one for
 // a while (patience). Then a connection that has been given up, but not closed,
-// is tried.
+// is tried; and at once by what may be repeated, as that is sent elsewhere when
+// there is another.
 type Group struct {
 	members  []*member // by Prefer
 	patience time.Duration
@@ -145,7 +146,7 @@ func (g *Group) RoundTrip(req *http.Request) (*http.Response, error) {
 		if first := g.members[0]; first.Prefer < m.Prefer {
 			first.Transport.counts.failovers.Add(1)
 		}
-		res, err := g.over(req, m, w)
+		res, err := g.over(req, m, w, len(failed)+1 == mostTries)
 		g.noteOrigin(m, req.Host, err)
 		if err == nil || req.Context().Err() != nil {
 			return res, err
@@ -156,9 +157,10 @@ func (g *Group) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// over sends req over m, and over others too where hedging asks for it.
-func (g *Group) over(req *http.Request, m *member, w *warm) (*http.Response, error) {
-	if !Repeatable(req) {
+// over sends req over m, and over others too where hedging asks for it. The last time
+// that it may be sent it stays where it is.
+func (g *Group) over(req *http.Request, m *member, w *warm, last bool) (*http.Response, error) {
+	if last || !Repeatable(req) {
 		res, err := m.Transport.send(req, w, nil)
 		m.Transport.note(err)
 		return res, err
@@ -220,7 +222,7 @@ func bodiless(req *http.Request) bool { return req.Body == nil || req.Body == ht
 // pick gives the path to use and a place on a connection of it, waiting for one
 // to come up when none is; nil when patience or the request ended first.
 func (g *Group) pick(req *http.Request, failed []*member) (*member, *warm) {
-	if m, w := g.reserve(req.Host, failed); m != nil {
+	if m, w := g.reserve(req, failed); m != nil {
 		return m, w
 	}
 	ctx, cancel := context.WithTimeout(req.Context(), g.patience)
@@ -229,13 +231,18 @@ func (g *Group) pick(req *http.Request, failed []*member) (*member, *warm) {
 		// Links come up rarely and requests wait rarely: a short poll is
 		// simpler than waking every waiter, and costs nothing otherwise.
 		wait(ctx, 5*time.Millisecond)
-		if m, w := g.reserve(req.Host, failed); m != nil {
+		if m, w := g.reserve(req, failed); m != nil {
 			return m, w
 		}
 	}
 	if req.Context().Err() != nil {
 		return nil, nil
 	}
+	return g.reserveOld()
+}
+
+// reserveOld is a place on a connection that has been given up.
+func (g *Group) reserveOld() (*member, *warm) {
 	for _, m := range g.members {
 		if w := m.Transport.reserveOld(); w != nil {
 			return m, w
@@ -245,15 +252,18 @@ func (g *Group) pick(req *http.Request, failed []*member) (*member, *warm) {
 }
 
 // reserve is the best path with a place on a connection of it.
-func (g *Group) reserve(host string, failed []*member) (*member, *warm) {
+func (g *Group) reserve(req *http.Request, failed []*member) (*member, *warm) {
 	for range g.members { // a path may go down in between
-		m := g.best(host, failed, false)
+		m := g.best(req.Host, failed, false)
 		if m == nil {
 			break
 		}
 		if w := m.Transport.reserve(); w != nil {
 			return m, w
 		}
+	}
+	if Repeatable(req) {
+		return g.reserveOld()
 	}
 	return nil, nil
 }

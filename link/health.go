@@ -24,14 +24,12 @@ import (
 //     then gets its share little by little.
 
 const (
-	// tick is how often the connections are looked at, silentFor how much longer
-	// than a round trip one may say nothing, and signSlack how much longer the sign
-	// of life may take, for a lost packet or a busy machine. With a tick until a
-	// silence begins to count and one until it is seen, that is two round trips
-	// and a second in all.
+	// tick is how often the connections are looked at, and silentFor how much longer
+	// than a round trip one may say nothing. With a tick until a silence begins to
+	// count, one until it is seen, and signTime, that is two round trips and a
+	// second at most.
 	tick      = 100 * time.Millisecond
 	silentFor = 200 * time.Millisecond
-	signSlack = 600 * time.Millisecond
 
 	// probeEvery is the pause between two probes of a path that is well. One costs
 	// some 200 bytes each way, with TCP's.
@@ -255,10 +253,17 @@ func (t *Transport) look(ctx context.Context, w *warm, now time.Time) (awaited b
 	return true
 }
 
+// signTime is how long the sign of life may take: two round trips and a little, in
+// which a packet may be lost, but no less than a busy machine needs.
+func signTime(rtt time.Duration) time.Duration {
+	const busy, little = 600 * time.Millisecond, 200 * time.Millisecond
+	return min(max(2*rtt+little, busy), rtt+busy)
+}
+
 // question asks w for a sign of life, whatever it is.
 func (t *Transport) question(ctx context.Context, w *warm) {
 	asked := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, w.roundTrip()+signSlack)
+	ctx, cancel := context.WithTimeout(ctx, signTime(w.roundTrip()))
 	defer cancel()
 	_, err := t.greet(ctx, w.ClientConn)
 	w.mu.Lock()

@@ -145,7 +145,7 @@ func SetBodyWindow(server *http.Server, body int) { server.HTTP2 = serverConfig(
 // serverConfig is that of the end that takes requests. With net/http's own frames,
 // 1 MiB, each request that may still send, a raw stream for hours, would hold 512 KiB
 // at the edge, and each that sends write as much before another gets in. An upload
-// costs no more with frames of 32 KiB, and half as much again with 16.
+// costs about as much with frames of 32 KiB, and a tenth more with 16.
 func serverConfig(body int) *http.HTTP2Config {
 	c := http2Config(body, 0)
 	c.MaxReadFrameSize = 2 * hop.MaxFrame

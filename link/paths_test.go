@@ -222,6 +222,37 @@ func TestOneLineIsCutForAMoment(t *testing.T) {
 	})
 }
 
+// A line that falls silent has its connections given up, and new ones take as long as
+// the line does. Those given up are there for who comes meanwhile, though they have
+// delivered in a moment of the line's all that they were given.
+func TestOneLineIsCutAndNobodyWaits(t *testing.T) {
+	inBubble(t, func(t *testing.T, pki string) {
+		p := newPaths(t, pki, []link.Member{{}}, hello)
+		defer p.close()
+		time.Sleep(10 * time.Second)
+		p.pairs[0].line.Cut(true)
+		for after, cut := range map[time.Duration]bool{2 * time.Second: false, 2250 * time.Millisecond: true, 7 * time.Second: false} {
+			time.AfterFunc(after, func() { p.pairs[0].line.Cut(cut) })
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://example.cn/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.group.RoundTrip(req); err == nil {
+			t.Fatal("an answer over a line that is cut")
+		}
+		time.Sleep(time.Second)
+		if p.states() != "down" {
+			t.Fatalf("the path is %s", p.states())
+		}
+		if _, body, err := get(t, p.group, "/"); err != nil || body != "hello" {
+			t.Errorf("%q %v", body, err)
+		}
+	})
+}
+
 // An origin that takes its time is no reason to doubt the link.
 func TestSlowOrigin(t *testing.T) {
 	inBubble(t, func(t *testing.T, pki string) {

@@ -404,14 +404,20 @@ func (t *Transport) retire(ctx context.Context, w *warm) {
 
 // finish closes w when its requests are done: the far side said GOAWAY (ctx
 // goes on; the far side bounds the time), or it is silent (HTTP/2's pings do) or
-// old, or this end stops (DrainTimeout).
+// old, or this end stops (DrainTimeout). One that is silent is kept while there is
+// no other: the line may yet deliver what it is given.
 func (t *Transport) finish(ctx context.Context, w *warm) {
 	defer w.Close()
 	var late <-chan time.Time
 	stopping := ctx.Done()
-	for w.Err() == nil && w.InFlight() > 0 {
+	for w.Err() == nil && (w.InFlight() > 0 || ctx.Err() == nil && w.isEnded() && !t.isUp()) {
+		var look <-chan time.Time
+		if w.InFlight() == 0 {
+			look = time.After(tick)
+		}
 		select {
 		case <-w.changed:
+		case <-look:
 		case <-stopping:
 			stopping = nil
 			late = time.After(t.peer.DrainTimeout)

@@ -83,6 +83,13 @@ func (w *warm) end() {
 	}
 }
 
+// isEnded reports whether end was called.
+func (w *warm) isEnded() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ended
+}
+
 // movable notes that a request may be sent elsewhere while its answer has not
 // begun; settled takes that back.
 func (w *warm) movable(s *silence) {
