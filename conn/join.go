@@ -133,14 +133,6 @@ type side struct {
 	raw  syscall.RawConn // of io when it is a stream socket, otherwise nil
 }
 
-// Socket is a connection of somebody's own making that is a stream socket of the
-// kernel and nothing else: bytes may be moved below it.
-type Socket interface {
-	net.Conn
-	syscall.Conn
-	Socket()
-}
-
 func (s *side) open(c net.Conn) {
 	s.conn, s.io = c, c
 	if kept, ok := c.(*Conn); ok {
@@ -148,8 +140,6 @@ func (s *side) open(c net.Conn) {
 	}
 	switch socket := s.io.(type) {
 	case *net.TCPConn:
-		s.raw, _ = socket.SyscallConn()
-	case Socket:
 		s.raw, _ = socket.SyscallConn()
 	case *net.UnixConn:
 		if addr := socket.LocalAddr(); addr != nil && addr.Network() == "unix" {

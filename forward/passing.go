@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -156,7 +157,7 @@ func clientKey(addr netip.Addr) netip.Addr {
 
 // connect dials targets, one after the other, until one answers or dial_timeout
 // is over.
-func (p *passing) connect() (net.Conn, *endpoint, outcome.End, error) {
+func (p *passing) connect() (*net.TCPConn, *endpoint, outcome.End, error) {
 	pool := p.service.pool
 	end := time.Now().Add(p.service.file.Limits.DialTimeout)
 	if err := pool.wait(p.listener.server.base, end); err != nil {
@@ -219,15 +220,25 @@ func (p *passing) addressOf(at *endpoint) netip.AddrPort {
 	return netip.AddrPortFrom(at.addr, uint16(came))
 }
 
+// dialer has no keep-alives, as the listeners.
+var dialer = func() *net.Dialer {
+	d := &net.Dialer{KeepAlive: -1}
+	d.SetMultipathTCP(false)
+	return d
+}()
+
 // dial connects to an address within half of the time that is left, or all of it
 // when no other is left to try; not at all when its checks fail meanwhile.
-func (p *passing) dial(end time.Time, at *endpoint, left int) (net.Conn, error) {
+func (p *passing) dial(end time.Time, at *endpoint, left int) (*net.TCPConn, error) {
 	share := time.Until(end)
 	if left > 0 {
 		share /= 2
 	}
+	ctx, cancel := context.WithTimeout(p.service.pool.alive(at), share)
+	defer cancel()
 	at.tally.dials.Add(1)
-	socket, err := connect(p.service.pool.alive(at), p.record.Address, time.Now().Add(share))
+	made, err := dialer.DialContext(ctx, "tcp", p.record.Address.String()) // DialTCP of Go 1.26 would bind first, and so take a port of all targets
+	socket, _ := made.(*net.TCPConn)
 	if err == nil && p.comesRound(socket) {
 		p.service.pool.comesRound(at)
 		socket.Close()
@@ -246,19 +257,19 @@ var errComesRound = errors.New("it leads back to this listener")
 
 // comesRound says whether a connection leads to the listener that its client
 // came to.
-func (p *passing) comesRound(socket net.Conn) bool {
-	to, own := p.record.Address, addrPort(p.listener.socket.Addr())
+func (p *passing) comesRound(socket *net.TCPConn) bool {
+	from, to, own := addrPort(socket.LocalAddr()), addrPort(socket.RemoteAddr()), addrPort(p.listener.socket.Addr())
 	if to.Port() != own.Port() {
 		return false
 	}
 	if own.Addr().IsUnspecified() { // this machine is the one which dials itself from its own address
-		return addrPort(socket.LocalAddr()).Addr() == to.Addr() || to.Addr().IsLoopback()
+		return from.Addr() == to.Addr() || to.Addr().IsLoopback()
 	}
 	return to.Addr() == own.Addr()
 }
 
 // join passes the bytes, and ends the connection.
-func (p *passing) join(target net.Conn, at *endpoint) {
+func (p *passing) join(target *net.TCPConn, at *endpoint) {
 	pool := p.service.pool
 	defer pool.leave(at)
 	before, err := p.proxyHeader()
