@@ -48,7 +48,7 @@ func bareEnd(b []byte, start, end int) (ok, unsure bool) {
 	if b[start-1] == ';' {
 		quote, opening, _ := unitBefore(b, start)
 		c, width := unit(b, end)
-		return c == quote && width == start-opening, width == 0
+		return c == quote && width == start-opening && b[end] == '&', width == 0 // of \u0022 the width is that of &quot;
 	}
 	slashes := start - 1 - backslashesBefore(b, start-1)
 	for n := range slashes + 1 {
