@@ -47,7 +47,7 @@ type runningServer struct {
 	turn     *turn
 	done     chan struct{} // closed when Serve returned
 	conns    connCount
-	ahead    *hop.Ahead // of a plain listener; nil for any other
+	ahead    *hop.Ahead // of a listener for visitors; nil for any other
 }
 
 // connCount is how many connections a server has, and how many of them have
@@ -200,12 +200,15 @@ func (d *Daemon) start(key serverKey, socket net.Listener, settings string, cfg 
 		conns:  connCount{fresh: make(map[net.Conn]bool)},
 	}
 	running.server.ConnState = running.conns.note
-	if key.kind == kindHTTP {
-		running.ahead = d.edge.Ahead(cfg.Limits)
+	switch key.kind {
+	case kindHTTP:
+		running.ahead = d.edge.Ahead(cfg.Limits, false)
 		running.server.ConnState = func(conn net.Conn, state http.ConnState) {
 			running.ahead.State(conn, state)
 			running.conns.note(conn, state)
 		}
+	case kindHTTPS:
+		running.ahead = d.edge.Ahead(cfg.Limits, true)
 	}
 	if running.server.ConnContext == nil {
 		running.server.ConnContext = hop.BurstContext
@@ -223,9 +226,9 @@ func (d *Daemon) start(key serverKey, socket net.Listener, settings string, cfg 
 		case kindHTTP:
 			err = running.server.Serve(running.ahead.Listen(listener))
 		case kindHTTPS:
-			err = running.server.Serve(overTLS(running.server, d.edge.Split(listener)))
+			err = running.server.Serve(overTLS(running.server, d.edge.Split(listener), running.ahead))
 		case kindPassed:
-			err = running.server.Serve(overTLS(running.server, listener))
+			err = running.server.Serve(overTLS(running.server, listener, nil))
 		case kindLink:
 			err = d.callers.Serve(running.server, hop.Bursts(listener))
 		default:
@@ -239,8 +242,10 @@ func (d *Daemon) start(key serverKey, socket net.Listener, settings string, cfg 
 }
 
 // overTLS ends the TLS of a server's connections.
-func overTLS(server *http.Server, listener net.Listener) net.Listener {
-	return hop.Strict(tls.NewListener(hop.Bursts(listener), server.TLSConfig.Clone()), server.ReadHeaderTimeout)
+func overTLS(server *http.Server, listener net.Listener, ahead *hop.Ahead) net.Listener {
+	return hop.Strict(tls.NewListener(hop.Bursts(listener), server.TLSConfig.Clone()), hop.Strictly{
+		Header: server.ReadHeaderTimeout, HeaderBytes: server.MaxHeaderBytes, Ahead: ahead,
+	})
 }
 
 // fail ends the node, as a server of it stopped by itself.

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -19,8 +20,8 @@ import (
 //
 //  1. kept asks the cache for what it may give without asking anybody; nil, and
 //     the request takes the usual way, as if nothing had been,
-//  2. on a plain listener answerAhead does so before net/http's server has heard
-//     of the request (hop.Ahead), and writes the answer itself.
+//  2. on plain HTTP, and over HTTP/2, answerAhead does so before net/http's server
+//     has heard of the request (hop.Ahead), and writes the answer itself.
 
 // kept is the answer that the cache has, nil when it has none that it may give as it
 // is, or the request is not for it. lines is for cache.Transport.Kept.
@@ -61,10 +62,14 @@ func ordinary(h http.Header) bool {
 	return true
 }
 
-// Ahead is what a plain listener's server needs to have what is kept answered before
-// it.
-func (s *Server) Ahead(limits config.Limits) *hop.Ahead {
-	return &hop.Ahead{Answer: s.answerAhead, Idle: limits.IdleTimeout, Header: limits.HeaderTimeout, Send: limits.SendTimeout}
+// Ahead is what the server of a listener, of TLS or plain, needs to have what is kept
+// answered before it.
+func (s *Server) Ahead(limits config.Limits, secure bool) *hop.Ahead {
+	return &hop.Ahead{
+		Answer: func(asked *hop.Asked) bool { return s.answerAhead(asked, secure) },
+		Idle:   limits.IdleTimeout, Header: limits.HeaderTimeout, Send: limits.SendTimeout,
+		Failed: func(failure any) { s.options.Log.Error("handler failed", "event", fmt.Sprint(failure)) },
+	}
 }
 
 // mostAhead is the longest body that is answered ahead; of longer ones what net/http
@@ -73,7 +78,7 @@ const mostAhead = 1 << 20
 
 // answerAhead is the path of a request that the cache can answer: steps 1, 2, 5 and 6
 // of serve. It gives false for any other, of which nothing has been noted.
-func (s *Server) answerAhead(asked *hop.Asked) bool {
+func (s *Server) answerAhead(asked *hop.Asked, secure bool) bool {
 	s.serving.Add(1)
 	defer s.serving.Add(-1)
 	r := &asked.Request
@@ -82,15 +87,15 @@ func (s *Server) answerAhead(asked *hop.Asked) bool {
 		return false
 	}
 	site, ok := now.Config.Lookup(r.Host)
-	if !ok || site.HTTP != config.HTTPServe || site.Pending.On || strings.HasPrefix(r.URL.Path, challengePath) {
+	if !ok || !secure && site.HTTP != config.HTTPServe || site.Pending.On || strings.HasPrefix(r.URL.Path, challengePath) {
 		return false // what admit would answer itself, perhaps after asking others
 	}
 	g := givings.Get().(*giving)
 	defer g.free()
 	x := &g.exchange
 	x.Crossing, x.server, x.w, x.r = now, s, &g.refused, r
-	x.open(false)
-	if !x.admit(false) {
+	x.open(secure)
+	if !x.admit(secure) {
 		return false
 	}
 	res := x.kept(&g.lines)
@@ -107,6 +112,9 @@ func (s *Server) answerAhead(asked *hop.Asked) bool {
 		return false
 	}
 	n, err := asked.Write(header, body)
+	if err == hop.ErrNotNow {
+		return false
+	}
 	x.rec.BytesOut = n
 	if err != nil {
 		x.rec.Abort(named(&hop.CopyError{FromClient: true, Err: err}))

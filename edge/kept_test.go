@@ -73,7 +73,7 @@ sites:
 	keeps := cache.New(cache.Options{Store: store, Codings: edge.Codings{}})
 	recs = &records{}
 	server := edge.New(edge.Crossing{Config: cfg, Over: shelf{}, Cache: keeps}, edge.Options{Sink: recs, Log: slog.New(slog.DiscardHandler)})
-	of := server.Ahead(cfg.Limits)
+	of := server.Ahead(cfg.Limits, false)
 	answer := of.Answer
 	served = new(atomic.Int64)
 	of.Answer = func(asked *hop.Asked) bool {

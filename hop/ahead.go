@@ -42,6 +42,10 @@ type Ahead struct {
 	Header time.Duration // how long the rest of a request's header may take; 0 = for ever
 	Send   time.Duration // how long the client may take nothing of an answer; 0 = for ever
 
+	// Failed is told of a panic of Answer over HTTP/2, where no server is above it;
+	// nil is told nothing.
+	Failed func(failure any)
+
 	draining atomic.Bool
 
 	mu   sync.Mutex              // guards lone
@@ -335,8 +339,10 @@ type Asked struct {
 	// with a header of ordinary fields alone, none of them twice.
 	Request http.Request
 
-	conn   *aheadConn
-	err    error // of Write
+	conn   *aheadConn // nil over HTTP/2
+	over   *frames    // nil over HTTP/1.1
+	stream uint32     // of over
+	err    error      // of Write, of a connection that has ended with it
 	values [mostOrdinary]string
 	pieces [2][]byte
 }
@@ -351,11 +357,19 @@ func (a *Asked) free() {
 	askedPool.Put(a)
 }
 
-// Write sends a header and a body, in one go where that is possible, with the
-// client's time for it, and gives how much of the body was taken. After an error,
-// the os.ErrDeadlineExceeded of a client that took nothing for too long among
-// them, the connection is closed.
+// Write sends a header, as HTTP/1.1 has it, and a body, in one go where that is
+// possible, with the client's time for it, and gives how much of the body was taken.
+// After ErrNotNow nothing was written; after any other error, the
+// os.ErrDeadlineExceeded of a client that took nothing for too long among them, the
+// connection is closed.
 func (a *Asked) Write(header, body []byte) (n int64, err error) {
+	if a.over != nil {
+		if n, err = a.over.write(a.stream, header, body); err != nil && err != ErrNotNow {
+			a.err = silent(err, a.over.strictly.Ahead.Send)
+			return n, a.err
+		}
+		return n, err
+	}
 	c, rest := a.conn, body
 	for first := true; first || len(rest) > 0; first = false {
 		piece := rest[:min(len(rest), passSize)]
@@ -382,14 +396,19 @@ func (a *Asked) Write(header, body []byte) (n int64, err error) {
 			}
 		}
 		if n += k; err != nil {
-			a.err = err
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				a.err = errors.Join(&Silence{c.ahead.Send}, err)
-			}
+			a.err = silent(err, c.ahead.Send)
 			return n, a.err
 		}
 	}
 	return n, nil
+}
+
+// silent is err of a write that had so long.
+func silent(err error, long time.Duration) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errors.Join(&Silence{long}, err)
+	}
+	return err
 }
 
 // endsWithHead reports whether head, which ends with the first "\r\n\r\n" of what

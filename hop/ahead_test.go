@@ -75,8 +75,8 @@ func echoAhead(asked *Asked) bool {
 	if asked.Request.Method == "HEAD" {
 		body = nil
 	}
-	_, _ = asked.Write([]byte(header), body)
-	return true
+	_, err := asked.Write([]byte(header), body)
+	return err != ErrNotNow
 }
 
 func listen(t testing.TB) net.Listener {

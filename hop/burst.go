@@ -55,13 +55,21 @@ type burstKey struct{}
 
 // BurstContext is an http.Server's ConnContext.
 func BurstContext(ctx context.Context, conn net.Conn) context.Context {
+	if c := burstBelow(conn); c != nil {
+		return context.WithValue(ctx, burstKey{}, c)
+	}
+	return ctx
+}
+
+// burstBelow is the connection with bursts below conn, nil when there is none.
+func burstBelow(conn net.Conn) *burstConn {
 	for {
 		if c, ok := conn.(*burstConn); ok {
-			return context.WithValue(ctx, burstKey{}, c)
+			return c
 		}
 		around, ok := conn.(interface{ NetConn() net.Conn }) // as tls.Conn is
 		if !ok {
-			return ctx
+			return nil
 		}
 		conn = around.NetConn()
 	}
@@ -109,6 +117,17 @@ func (c *burstConn) begin() {
 	} else {
 		c.timer.Reset(burstTime)
 	}
+}
+
+// patient is how long the client may take nothing of what is sent when a burst ends,
+// where no deadline says so.
+func (c *burstConn) patient(long time.Duration) {
+	if c == nil || long <= 0 {
+		return
+	}
+	c.clock.Lock()
+	defer c.clock.Unlock()
+	c.patience = long
 }
 
 // end sends what was kept, unless another burst is under way. A failure is that

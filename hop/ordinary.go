@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
+	"golang.org/x/net/http2/hpack"
 )
 
 // An ordinary request is a GET or HEAD of HTTP/1.1 with fields that browsers and
@@ -119,6 +120,55 @@ func (a *Asked) read(head []byte) bool {
 			n++
 		}
 	}
+}
+
+// readFields makes of a request's fields over HTTP/2 an ordinary request, with what
+// base has; false when they are none.
+func (a *Asked) readFields(base *http.Request, fields []hpack.HeaderField) bool {
+	header := a.Request.Header
+	a.Request = *base
+	r := &a.Request
+	r.Header = header
+	scheme, regular, n := "", false, 0
+	for _, field := range fields {
+		value := field.Value
+		if pseudo := strings.HasPrefix(field.Name, ":"); pseudo {
+			var to *string
+			switch field.Name {
+			case ":method":
+				to = &r.Method
+			case ":scheme":
+				to = &scheme
+			case ":authority":
+				to = &r.Host
+			case ":path":
+				to = &r.RequestURI
+			}
+			if to == nil || *to != "" || value == "" || regular {
+				return false
+			}
+			*to = value
+			continue
+		}
+		regular = true
+		if len(field.Name) > longestName || !plainValue(value) || strings.Trim(value, " ") != value {
+			return false
+		}
+		name, ok := ordinary[field.Name]
+		switch {
+		case !ok:
+			return false
+		case name == "Cookie" && r.Header[name] != nil: // in parts (RFC 9113 section 8.2.3)
+			r.Header[name][0] += "; " + value
+			continue
+		case r.Header[name] != nil || n == mostOrdinary:
+			return false
+		}
+		a.values[n] = value
+		r.Header[name] = a.values[n : n+1 : n+1]
+		n++
+	}
+	return (r.Method == "GET" || r.Method == "HEAD") && scheme == "https" && httpguts.ValidHostHeader(r.Host) && r.Host != "" && readTarget(r, r.RequestURI)
 }
 
 // readTarget reads the request line's target, in origin-form (RFC 9112 §3.2.1).

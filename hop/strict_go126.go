@@ -2,11 +2,9 @@
 
 package hop
 
-import (
-	"net"
-	"time"
-)
+import "net"
 
-// Strict gives what a TLS listener accepts, for an http.Server's Serve. Go 1.26
-// serves HTTP/2 on a *tls.Conn alone, so that its server's own answers stay.
-func Strict(listener net.Listener, _ time.Duration) net.Listener { return listener }
+// Strict gives what a TLS listener accepts, for the Serve of the http.Server that it
+// was told of. Go 1.26 serves HTTP/2 on a *tls.Conn alone, so that its server's own
+// answers stay.
+func Strict(listener net.Listener, _ Strictly) net.Listener { return listener }

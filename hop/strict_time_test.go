@@ -37,7 +37,7 @@ func TestStrictHeaderTime(t *testing.T) {
 	protocols.SetHTTP2(true)
 	server.Protocols = protocols
 	go func() {
-		_ = server.Serve(Strict(tls.NewListener(plain, &tls.Config{Certificates: made.TLS.Certificates, NextProtos: []string{"h2"}}), within))
+		_ = server.Serve(Strict(tls.NewListener(plain, &tls.Config{Certificates: made.TLS.Certificates, NextProtos: []string{"h2"}}), Strictly{Header: within, HeaderBytes: 64 << 10}))
 	}()
 	defer server.Close()
 	defer close(release)
@@ -66,8 +66,8 @@ func TestStrictHeaderTime(t *testing.T) {
 		_ = framer.WriteSettings()
 		var buffer bytes.Buffer
 		encoder := hpack.NewEncoder(&buffer)
-		_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block(encoder, &buffer, ":method: GET", ":path: /wait", ":scheme: https", ":authority: example.cn"), EndHeaders: true, EndStream: true})
-		fields := block(encoder, &buffer, ":method: GET", ":path: /", ":scheme: https", ":authority: example.cn")
+		_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: coded(encoder, &buffer, ":method: GET", ":path: /wait", ":scheme: https", ":authority: example.cn"), EndHeaders: true, EndStream: true})
+		fields := coded(encoder, &buffer, ":method: GET", ":path: /", ":scheme: https", ":authority: example.cn")
 		if drawn != nil {
 			go drawn(conn, framer, fields)
 		} else {
