@@ -2,12 +2,15 @@ package edge_test
 
 import (
 	"bufio"
+	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
 	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -53,14 +56,20 @@ func (shelf) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: status, ProtoMajor: 1, ProtoMinor: 1, ContentLength: int64(len(body)), Header: h, Body: io.NopCloser(strings.NewReader(body)), Request: req}, nil
 }
 
+// keptAt is where a site whose answers are kept is served.
+type keptAt struct {
+	address string
+	over2   *http.Transport // over TLS and HTTP/2; nil for plain HTTP
+}
+
 // serveKept serves a site whose answers are kept, on two listeners: as the daemon
 // does, and without hop.Ahead.
-func serveKept(t *testing.T, options string) (ahead, plain string, recs *records, served *atomic.Int64) {
+func serveKept(t *testing.T, options string, secure bool) (ahead, plain keptAt, recs *records, served *atomic.Int64) {
 	t.Helper()
 	cfg, err := config.Parse("causeway.yaml", []byte(`
 listen: {http: "127.0.0.1:0", https: "127.0.0.1:1"}
 sites:
-  - {name: shop, hosts: {example.cn: https://example.com}, http: serve`+options+`}
+  - {name: shop, hosts: {example.cn: https://example.com}, http: serve, tls: {cert: a.pem, key: a.key}`+options+`}
   - {name: other, hosts: {other.cn: https://other.com}, http: redirect, tls: {cert: a.pem, key: a.key}}
 `))
 	if err != nil {
@@ -72,8 +81,11 @@ sites:
 	}
 	keeps := cache.New(cache.Options{Store: store, Codings: edge.Codings{}})
 	recs = &records{}
-	server := edge.New(edge.Crossing{Config: cfg, Over: shelf{}, Cache: keeps}, edge.Options{Sink: recs, Log: slog.New(slog.DiscardHandler)})
-	of := server.Ahead(cfg.Limits, false)
+	ca := newIssuer(t, "public")
+	cert := ca.issue(t, time.Now().Add(time.Hour), "example.cn", "other.cn")
+	crossing := edge.Crossing{Config: cfg, Over: shelf{}, Cache: keeps, Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert, nil }}
+	server := edge.New(crossing, edge.Options{Sink: recs, Log: slog.New(slog.DiscardHandler)})
+	of := server.Ahead(cfg.Limits, secure)
 	answer := of.Answer
 	served = new(atomic.Int64)
 	of.Answer = func(asked *hop.Asked) bool {
@@ -83,46 +95,80 @@ sites:
 		}
 		return ok
 	}
-	var addresses []string
+	var at []keptAt
 	for _, with := range []bool{true, false} {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		addresses = append(addresses, ln.Addr().String())
+		one := keptAt{address: ln.Addr().String()}
 		serves := server.HTTP(cfg.Limits)
-		if with {
+		switch {
+		case secure:
+			serves = server.HTTPS(cfg.Limits)
+			serves.ConnContext = hop.BurstContext
+			strictly := hop.Strictly{Header: serves.ReadHeaderTimeout, HeaderBytes: serves.MaxHeaderBytes}
+			if with {
+				strictly.Ahead = of
+			}
+			ln = hop.Strict(tls.NewListener(hop.Bursts(ln), serves.TLSConfig.Clone()), strictly)
+			one.over2 = &http.Transport{ForceAttemptHTTP2: true, DisableCompression: true, TLSClientConfig: &tls.Config{RootCAs: ca.pool, ServerName: "example.cn"}, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return (&net.Dialer{}).DialContext(ctx, network, one.address)
+			}}
+			t.Cleanup(one.over2.CloseIdleConnections)
+		case with:
 			serves.ConnState = of.State
 			ln = of.Listen(ln)
 		}
+		at = append(at, one)
 		done := make(chan struct{})
 		go func() { defer close(done); _ = serves.Serve(ln) }()
 		t.Cleanup(func() { serves.Close(); <-done })
 	}
 	t.Cleanup(func() { keeps.Close(); _ = store.Close() })
-	return addresses[0], addresses[1], recs, served
+	return at[0], at[1], recs, served
 }
 
 var requestID = regexp.MustCompile(`[0-9a-f]{32}`)
 
-// exchanged is an answer as text, less what is never twice the same.
-func exchanged(t *testing.T, address, request string) string {
+// ask sends a request, by itself on a new connection over HTTP/1.1.
+func (k keptAt) ask(t *testing.T, request string) (*http.Response, error) {
 	t.Helper()
-	conn, err := net.Dial("tcp", address)
+	lines := strings.Split(request, "\n")
+	text := strings.Join(lines, "\r\n") + "\r\n\r\n"
+	if k.over2 != nil {
+		req, err := http.ReadRequest(bufio.NewReader(strings.NewReader(text)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.URL, err = url.Parse("https://example.cn" + req.RequestURI) // one connection, whatever the host
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.RequestURI, req.Body, req.Close = "", nil, false
+		return k.over2.RoundTrip(req)
+	}
+	conn, err := net.Dial("tcp", k.address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	t.Cleanup(func() { conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
-	lines := strings.Split(request, "\n")
 	method, _, _ := strings.Cut(lines[0], " ")
-	if _, err := io.WriteString(conn, strings.Join(lines, "\r\n")+"\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, text); err != nil {
 		t.Fatal(err)
 	}
-	res, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+	return http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+}
+
+// exchanged is an answer as text, less what is never twice the same.
+func exchanged(t *testing.T, at keptAt, request string) string {
+	t.Helper()
+	res, err := at.ask(t, request)
 	if err != nil {
 		t.Fatalf("%s: %v", request, err)
 	}
+	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
 	if err != nil {
 		t.Fatalf("%s: %v", request, err)
@@ -148,7 +194,7 @@ func exchanged(t *testing.T, address, request string) string {
 
 // of sends a request, and gives the answer and its record, less what is never twice
 // the same.
-func (r *records) of(t *testing.T, address, request string) (answer, record string) {
+func (r *records) of(t *testing.T, at keptAt, request string) (answer, record string) {
 	t.Helper()
 	count := func() int {
 		r.mu.Lock()
@@ -156,7 +202,7 @@ func (r *records) of(t *testing.T, address, request string) (answer, record stri
 		return len(r.list)
 	}
 	before := count()
-	answer = exchanged(t, address, request)
+	answer = exchanged(t, at, request)
 	for deadline := time.Now().Add(10 * time.Second); count() == before && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond)
 	}
@@ -172,44 +218,50 @@ func (r *records) of(t *testing.T, address, request string) (answer, record stri
 // by field, and so is its record.
 func TestAheadIsTheSame(t *testing.T) {
 	for _, options := range []string{"", ", headers: {request_id: true, server_timing: true}", ", cache: {key_headers: [X-Forwarded-Proto]}", ", cache: {query_ignore: [b]}", ", cache: off"} {
-		ahead, plain, recs, served := serveKept(t, options)
-		const host = " HTTP/1.1\nHost: example.cn"
-		var requests []string
-		for _, path := range []string{"/", "/?a=1&b=2", "/forwarded", "/language", "/moved", "/gone", "/secure", "/odd", "/long", "/private", "/shared", "/%C3%A4", "/a%2fb"} {
-			requests = append(requests, "GET "+path+host)
+		for _, secure := range []bool{false, true} {
+			t.Run(fmt.Sprint(options, secure), func(t *testing.T) { aheadIsTheSame(t, options, secure) })
 		}
-		for _, more := range []string{
-			"Accept-Encoding: gzip", "Accept-Encoding: br, gzip;q=0.5", "If-None-Match: \"1\"", "If-None-Match: \"2\"", "Range: bytes=0-9", "Cookie: a=1", "X-Forwarded-For: 192.0.2.1",
-			"Cache-Control: no-cache", "Cache-Control: max-age=0", "Cache-Control: only-if-cached", "Authorization: Basic eA==", "X-Odd: 1", "Connection: close", "Accept-Language: zh", "Cdn-Loop: a", "Content-Length: 0",
-		} {
-			requests = append(requests, "GET /"+host+"\n"+more, "HEAD /"+host+"\n"+more, "GET /language"+host+"\n"+more, "GET /shared"+host+"\n"+more)
+	}
+}
+
+func aheadIsTheSame(t *testing.T, options string, secure bool) {
+	ahead, plain, recs, served := serveKept(t, options, secure)
+	const host = " HTTP/1.1\nHost: example.cn"
+	var requests []string
+	for _, path := range []string{"/", "/?a=1&b=2", "/forwarded", "/language", "/moved", "/gone", "/secure", "/odd", "/long", "/private", "/shared", "/%C3%A4", "/a%2fb"} {
+		requests = append(requests, "GET "+path+host)
+	}
+	for _, more := range []string{
+		"Accept-Encoding: gzip", "Accept-Encoding: br, gzip;q=0.5", "If-None-Match: \"1\"", "If-None-Match: \"2\"", "Range: bytes=0-9", "Cookie: a=1", "X-Forwarded-For: 192.0.2.1",
+		"Cache-Control: no-cache", "Cache-Control: max-age=0", "Cache-Control: only-if-cached", "Authorization: Basic eA==", "X-Odd: 1", "Connection: close", "Accept-Language: zh", "Cdn-Loop: a", "Content-Length: 0",
+	} {
+		requests = append(requests, "GET /"+host+"\n"+more, "HEAD /"+host+"\n"+more, "GET /language"+host+"\n"+more, "GET /shared"+host+"\n"+more)
+	}
+	requests = append(requests, "GET / HTTP/1.1\nHost: other.cn", "GET / HTTP/1.1\nHost: nobody.cn", "GET / HTTP/1.1\nHost: EXAMPLE.cn:80", "OPTIONS /"+host)
+	for _, request := range requests {
+		for range 2 { // now it is kept, with its forms
+			exchanged(t, plain, request)
 		}
-		requests = append(requests, "GET / HTTP/1.1\nHost: other.cn", "GET / HTTP/1.1\nHost: nobody.cn", "GET / HTTP/1.1\nHost: EXAMPLE.cn:80", "OPTIONS /"+host)
-		for _, request := range requests {
-			for range 2 { // now it is kept, with its forms
-				exchanged(t, plain, request)
+	}
+	for _, request := range requests {
+		want, wantRecord := recs.of(t, plain, request)
+		got, gotRecord := recs.of(t, ahead, request)
+		for range 100 { // a form may have been made meanwhile
+			if got == want && gotRecord == wantRecord {
+				break
 			}
+			time.Sleep(10 * time.Millisecond)
+			want, wantRecord = recs.of(t, plain, request)
+			got, gotRecord = recs.of(t, ahead, request)
 		}
-		for _, request := range requests {
-			want, wantRecord := recs.of(t, plain, request)
-			got, gotRecord := recs.of(t, ahead, request)
-			for range 100 { // a form may have been made meanwhile
-				if got == want && gotRecord == wantRecord {
-					break
-				}
-				time.Sleep(10 * time.Millisecond)
-				want, wantRecord = recs.of(t, plain, request)
-				got, gotRecord = recs.of(t, ahead, request)
-			}
-			if got != want {
-				t.Errorf("%s: %s\n got %.600s\nwant %.600s", options, request, got, want)
-			}
-			if gotRecord != wantRecord {
-				t.Errorf("%s: %s\n got %s\nwant %s", options, request, gotRecord, wantRecord)
-			}
+		if got != want {
+			t.Errorf("%s: %s\n got %.600s\nwant %.600s", options, request, got, want)
 		}
-		if off := options == ", cache: off" || strings.Contains(options, "key_headers"); (served.Load() == 0) != off {
-			t.Errorf("%s: %d answers were given ahead", options, served.Load())
+		if gotRecord != wantRecord {
+			t.Errorf("%s: %s\n got %s\nwant %s", options, request, gotRecord, wantRecord)
 		}
+	}
+	if off := options == ", cache: off" || strings.Contains(options, "key_headers"); (served.Load() == 0) != off {
+		t.Errorf("%s: %d answers were given ahead", options, served.Load())
 	}
 }
