@@ -12,8 +12,9 @@
 //     trailers; or, after a 101, joins the two connections. Below TLS what it
 //     writes at once leaves at once (burst.go).
 //
-// Before a server of plain HTTP/1.1, Ahead lets a node answer what it has at hand
-// before the server has read the request (ahead.go, ordinary.go).
+// Ahead lets a node answer what it has at hand before the server has read the
+// request: on plain HTTP/1.1 (ahead.go, ordinary.go), and over HTTP/2 between the
+// frames of the server's (strict.go, frames.go, block.go, answers.go).
 //
 // Between nodes an upgraded connection travels as one HTTP/2 stream: OpenTunnel
 // wraps the sending side, AcceptTunnel and Answer the receiving side (tunnel.go).
