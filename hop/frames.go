@@ -3,6 +3,7 @@ package hop
 import (
 	"crypto/tls"
 	"encoding/binary"
+	"math"
 	"net"
 	"sync"
 	"time"
@@ -134,7 +135,7 @@ func (f *frames) drop(n int) {
 // spoil passes everything on from now, behind what is in f.out: the server will find
 // what is wrong with it.
 func (f *frames) spoil() {
-	f.raw, f.pass = true, 1<<62
+	f.raw, f.pass = true, math.MaxInt
 	f.time(false)
 }
 
