@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2/hpack"
@@ -24,7 +25,8 @@ import (
 //     what is left of the part of the connection's window that was kept for such
 //     answers. The server is told of the rest alone (window),
 //   - where the server is at writing, or has said that the connection goes, it gets
-//     the request too.
+//     the request too; so it does while a body is under way to it, as nothing is read
+//     while an answer is written.
 //
 // What comes at once is answered at once: answers wait in out while there are more
 // requests at hand.
@@ -33,22 +35,32 @@ type answering struct {
 	since time.Time     // when the server last had a request of it
 
 	// What the client said, to Read.
-	settled bool  // its settings came
-	tables  bool  // it has ever lowered the table of fields
-	stream  int64 // the window of a new stream
+	settled bool                // its settings came
+	tables  bool                // it has ever lowered the table of fields
+	stream  int64               // the window of a new stream, the least that it was since they came
+	kept    int64               // of the connection's window, for answers here
+	uploads map[uint32]struct{} // requests that have more to come
 
 	burst *burstConn // below TLS; nil when there is none
 	held  bool       // mu is, by Read
 	wait  *[]byte    // answers to be written, with mu held; nil for none
 
-	mu     sync.Mutex // guards the rest, and the order of what is written
-	server int64      // the connection's window as the server knows it
-	kept   int64      // and what is kept of it for answers here
-	left   int        // bytes of the server's frame that are yet to be written
-	head   [frameHead]byte
-	begun  int  // bytes of head
-	spoke  bool // the server's settings went out
-	going  bool // it has said that the connection goes
+	server atomic.Int64 // the connection's window as the server knows it
+
+	mu      sync.Mutex // guards the next ones, and the order of what is written
+	left    int        // bytes of the server's frame that are yet to be written
+	head    [frameHead]byte
+	begun   int  // bytes of head
+	inBlock bool // a block of fields goes on in the next frame
+	spoke   bool // the server's settings went out
+	acked   bool // and that it knows the client's
+	going   bool // it has said that the connection goes
+
+	clock   sync.Mutex    // guards the rest
+	sending bool          // an answer is being sent, with a time of its own
+	noted   bool          // until was set meanwhile
+	until   time.Time     // the server's deadline of writes
+	long    time.Duration // that it had then
 }
 
 const (
@@ -68,16 +80,21 @@ const (
 var ErrNotNow = errors.New("not to be answered ahead of the server now")
 
 func (a *answering) init(conn net.Conn) {
-	a.stream, a.server, a.since, a.burst = firstWindow, firstWindow, time.Now(), burstBelow(conn)
+	a.stream, a.since, a.burst = firstWindow, time.Now(), burstBelow(conn)
+	a.server.Store(firstWindow)
 }
 
-// learn takes the client's settings in.
+// learn takes the client's settings in. A window that they make larger later is not
+// counted: the client may hold to the old one until it has read the server's word.
 func (a *answering) learn(payload []byte) {
+	first := !a.settled
 	a.settled = true
 	for ; len(payload) >= 6; payload = payload[6:] {
 		switch value := binary.BigEndian.Uint32(payload[2:]); binary.BigEndian.Uint16(payload) {
 		case settingWindow:
-			a.stream = int64(value)
+			if a.stream = min(a.stream, int64(value)); first {
+				a.stream = int64(value)
+			}
 		case settingTable:
 			if value < tableSize { // the next block is to say so (RFC 7541 section 4.2), which is one of the server's
 				a.tables = true
@@ -93,21 +110,18 @@ func (f *frames) window(payload []byte) bool {
 	if f.strictly.Ahead == nil || more == 0 {
 		return false
 	}
-	if !f.held {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-	}
-	all := f.server + f.kept + more
+	all := f.server.Load() + f.kept + more
 	if all > 1<<31-1 { // the client is wrong, which the server must see
 		more, f.kept = min(more+f.kept, 1<<31-1), 0
 	}
 	if all >= leastWindow && all <= 1<<31-1 {
-		// Who says more when half of it is used goes on saying more.
-		take := max(0, min(all/2-f.kept, more))
+		// Chromium says more when more than half of it is used, others when less than
+		// half is left: the server has more than that.
+		take := max(0, min(all/4-f.kept, more))
 		f.kept += take
 		more -= take
 	}
-	f.server += more
+	f.server.Add(more)
 	binary.BigEndian.PutUint32(payload, uint32(more))
 	return more == 0
 }
@@ -120,7 +134,46 @@ func (f *frames) Write(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.follow(p)
+	f.ownTime()
 	return f.conn.Write(p)
+}
+
+// SetWriteDeadline is the server's, for a Write to come.
+func (f *frames) SetWriteDeadline(t time.Time) error {
+	f.clock.Lock()
+	defer f.clock.Unlock()
+	if f.until, f.long = t, time.Until(t); f.sending {
+		f.noted = true
+		return nil
+	}
+	return f.conn.SetWriteDeadline(t)
+}
+
+// ownTime gives the server's Write the time that it was to have, if that was said
+// while an answer was being sent.
+func (f *frames) ownTime() {
+	f.clock.Lock()
+	defer f.clock.Unlock()
+	if !f.noted {
+		return
+	}
+	if f.noted = false; !f.until.IsZero() {
+		f.until = time.Now().Add(f.long)
+	}
+	_ = f.conn.SetWriteDeadline(f.until)
+}
+
+// answerTime gives answers their time, and gives it back.
+func (f *frames) answerTime(begins bool) {
+	f.clock.Lock()
+	defer f.clock.Unlock()
+	if f.sending = begins; f.noted || f.until.IsZero() {
+		return // the server's Write sets it
+	}
+	f.noted = true
+	if begins {
+		_ = f.conn.SetWriteDeadline(time.Time{})
+	}
 }
 
 // follow goes through what the server writes, frame by frame.
@@ -137,11 +190,14 @@ func (f *frames) follow(p []byte) {
 			return
 		}
 		f.begun, f.left = 0, int(f.head[0])<<16|int(f.head[1])<<8|int(f.head[2])
-		switch f.head[3] {
+		switch flags := f.head[4]; f.head[3] {
 		case frameData:
-			f.server -= int64(f.left)
+			f.server.Add(-int64(f.left))
+		case frameHeaders, framePromise, frameContinuation:
+			f.inBlock = flags&flagEndHeaders == 0
 		case frameSettings:
-			f.spoke = true
+			f.spoke = f.spoke || flags&flagACK == 0
+			f.acked = f.acked || flags&flagACK != 0
 		case frameGoAway:
 			f.going = true
 		}
@@ -160,7 +216,7 @@ func (f *frames) answered(b *block) bool {
 	ahead := f.strictly.Ahead
 	if ahead == nil || b.flags&flagEndStream == 0 || b.parts > 0 || b.refused || b.size > f.strictly.HeaderBytes ||
 		b.flags&flagPriority != 0 && binary.BigEndian.Uint32(b.priority[:])&^(1<<31) == b.stream ||
-		!f.settled || f.tables || ahead.draining.Load() {
+		!f.settled || f.tables || len(f.uploads) > 0 || ahead.draining.Load() {
 		return false
 	}
 	if ahead.Idle > 0 && time.Since(f.since) > ahead.Idle/2 {
@@ -177,7 +233,7 @@ func (f *frames) answered(b *block) bool {
 		}
 		f.held = true
 	}
-	if !f.spoke || f.going || f.left > 0 || f.begun > 0 {
+	if !f.spoke || f.going || f.left > 0 || f.begun > 0 || f.inBlock {
 		f.flush()
 		return false
 	}
@@ -232,6 +288,8 @@ func (f *frames) send() error {
 	if f.wait == nil {
 		return nil
 	}
+	f.answerTime(true)
+	defer f.answerTime(false)
 	f.burst.begin()
 	f.burst.patient(f.strictly.Ahead.Send)
 	_, err := f.conn.Write(*f.wait)
@@ -253,7 +311,11 @@ var waits = sync.Pool{New: func() any { return new(make([]byte, 0, 4<<10)) }}
 
 // write is Asked.Write over HTTP/2, of a header in lines of HTTP/1.1.
 func (f *frames) write(stream uint32, header, body []byte) (int64, error) {
-	if int64(len(body)) > min(f.stream, f.kept, mostAnswer) {
+	most := min(f.stream, f.kept, mostAnswer)
+	if !f.acked {
+		most = min(most, firstWindow)
+	}
+	if int64(len(body)) > most {
 		return 0, ErrNotNow
 	}
 	if f.wait == nil {

@@ -3,6 +3,7 @@ package hop
 import (
 	"encoding/binary"
 	"errors"
+	"strings"
 	"sync"
 
 	"golang.org/x/net/http2/hpack"
@@ -14,7 +15,8 @@ type block struct {
 	flags    byte
 	priority [5]byte // with flagPriority
 	fields   []hpack.HeaderField
-	size     int   // of fields, as RFC 9113 section 6.5.2 counts it
+	size     int   // of fields but Trailer, as RFC 9113 section 6.5.2 counts it
+	trailers int   // of Trailer, as if each name in it was a field
 	coded    int   // bytes that came
 	parts    int   // frames before the last one
 	refused  bool  // it has a field of a connection's own
@@ -79,26 +81,31 @@ func (d *decoder) init() {
 }
 
 // field is one that was read. Those beyond what a server takes are left out: it
-// refuses the request by those it is given.
+// refuses the request by the last that it is given, and would end the connection if
+// there was a frame behind that.
 func (d *decoder) field(field hpack.HeaderField) {
 	b := d.to
 	if b.fields = append(b.fields, field); ofConnection(field.Name, field.Value) {
 		b.refused = true
 	}
-	if b.size += len(field.Name) + len(field.Value) + fieldSize; b.size > d.most {
+	if field.Name == "trailer" {
+		b.trailers += len(field.Value) + (strings.Count(field.Value, ",")+1)*fieldSize
+	} else {
+		b.size += len(field.Name) + len(field.Value) + fieldSize
+	}
+	if max(b.size, b.trailers) > d.most {
 		d.hpack.SetEmitEnabled(false)
 	}
 }
 
-// read reads a part of a block. What it has of it is what net/http would have, so
-// that this refuses what is too much: http.Server has a header of headerBytes and ten
+// read reads a part of a block. http.Server takes a header of headerBytes and ten
 // fields' fieldSize, and as much for the names of trailers.
 func (d *decoder) read(b *block, part []byte, headerBytes int) {
-	if d.most = 2*(headerBytes+10*fieldSize) + fieldSize; b.coded == 0 && b.parts == 0 {
+	if d.most = headerBytes + 10*fieldSize; b.coded == 0 && b.parts == 0 {
 		d.hpack.SetEmitEnabled(true)
-		d.hpack.SetMaxStringLength(d.most)
+		d.hpack.SetMaxStringLength(2 * d.most)
 	}
-	if b.coded += len(part); b.coded > 2*d.most {
+	if b.coded += len(part); b.coded > 4*d.most {
 		b.wrong = errBlockTooLong
 		return
 	}

@@ -173,7 +173,14 @@ func (f *frames) next() {
 			}
 			return
 		}
+	case frameData:
+		if flags&flagEndStream != 0 {
+			delete(f.uploads, stream)
+		}
 	case frameWindow, frameReset:
+		if kind == frameReset {
+			delete(f.uploads, stream)
+		}
 		if length == 4 {
 			if !f.need(frameHead + length) {
 				return
@@ -247,11 +254,30 @@ func (f *frames) fragment(kind, flags byte, stream uint32, payload []byte) {
 		}
 		f.noteOn()
 	}
+	f.upload(b)
 	f.out, f.written = b.whole(), b
 	if b.wrong != nil {
 		f.spoil()
 	}
 }
+
+// upload notes whether the server will be sent more of a stream.
+func (f *frames) upload(b *block) {
+	switch {
+	case f.strictly.Ahead == nil:
+	case b.flags&flagEndStream != 0:
+		delete(f.uploads, b.stream)
+	case len(f.uploads) < mostUploads:
+		if f.uploads == nil {
+			f.uploads = map[uint32]struct{}{}
+		}
+		f.uploads[b.stream] = struct{}{}
+	}
+}
+
+// mostUploads is what is noted of them. One that the server gave up, and of which the
+// client said nothing more, stays.
+const mostUploads = 256
 
 // time gives the block of fields that begins its time, and lifts it when it has
 // ended.

@@ -39,6 +39,7 @@ const (
 	frameHeaders      = 0x1
 	frameReset        = 0x3
 	frameSettings     = 0x4
+	framePromise      = 0x5
 	frameGoAway       = 0x7
 	frameWindow       = 0x8
 	frameContinuation = 0x9
@@ -91,6 +92,14 @@ func (c *strictConn) Write(p []byte) (int, error) {
 		return c.Conn.Write(p)
 	}
 	return c.frames.Write(p)
+}
+
+// SetWriteDeadline is the server's, for what it says.
+func (c *strictConn) SetWriteDeadline(t time.Time) error {
+	if c.frames == nil || c.strictly.Ahead == nil {
+		return c.Conn.SetWriteDeadline(t)
+	}
+	return c.frames.SetWriteDeadline(t)
 }
 
 // lastOfEach leaves the last value of each setting, and gives the length of what
