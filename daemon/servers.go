@@ -243,7 +243,7 @@ func (d *Daemon) start(key serverKey, socket net.Listener, settings string, cfg 
 
 // overTLS ends the TLS of a server's connections.
 func overTLS(server *http.Server, listener net.Listener, ahead *hop.Ahead) net.Listener {
-	return hop.Strict(tls.NewListener(hop.Bursts(listener), server.TLSConfig.Clone()), hop.Strictly{
+	return hop.Strict(tls.NewListener(hop.Bursts(listener), server.TLSConfig.Clone()), hop.StrictOptions{
 		Header: server.ReadHeaderTimeout, HeaderBytes: server.MaxHeaderBytes, Ahead: ahead,
 	})
 }

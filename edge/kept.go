@@ -3,6 +3,7 @@ package edge
 import (
 	"fmt"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -68,7 +69,9 @@ func (s *Server) Ahead(limits config.Limits, secure bool) *hop.Ahead {
 	return &hop.Ahead{
 		Answer: func(asked *hop.Asked) bool { return s.answerAhead(asked, secure) },
 		Idle:   limits.IdleTimeout, Header: limits.HeaderTimeout, Send: limits.SendTimeout,
-		Failed: func(failure any) { s.options.Log.Error("handler failed", "event", fmt.Sprint(failure)) },
+		Failed: func(failure any) {
+			s.options.Log.Error("handler failed", "event", fmt.Sprintf("%v\n%s", failure, debug.Stack()))
+		},
 	}
 }
 

@@ -107,11 +107,11 @@ sites:
 		case secure:
 			serves = server.HTTPS(cfg.Limits)
 			serves.ConnContext = hop.BurstContext
-			strictly := hop.Strictly{Header: serves.ReadHeaderTimeout, HeaderBytes: serves.MaxHeaderBytes}
+			strict := hop.StrictOptions{Header: serves.ReadHeaderTimeout, HeaderBytes: serves.MaxHeaderBytes}
 			if with {
-				strictly.Ahead = of
+				strict.Ahead = of
 			}
-			ln = hop.Strict(tls.NewListener(hop.Bursts(ln), serves.TLSConfig.Clone()), strictly)
+			ln = hop.Strict(tls.NewListener(hop.Bursts(ln), serves.TLSConfig.Clone()), strict)
 			one.over2 = &http.Transport{ForceAttemptHTTP2: true, DisableCompression: true, TLSClientConfig: &tls.Config{RootCAs: ca.pool, ServerName: "example.cn"}, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 				return (&net.Dialer{}).DialContext(ctx, network, one.address)
 			}}

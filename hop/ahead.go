@@ -42,8 +42,8 @@ type Ahead struct {
 	Header time.Duration // how long the rest of a request's header may take; 0 = for ever
 	Send   time.Duration // how long the client may take nothing of an answer; 0 = for ever
 
-	// Failed is told of a panic of Answer over HTTP/2, where no server is above it;
-	// nil is told nothing.
+	// Failed is told of a panic of Answer over HTTP/2, where no server is above it,
+	// while it is recovered from; nil is told nothing.
 	Failed func(failure any)
 
 	draining atomic.Bool
@@ -365,7 +365,7 @@ func (a *Asked) free() {
 func (a *Asked) Write(header, body []byte) (n int64, err error) {
 	if a.over != nil {
 		if n, err = a.over.write(a.stream, header, body); err != nil && err != ErrNotNow {
-			a.err = silent(err, a.over.strictly.Ahead.Send)
+			a.err = silent(err, a.over.options.Ahead.Send)
 			return n, a.err
 		}
 		return n, err

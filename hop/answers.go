@@ -28,8 +28,8 @@ import (
 //     the request too; so it does while a body is under way to it, as nothing is read
 //     while an answer is written.
 //
-// What comes at once is answered at once: answers wait in out while there are more
-// requests at hand.
+// What comes at once is answered at once: answers wait while there are more requests
+// at hand.
 type answering struct {
 	base  *http.Request // what all requests of the connection have
 	since time.Time     // when the server last had a request of it
@@ -58,7 +58,7 @@ type answering struct {
 
 	clock   sync.Mutex    // guards the rest
 	sending bool          // an answer is being sent, with a time of its own
-	noted   bool          // until was set meanwhile
+	noted   bool          // until is to be set before the server's next Write
 	until   time.Time     // the server's deadline of writes
 	long    time.Duration // that it had then
 }
@@ -107,7 +107,7 @@ func (a *answering) learn(payload []byte) {
 // server's part of it in payload; true when that is none.
 func (f *frames) window(payload []byte) bool {
 	more := int64(binary.BigEndian.Uint32(payload) &^ (1 << 31))
-	if f.strictly.Ahead == nil || more == 0 {
+	if f.options.Ahead == nil || more == 0 {
 		return false
 	}
 	all := f.server.Load() + f.kept + more
@@ -128,7 +128,7 @@ func (f *frames) window(payload []byte) bool {
 
 // Write is the server's.
 func (f *frames) Write(p []byte) (int, error) {
-	if f.strictly.Ahead == nil {
+	if f.options.Ahead == nil {
 		return f.conn.Write(p)
 	}
 	f.mu.Lock()
@@ -142,15 +142,15 @@ func (f *frames) Write(p []byte) (int, error) {
 func (f *frames) SetWriteDeadline(t time.Time) error {
 	f.clock.Lock()
 	defer f.clock.Unlock()
-	if f.until, f.long = t, time.Until(t); f.sending {
-		f.noted = true
+	f.until, f.long = t, time.Until(t)
+	if f.noted = f.sending; f.noted {
 		return nil
 	}
 	return f.conn.SetWriteDeadline(t)
 }
 
-// ownTime gives the server's Write the time that it was to have, if that was said
-// while an answer was being sent.
+// ownTime gives the server's Write the time that it was to have, if an answer was sent
+// meanwhile.
 func (f *frames) ownTime() {
 	f.clock.Lock()
 	defer f.clock.Unlock()
@@ -163,15 +163,13 @@ func (f *frames) ownTime() {
 	_ = f.conn.SetWriteDeadline(f.until)
 }
 
-// answerTime gives answers their time, and gives it back.
+// answerTime lifts the server's deadline while an answer is sent, which has a time of
+// its own.
 func (f *frames) answerTime(begins bool) {
 	f.clock.Lock()
 	defer f.clock.Unlock()
-	if f.sending = begins; f.noted || f.until.IsZero() {
-		return // the server's Write sets it
-	}
-	f.noted = true
-	if begins {
+	if f.sending = begins; begins && !f.until.IsZero() {
+		f.noted = true
 		_ = f.conn.SetWriteDeadline(time.Time{})
 	}
 }
@@ -206,15 +204,15 @@ func (f *frames) follow(p []byte) {
 
 // noteOn notes that the server gets a request.
 func (f *frames) noteOn() {
-	if f.strictly.Ahead != nil {
+	if f.options.Ahead != nil {
 		f.since = time.Now()
 	}
 }
 
 // answered reports whether the request was answered here.
 func (f *frames) answered(b *block) bool {
-	ahead := f.strictly.Ahead
-	if ahead == nil || b.flags&flagEndStream == 0 || b.parts > 0 || b.refused || b.size > f.strictly.HeaderBytes ||
+	ahead := f.options.Ahead
+	if ahead == nil || b.flags&flagEndStream == 0 || b.parts > 0 || b.refused || b.size > f.options.HeaderBytes ||
 		b.flags&flagPriority != 0 && binary.BigEndian.Uint32(b.priority[:])&^(1<<31) == b.stream ||
 		!f.settled || f.tables || len(f.uploads) > 0 || ahead.draining.Load() {
 		return false
@@ -253,13 +251,13 @@ func (f *frames) answered(b *block) bool {
 func (f *frames) ask(asked *Asked) (done bool) {
 	defer func() {
 		if failure := recover(); failure != nil {
-			if f.strictly.Ahead.Failed != nil {
-				f.strictly.Ahead.Failed(failure)
+			if f.options.Ahead.Failed != nil {
+				f.options.Ahead.Failed(failure)
 			}
 			asked.err, done = fmt.Errorf("answer ahead of the server: %v", failure), true
 		}
 	}()
-	return f.strictly.Ahead.Answer(asked)
+	return f.options.Ahead.Answer(asked)
 }
 
 // request is what all requests have.
@@ -291,7 +289,7 @@ func (f *frames) send() error {
 	f.answerTime(true)
 	defer f.answerTime(false)
 	f.burst.begin()
-	f.burst.patient(f.strictly.Ahead.Send)
+	f.burst.patient(f.options.Ahead.Send)
 	_, err := f.conn.Write(*f.wait)
 	if after := f.burst.end(); err == nil {
 		err = after
@@ -318,15 +316,15 @@ func (f *frames) write(stream uint32, header, body []byte) (int64, error) {
 	if int64(len(body)) > most {
 		return 0, ErrNotNow
 	}
+	if len(header) > mostFrame/2 { // so that it is one frame: coded, a line is never twice as long
+		return 0, ErrNotNow
+	}
 	if f.wait == nil {
 		f.wait = waits.Get().(*[]byte)
 	}
 	p, begin := *f.wait, len(*f.wait)
 	p = appendAnswer(append(p, make([]byte, frameHead)...), string(header))
 	length := len(p) - begin - frameHead
-	if length > mostFrame {
-		return 0, ErrNotNow
-	}
 	flags := byte(flagEndHeaders)
 	if len(body) == 0 {
 		flags |= flagEndStream

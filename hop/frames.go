@@ -22,9 +22,9 @@ import (
 // A frame that is wrong ends the connection, and to say so is the server's: from
 // there on all is passed on as it comes (raw).
 type frames struct {
-	conn     net.Conn // of TLS, or a test's
-	strictly *Strictly
-	state    *tls.ConnectionState
+	conn    net.Conn // of TLS, or a test's
+	options *StrictOptions
+	state   *tls.ConnectionState
 
 	// Of Read, which one goroutine at a time calls.
 
@@ -51,8 +51,8 @@ const largeRead = 4 << 10
 
 var largeReads = sync.Pool{New: func() any { return new([largeRead]byte) }}
 
-func newFrames(conn net.Conn, strictly *Strictly) *frames {
-	f := &frames{conn: conn, strictly: strictly, pass: prefaceLen}
+func newFrames(conn net.Conn, options *StrictOptions) *frames {
+	f := &frames{conn: conn, options: options, pass: prefaceLen}
 	f.in = f.small[:0]
 	f.decoder.init()
 	f.answering.init(conn)
@@ -231,7 +231,7 @@ func (f *frames) fragment(kind, flags byte, stream uint32, payload []byte) {
 		f.block = b
 	}
 	b := f.block
-	f.decoder.read(b, payload, f.strictly.HeaderBytes)
+	f.decoder.read(b, payload, f.options.HeaderBytes)
 	f.drop(size)
 	if flags&flagEndHeaders == 0 && b.wrong == nil {
 		b.parts++
@@ -264,7 +264,7 @@ func (f *frames) fragment(kind, flags byte, stream uint32, payload []byte) {
 // upload notes whether the server will be sent more of a stream.
 func (f *frames) upload(b *block) {
 	switch {
-	case f.strictly.Ahead == nil:
+	case f.options.Ahead == nil:
 	case b.flags&flagEndStream != 0:
 		delete(f.uploads, b.stream)
 	case len(f.uploads) < mostUploads:
@@ -282,12 +282,12 @@ const mostUploads = 256
 // time gives the block of fields that begins its time, and lifts it when it has
 // ended.
 func (f *frames) time(begins bool) {
-	if f.strictly.Header <= 0 || f.timed == begins {
+	if f.options.Header <= 0 || f.timed == begins {
 		return
 	}
 	var until time.Time
 	if f.timed = begins; begins {
-		until = time.Now().Add(f.strictly.Header)
+		until = time.Now().Add(f.options.Header)
 	}
 	_ = f.conn.SetReadDeadline(until)
 }

@@ -27,7 +27,7 @@ func peersServer(t *testing.T, h http.HandlerFunc, body int) string {
 	s := &http.Server{Handler: h, MaxHeaderBytes: 64 << 10, ErrorLog: log.New(io.Discard, "", 0), Protocols: new(http.Protocols),
 		HTTP2: &http.HTTP2Config{WriteByteTimeout: 8 * time.Second}}
 	s.Protocols.SetUnencryptedHTTP2(true)
-	go func() { _ = s.Serve(framesListener{l, &Strictly{HeaderBytes: 64 << 10, Ahead: ahead}}) }()
+	go func() { _ = s.Serve(framesListener{l, &StrictOptions{HeaderBytes: 64 << 10, Ahead: ahead}}) }()
 	t.Cleanup(func() { s.Close() })
 	return l.Addr().String()
 }

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -33,7 +36,7 @@ func TestFramesSilent(t *testing.T) {
 	server := &http.Server{ConnContext: BurstContext, Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
 	server.TLSConfig = &tls.Config{Certificates: made.TLS.Certificates, NextProtos: []string{"h2"}}
 	go func() {
-		_ = server.Serve(Strict(tls.NewListener(Bursts(listener), server.TLSConfig), Strictly{HeaderBytes: 64 << 10, Ahead: ahead}))
+		_ = server.Serve(Strict(tls.NewListener(Bursts(listener), server.TLSConfig), StrictOptions{HeaderBytes: 64 << 10, Ahead: ahead}))
 	}()
 	defer server.Close()
 	conn, err := tls.Dial("tcp", listener.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
@@ -72,4 +75,61 @@ func TestFramesSilent(t *testing.T) {
 	if _, err := io.Copy(io.Discard, conn.NetConn()); errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("the connection is open yet")
 	}
+}
+
+// timedConn notes the deadline of each Write.
+type timedConn struct {
+	net.Conn
+	until time.Time
+	had   []time.Duration // from the write on; 0 for none
+}
+
+func (c *timedConn) SetWriteDeadline(t time.Time) error { c.until = t; return nil }
+func (c *timedConn) Write(p []byte) (int, error) {
+	left := time.Duration(0)
+	if !c.until.IsZero() {
+		left = time.Until(c.until)
+	}
+	c.had = append(c.had, left)
+	return len(p), nil
+}
+
+// TestFramesDeadlines: an answer is not under the server's deadline, which the server's
+// own Write has whole, however long it waited for answers.
+func TestFramesDeadlines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &timedConn{}
+		f := newFrames(c, &StrictOptions{Ahead: &Ahead{Send: time.Second}})
+		ping := append([]byte{0, 0, 8, 6, 0, 0, 0, 0, 0}, make([]byte, 8)...)
+		answer := func(within func()) {
+			f.mu.Lock()
+			f.held, f.wait = true, new(append([]byte(nil), ping...))
+			if within != nil {
+				f.sending = true // as it is while it is sent
+				within()
+			}
+			f.flush()
+		}
+		says := func(before func()) {
+			if err := f.SetWriteDeadline(time.Now().Add(3 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			before()
+			if _, err := f.Write(ping); err != nil {
+				t.Fatal(err)
+			}
+			_ = f.SetWriteDeadline(time.Time{})
+		}
+		says(func() {})
+		answer(nil)
+		says(func() { time.Sleep(time.Second); answer(nil); time.Sleep(time.Second) })
+		says(func() { answer(nil); _ = f.SetWriteDeadline(time.Now().Add(3 * time.Second)); answer(nil) })
+		answer(func() { _ = f.SetWriteDeadline(time.Now().Add(2 * time.Second)) })
+		time.Sleep(time.Second)
+		_, _ = f.Write(ping)
+		want := []time.Duration{3 * time.Second, 0, 0, 3 * time.Second, 0, 0, 3 * time.Second, 0, 2 * time.Second}
+		if !slices.Equal(c.had, want) {
+			t.Errorf("the writes had %v, want %v", c.had, want)
+		}
+	})
 }

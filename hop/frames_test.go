@@ -22,7 +22,7 @@ import (
 // framesListener has its connections looked at as those of TLS are.
 type framesListener struct {
 	net.Listener
-	strictly *Strictly
+	options *StrictOptions
 }
 
 type framesConn struct {
@@ -38,7 +38,7 @@ func (l framesListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return framesConn{conn, newFrames(conn, l.strictly)}, nil
+	return framesConn{conn, newFrames(conn, l.options)}, nil
 }
 
 const framesHeaderBytes = 4 << 10
@@ -72,7 +72,7 @@ func framesServer(t testing.TB, ahead *Ahead) (address string) {
 		}
 	}
 	go func() {
-		_ = server.Serve(framesListener{listener, &Strictly{HeaderBytes: framesHeaderBytes, Ahead: ahead}})
+		_ = server.Serve(framesListener{listener, &StrictOptions{HeaderBytes: framesHeaderBytes, Ahead: ahead}})
 	}()
 	t.Cleanup(func() {
 		server.Close()
@@ -465,7 +465,7 @@ func TestFramesGoing(t *testing.T) {
 	})}
 	server.Protocols.SetUnencryptedHTTP2(true)
 	go func() {
-		_ = server.Serve(framesListener{listener, &Strictly{HeaderBytes: framesHeaderBytes, Ahead: countedAhead(&n)}})
+		_ = server.Serve(framesListener{listener, &StrictOptions{HeaderBytes: framesHeaderBytes, Ahead: countedAhead(&n)}})
 	}()
 	defer server.Close()
 	v := visit(t, listener.Addr().String())
@@ -514,7 +514,7 @@ func TestFramesIdle(t *testing.T) {
 	server := &http.Server{Protocols: new(http.Protocols), IdleTimeout: ahead.Idle, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {})}
 	server.Protocols.SetUnencryptedHTTP2(true)
 	go func() {
-		_ = server.Serve(framesListener{listener, &Strictly{HeaderBytes: framesHeaderBytes, Ahead: ahead}})
+		_ = server.Serve(framesListener{listener, &StrictOptions{HeaderBytes: framesHeaderBytes, Ahead: ahead}})
 	}()
 	defer server.Close()
 	v := visit(t, listener.Addr().String())

@@ -26,8 +26,8 @@ import (
 //
 // What it does not understand it passes on: net/http knows what to do.
 
-// Strictly is what Strict needs to know of its server.
-type Strictly struct {
+// StrictOptions is what Strict needs to know of its server.
+type StrictOptions struct {
 	Header      time.Duration // how long a header may take over HTTP/2; 0 = for ever
 	HeaderBytes int           // the server's MaxHeaderBytes
 	Ahead       *Ahead        // answers requests over HTTP/2 before the server; nil for none
@@ -62,8 +62,8 @@ const MaxFrame = mostFrame
 // strictConn is a client's connection over TLS.
 type strictConn struct {
 	*tls.Conn
-	strictly *Strictly
-	frames   *frames // nil when the protocol is another
+	options *StrictOptions
+	frames  *frames // nil when the protocol is another
 }
 
 // HandshakeContext is what a server calls first.
@@ -72,7 +72,7 @@ func (c *strictConn) HandshakeContext(ctx context.Context) error {
 		return err
 	}
 	if state := c.Conn.ConnectionState(); c.frames == nil && state.NegotiatedProtocol == "h2" {
-		c.frames = newFrames(c.Conn, c.strictly)
+		c.frames = newFrames(c.Conn, c.options)
 		c.frames.state = &state
 	}
 	return nil
@@ -96,7 +96,7 @@ func (c *strictConn) Write(p []byte) (int, error) {
 
 // SetWriteDeadline is the server's, for what it says.
 func (c *strictConn) SetWriteDeadline(t time.Time) error {
-	if c.frames == nil || c.strictly.Ahead == nil {
+	if c.frames == nil || c.options.Ahead == nil {
 		return c.Conn.SetWriteDeadline(t)
 	}
 	return c.frames.SetWriteDeadline(t)

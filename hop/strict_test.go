@@ -117,7 +117,7 @@ func (c readConn) Read(p []byte) (int, error) { return c.Reader.Read(p) }
 // through is what Read gives of data that comes as r gives it, read in pieces of
 // at most size bytes.
 func through(t testing.TB, r io.Reader, size int) ([]byte, error) {
-	c := newFrames(readConn{Reader: r}, &Strictly{HeaderBytes: 64 << 10})
+	c := newFrames(readConn{Reader: r}, &StrictOptions{HeaderBytes: 64 << 10})
 	var got []byte
 	p := make([]byte, size)
 	for {
@@ -225,7 +225,7 @@ func BenchmarkStrictHeaders(b *testing.B) {
 			"user-agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)", "accept: text/html,*/*", "accept-encoding: gzip, br",
 			"accept-language: zh-CN,zh", "cookie: session=0123456789abcdef0123456789abcdef", "sec-fetch-mode: navigate", "referer: https://example.cn/")
 	}
-	c := newFrames(readConn{}, &Strictly{HeaderBytes: 64 << 10})
+	c := newFrames(readConn{}, &StrictOptions{HeaderBytes: 64 << 10})
 	c.pass = 0
 	send := func(block []byte) {
 		sent.Reset()

@@ -37,7 +37,7 @@ func TestStrictHeaderTime(t *testing.T) {
 	protocols.SetHTTP2(true)
 	server.Protocols = protocols
 	go func() {
-		_ = server.Serve(Strict(tls.NewListener(plain, &tls.Config{Certificates: made.TLS.Certificates, NextProtos: []string{"h2"}}), Strictly{Header: within, HeaderBytes: 64 << 10}))
+		_ = server.Serve(Strict(tls.NewListener(plain, &tls.Config{Certificates: made.TLS.Certificates, NextProtos: []string{"h2"}}), StrictOptions{Header: within, HeaderBytes: 64 << 10}))
 	}()
 	defer server.Close()
 	defer close(release)
