@@ -330,6 +330,7 @@ func (d *Daemon) drain() {
 		}
 	}
 	d.tasks.Wait()
+	d.access.to.Flush()
 	d.log.Info("stopped", "node", d.node.Name)
 }
 

@@ -362,9 +362,18 @@ type record struct {
 	Relay, Unmapped, Kind, Err, Cache                               string
 }
 
-// records are the access log so far. A line that is no JSON object fails the
-// test.
+// records are the access log, once nothing more comes: lines are gathered for some
+// milliseconds. A line that is no JSON object fails the test.
 func (n *node) records(t testing.TB) []record {
+	t.Helper()
+	for lines := -1; lines != len(n.stdoutLines()); time.Sleep(50 * time.Millisecond) {
+		lines = len(n.stdoutLines())
+	}
+	return n.recordsNow(t)
+}
+
+// recordsNow are the access log so far.
+func (n *node) recordsNow(t testing.TB) []record {
 	t.Helper()
 	var all []record
 	for _, line := range n.stdoutLines() {
@@ -382,7 +391,7 @@ func (n *node) record(t testing.TB, path string) record {
 	t.Helper()
 	var found record
 	eventually(t, "the access log has "+path, func() bool {
-		for _, r := range n.records(t) {
+		for _, r := range n.recordsNow(t) {
 			if r.Path == path {
 				found = r
 				return true

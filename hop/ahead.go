@@ -65,7 +65,7 @@ func (l aheadListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &aheadConn{Conn: conn, ahead: l.ahead, socket: socketOf(conn), remote: conn.RemoteAddr().String()}, nil
+	return &aheadConn{Conn: conn, ahead: l.ahead, socket: newSocket(socketOf(conn)), remote: conn.RemoteAddr().String()}, nil
 }
 
 // socketOf is the TCP connection below conn, nil when there is none.
@@ -148,13 +148,18 @@ const (
 type aheadConn struct {
 	net.Conn
 	ahead  *Ahead
-	socket *net.TCPConn // below Conn; nil when there is none
+	socket *socket // below Conn; nil when there is none
 	remote string
 
-	phase phase     // of the reader, as the next three
+	phase phase     // of the reader, as all up to mu
 	known bool      // the server has had a request of it
 	lone  bool      // it is in Ahead.lone
 	until time.Time // the read deadline set here; zero is none
+
+	unsure bool   // there may be a write deadline, and it may have passed
+	room   []byte // of readAhead: what it reads into
+	n      int    // of room, that has come
+	over   bool   // it ended with an answer
 
 	mu        sync.Mutex // guards the rest
 	answering bool
@@ -167,7 +172,7 @@ func (c *aheadConn) NetConn() net.Conn { return c.Conn }
 // ReadFrom is for sendfile.
 func (c *aheadConn) ReadFrom(r io.Reader) (int64, error) {
 	if c.socket != nil {
-		return c.socket.ReadFrom(r)
+		return c.socket.conn.ReadFrom(r)
 	}
 	return io.Copy(struct{ io.Writer }{c.Conn}, r)
 }
@@ -194,37 +199,73 @@ func (c *aheadConn) Read(p []byte) (int, error) {
 // readAhead answers what can be answered, and gives the first request that can't
 // be.
 func (c *aheadConn) readAhead(p []byte) (int, error) {
-	c.until = time.Time{}
-	for n := 0; ; {
-		k, err := c.Conn.Read(p[n:])
-		n += k
-		end := headEnd(p[:n], n-k)
-		switch {
-		case end < 0 && err == nil && n < len(p) && !odd(p[:n], n-k):
-			if n == k && (c.known || c.lone) { // the first piece; the server's own deadline stands for a first request
-				c.renew(c.ahead.Header, 0)
-			}
-			continue
-		case n == 0:
-			return 0, err
-		case end != n: // it has no end, or another follows it
-			c.phase = phaseServer
-			return n, nil
-		}
-		answered, closed := c.answer(p[:n])
-		switch {
-		case closed:
-			return 0, net.ErrClosed
-		case !answered:
-			c.phase = phaseServer
-			if endsWithHead(p[:n]) {
-				c.phase = phaseWithin
-			}
-			return n, nil
-		}
-		n = 0
-		c.renew(c.ahead.Idle, c.ahead.Idle/8)
+	c.until, c.unsure = time.Time{}, true
+	c.room, c.n, c.over = p, 0, false
+	var err error
+	if c.socket != nil {
+		err = c.socket.each(p, c.came)
+	} else {
+		err = readEach(c.Conn, p, c.came)
 	}
+	n := c.n
+	c.room = nil
+	switch {
+	case c.over:
+		c.Conn.Close()
+		return 0, net.ErrClosed
+	case n == 0:
+		return 0, err
+	case err != nil:
+		c.phase = phaseServer
+	}
+	return n, nil
+}
+
+// readEach is socket.each of a connection that is none.
+func readEach(conn net.Conn, room []byte, take func(n int) (room []byte, done bool)) error {
+	for {
+		n, err := conn.Read(room)
+		done := false
+		if n > 0 {
+			room, done = take(n)
+		}
+		if done || err != nil {
+			return err
+		}
+	}
+}
+
+// came is told of k bytes more of a request. Once it is done, room[:n] is for the
+// server, with the phase that it is in, or the connection is over.
+func (c *aheadConn) came(k int) (room []byte, done bool) {
+	c.n += k
+	head := c.room[:c.n]
+	end := headEnd(head, c.n-k)
+	switch {
+	case end < 0 && c.n < len(c.room) && !odd(head, c.n-k):
+		if c.n == k && (c.known || c.lone) { // the first piece; the server's own deadline stands for a first request
+			c.renew(c.ahead.Header, 0)
+		}
+		return c.room[c.n:], false
+	case end != c.n: // it has no end, or another follows it
+		c.phase = phaseServer
+		return nil, true
+	}
+	answered, closed := c.answer(head)
+	switch {
+	case closed:
+		c.over = true
+		return nil, true
+	case !answered:
+		c.phase = phaseServer
+		if endsWithHead(head) {
+			c.phase = phaseWithin
+		}
+		return nil, true
+	}
+	c.n = 0
+	c.renew(c.ahead.Idle, c.ahead.Idle/8)
+	return c.room, false
 }
 
 // renew gives the next read so long, unless it has as much but for slack.
@@ -290,13 +331,12 @@ func (c *aheadConn) answer(head []byte) (answered, closed bool) {
 	}
 	c.answering = true
 	c.mu.Unlock()
-	defer func() { // a panic of Answer too ends the answering
+	defer func() { // a panic of Answer too ends the answering; the server closes after one
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.answering = false
 		if c.closing || asked.err != nil {
 			c.closing, closed = true, true
-			c.Conn.Close()
 		}
 	}()
 	answered = c.ahead.Answer(asked)
@@ -325,12 +365,13 @@ func (c *aheadConn) Close() error {
 	delete(c.ahead.lone, c)
 	c.ahead.mu.Unlock()
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.closing = true
-	if c.answering {
+	answering := c.answering
+	c.mu.Unlock()
+	if answering {
 		return nil
 	}
-	return c.Conn.Close()
+	return c.Conn.Close() // waits for who reads, who may be about to answer
 }
 
 // Asked is a request that may be answered ahead of the server.
@@ -344,7 +385,6 @@ type Asked struct {
 	stream uint32     // of over
 	err    error      // of Write, of a connection that has ended with it
 	values [mostOrdinary]string
-	pieces [2][]byte
 }
 
 var askedPool = sync.Pool{New: func() any { return &Asked{Request: http.Request{Header: make(http.Header, mostOrdinary)}} }}
@@ -370,34 +410,44 @@ func (a *Asked) Write(header, body []byte) (n int64, err error) {
 		}
 		return n, err
 	}
-	c, rest := a.conn, body
-	for first := true; first || len(rest) > 0; first = false {
-		piece := rest[:min(len(rest), passSize)]
-		rest = rest[len(piece):]
-		if c.ahead.Send > 0 {
-			_ = c.Conn.SetWriteDeadline(time.Now().Add(c.ahead.Send))
+	c := a.conn
+	if c.socket == nil {
+		n, err = c.writePieces(header, body)
+	} else {
+		if c.unsure {
+			c.unsure = false
+			_ = c.Conn.SetWriteDeadline(time.Time{})
 		}
-		var k int64
-		switch {
-		case !first:
-			var m int
-			m, err = c.Conn.Write(piece)
-			k = int64(m)
-		case c.socket != nil:
-			a.pieces = [2][]byte{header, piece}
-			buffers := net.Buffers(a.pieces[:])
-			k, err = buffers.WriteTo(c.socket)
-			k = max(0, k-int64(len(header)))
-		default:
-			if _, err = c.Conn.Write(header); err == nil && len(piece) > 0 {
-				var m int
-				m, err = c.Conn.Write(piece)
-				k = int64(m)
+		n, err = c.socket.write(header, body, c.wait)
+		n = max(0, n-int64(len(header)))
+	}
+	if err != nil {
+		a.err = silent(err, c.ahead.Send)
+		return n, a.err
+	}
+	return n, nil
+}
+
+// wait gives the client its time before there must be room for more.
+func (c *aheadConn) wait() {
+	if c.ahead.Send > 0 {
+		c.unsure = true
+		_ = c.Conn.SetWriteDeadline(time.Now().Add(c.ahead.Send))
+	}
+}
+
+// writePieces is socket.write of a connection that is none. It gives how much of the
+// body was taken.
+func (c *aheadConn) writePieces(header, body []byte) (n int64, err error) {
+	for first := true; first || len(body) > 0; first = false {
+		if c.wait(); first {
+			if _, err = c.Conn.Write(header); err != nil || len(body) == 0 {
+				return n, err
 			}
 		}
-		if n += k; err != nil {
-			a.err = silent(err, c.ahead.Send)
-			return n, a.err
+		k, err := c.Conn.Write(body[:min(len(body), passSize)])
+		if n, body = n+int64(k), body[k:]; err != nil {
+			return n, err
 		}
 	}
 	return n, nil

@@ -5,11 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unicode/utf8"
 )
@@ -105,6 +108,94 @@ func TestLinesAreSlogs(t *testing.T) {
 			t.Fatalf("record %d\n got %.2000s\nwant %.2000s", i, out.String(), want)
 		}
 	}
+}
+
+// Lines of a moment are written together, each whole and in their order, the first of
+// them at once; after a quiet while the next is too.
+func TestLinesTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out writes
+		log := NewAccessLog(&out)
+		emit := func(path string) { log.Emit(&Record{Status: 200, Path: path}) }
+		for i := range 100 {
+			emit(fmt.Sprint("/", i))
+			time.Sleep(gatherTime / 10)
+			synctest.Wait()
+		}
+		time.Sleep(2 * gatherTime)
+		synctest.Wait()
+		all := out.take()
+		if len(all) < 10 || len(all) > 12 || strings.Count(all[0], "\n") != 1 {
+			t.Errorf("100 lines in ten times gatherTime were written in %d pieces, the first %q", len(all), all[0])
+		}
+		for i, line := range strings.Split(strings.TrimSuffix(strings.Join(all, ""), "\n"), "\n") {
+			if !strings.Contains(line, fmt.Sprintf(`"path":"/%d"`, i)) || !json.Valid([]byte(line)) {
+				t.Fatalf("line %d is %q", i, line)
+			}
+		}
+		emit("/one")
+		if all := out.take(); len(all) != 1 {
+			t.Errorf("after a while a line is not written at once: %q", all)
+		}
+		emit("/two")
+		if all := out.take(); len(all) != 0 {
+			t.Errorf("the line after it is: %q", all)
+		}
+		log.Flush()
+		if all := out.take(); len(all) != 1 || !strings.Contains(all[0], "/two") {
+			t.Errorf("Flush wrote %q", all)
+		}
+		time.Sleep(2 * gatherTime)
+		synctest.Wait()
+		if all := out.take(); len(all) != 0 {
+			t.Errorf("it was written again: %q", all)
+		}
+	})
+}
+
+// No more is gathered than gatherBytes, however fast lines come.
+func TestLinesGatheredAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out writes
+		log := NewAccessLog(&out)
+		for range 1000 {
+			log.Emit(&Record{Status: 200, Path: strings.Repeat("a", 1000)})
+		}
+		log.Emit(&Record{Status: 200, Path: strings.Repeat("a", 2*gatherBytes)}) // longer than all
+		log.Flush()
+		all := out.take()
+		lines := 0
+		for i, piece := range all {
+			lines += strings.Count(piece, "\n")
+			if len(piece) > gatherBytes && i < len(all)-1 || !strings.HasSuffix(piece, "\n") {
+				t.Errorf("piece %d has %d bytes", i, len(piece))
+			}
+		}
+		if lines != 1001 {
+			t.Errorf("%d lines of 1001", lines)
+		}
+	})
+}
+
+// writes keeps each write.
+type writes struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (w *writes) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.all = append(w.all, string(p))
+	return len(p), nil
+}
+
+func (w *writes) take() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := w.all
+	w.all = nil
+	return all
 }
 
 func BenchmarkAccessLog(b *testing.B) {
