@@ -156,7 +156,7 @@ type aheadConn struct {
 	lone  bool      // it is in Ahead.lone
 	until time.Time // the read deadline set here; zero is none
 
-	unsure bool   // there may be a write deadline, and it may have passed
+	waited bool   // for a client, so that there is a write deadline; net/http's server lifts its own
 	room   []byte // of readAhead: what it reads into
 	n      int    // of room, that has come
 	over   bool   // it ended with an answer
@@ -199,7 +199,7 @@ func (c *aheadConn) Read(p []byte) (int, error) {
 // readAhead answers what can be answered, and gives the first request that can't
 // be.
 func (c *aheadConn) readAhead(p []byte) (int, error) {
-	c.until, c.unsure = time.Time{}, true
+	c.until = time.Time{}
 	c.room, c.n, c.over = p, 0, false
 	var err error
 	if c.socket != nil {
@@ -414,8 +414,8 @@ func (a *Asked) Write(header, body []byte) (n int64, err error) {
 	if c.socket == nil {
 		n, err = c.writePieces(header, body)
 	} else {
-		if c.unsure {
-			c.unsure = false
+		if c.waited {
+			c.waited = false
 			_ = c.Conn.SetWriteDeadline(time.Time{})
 		}
 		n, err = c.socket.write(header, body, c.wait)
@@ -431,7 +431,7 @@ func (a *Asked) Write(header, body []byte) (n int64, err error) {
 // wait gives the client its time before there must be room for more.
 func (c *aheadConn) wait() {
 	if c.ahead.Send > 0 {
-		c.unsure = true
+		c.waited = true
 		_ = c.Conn.SetWriteDeadline(time.Now().Add(c.ahead.Send))
 	}
 }

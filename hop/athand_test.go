@@ -42,8 +42,11 @@ func TestBodyAtHand(t *testing.T) {
 	if err := os.WriteFile(name, append([]byte("head"), text...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var wrote int
-	done := make(chan error, 1)
+	type result struct {
+		wrote int
+		err   error
+	}
+	done := make(chan result, 1)
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		size, _ := strconv.Atoi(r.URL.Query().Get("size"))
 		body := atHand{Reader: noRead{}, bytes: text[:min(size, len(text))]}
@@ -62,10 +65,10 @@ func TestBodyAtHand(t *testing.T) {
 		}
 		clock := NewSendClock(w, time.Minute)
 		defer clock.Stop()
-		wrote = 0
+		wrote := 0
 		err := Answer(w, r, &http.Response{StatusCode: 200, Header: http.Header{"Content-Length": {strconv.Itoa(size)}, "Content-Type": {"text/plain"}}, ContentLength: int64(size), Body: body},
 			Options{Clock: clock, Wrote: func(n int) { wrote += n }})
-		done <- err
+		done <- result{wrote, err}
 		if err != nil {
 			panic(http.ErrAbortHandler)
 		}
@@ -91,8 +94,8 @@ func TestBodyAtHand(t *testing.T) {
 				}
 				got, err := io.ReadAll(res.Body)
 				res.Body.Close()
-				if failed := <-done; err != nil || failed != nil || !bytes.Equal(got, text[:size]) || wrote != size {
-					t.Errorf("%s%s: %d of %d bytes, %d noted, %v, %v", kind, path, len(got), size, wrote, err, failed)
+				if answered := <-done; err != nil || answered.err != nil || !bytes.Equal(got, text[:size]) || answered.wrote != size {
+					t.Errorf("%s%s: %d of %d bytes, %d noted, %v, %v", kind, path, len(got), size, answered.wrote, err, answered.err)
 				}
 			}
 		}
@@ -103,7 +106,7 @@ func TestBodyAtHand(t *testing.T) {
 			}
 			got, err := io.ReadAll(res.Body)
 			res.Body.Close()
-			if failed := (*CopyError)(nil); !errors.As(<-done, &failed) || failed.FromClient || err == nil || len(got) > len(text) {
+			if failed := (*CopyError)(nil); !errors.As((<-done).err, &failed) || failed.FromClient || err == nil || len(got) > len(text) {
 				t.Errorf("%s: a file that is too short: %d bytes, %v, %v", kind, len(got), err, failed)
 			}
 		}
