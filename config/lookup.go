@@ -128,6 +128,9 @@ func afterDot(name string) (string, bool) {
 // authorityKey is an authority as the index has it: small letters, no final
 // dot, no port 80 or 443, IPv6 in its canonical form.
 func authorityKey(authority string) (string, bool) {
+	if isKey(authority) {
+		return authority, true
+	}
 	host, port, hasPort, ok := splitAuthority(authority)
 	if !ok || host == "" {
 		return "", false
@@ -140,6 +143,17 @@ func authorityKey(authority string) (string, bool) {
 		return host, true
 	}
 	return rewrite.Base{Host: host, Port: port}.Authority(), true
+}
+
+// isKey reports whether a Host field, as nearly all are, has only letters in lower
+// case, digits, dashes and dots, and no dot at its end: that is its key.
+func isKey(authority string) bool {
+	for i := 0; i < len(authority); i++ {
+		if c := authority[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '.' {
+			return false
+		}
+	}
+	return authority != "" && authority[len(authority)-1] != '.'
 }
 
 // Authority is a Host field in the one form that the nodes say it in: in lower

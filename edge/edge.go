@@ -241,7 +241,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, secure bool) {
 	aborted := false
 	if x.admit(secure) {
 		var err error
-		if res := x.kept(nil); res != nil {
+		if res := x.kept(new(query)); res != nil {
 			err = x.answer(res)
 		} else {
 			err = x.exchange(r.Context())

@@ -3,6 +3,7 @@ package edge
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -25,10 +26,11 @@ import (
 //     has heard of the request (hop.Ahead), and writes the answer itself.
 
 // kept is the answer that the cache has, nil when it has none that it may give as it
-// is, or the request is not for it. lines is for cache.Transport.Kept.
-func (x *exchange) kept(lines *cache.Lines) *http.Response {
+// is, or the request is not for it. with is what the cache is asked with.
+func (x *exchange) kept(with *query) *http.Response {
 	r := x.r
-	if x.keeps == nil || r.Method != http.MethodGet && r.Method != http.MethodHead || r.ContentLength != 0 || len(r.TransferEncoding) > 0 || !ordinary(r.Header) {
+	ahead := with.lines != nil // hop.Ahead hands on ordinary requests alone
+	if x.keeps == nil || !ahead && (r.Method != http.MethodGet && r.Method != http.MethodHead || r.ContentLength != 0 || len(r.TransferEncoding) > 0 || !ordinary(r.Header)) {
 		return nil
 	}
 	if x.site.TLS != nil && x.site.TLS.Clients != nil {
@@ -41,16 +43,25 @@ func (x *exchange) kept(lines *cache.Lines) *http.Response {
 	}
 	var trace cache.Trace
 	host := config.Authority(r.Host)
-	res := x.keeps.Kept(&http.Request{
-		Method: r.Method, URL: hop.TargetURL(r.RequestURI, r.URL, x.rec.Scheme, host), Host: host, Header: r.Header,
+	hop.SetTargetURL(&with.target, r.RequestURI, r.URL, x.rec.Scheme, host)
+	with.request = http.Request{
+		Method: r.Method, URL: &with.target, Host: host, Header: r.Header,
 		Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
-	}, policy, hop.Ordinary, &trace, lines)
+	}
+	res := x.keeps.Kept(&with.request, policy, hop.Ordinary, &trace, with.lines)
 	if res == nil {
 		return nil
 	}
 	x.rec.Cache, x.rec.CacheTier, x.rec.CacheWhy = string(trace.Result), trace.Tier, trace.Reason
 	x.rec.Answered = time.Since(x.rec.Start)
 	return res
+}
+
+// query is what the cache is asked with, for as long as its answer is in use.
+type query struct {
+	request http.Request
+	target  url.URL
+	lines   *cache.Lines // for cache.Transport.Kept; not nil ahead of the server
 }
 
 // ordinary reports whether all fields of a request cross as they came.
@@ -101,7 +112,8 @@ func (s *Server) answerAhead(asked *hop.Asked, secure bool) bool {
 	if !x.admit(secure) {
 		return false
 	}
-	res := x.kept(&g.lines)
+	g.query.lines = &g.lines
+	res := x.kept(&g.query)
 	if res == nil {
 		return false
 	}
@@ -131,6 +143,7 @@ func (s *Server) answerAhead(asked *hop.Asked, secure bool) bool {
 type giving struct {
 	exchange
 	refused unwritten
+	query   query
 	lines   cache.Lines
 	own     http.Header // what the edge puts beside lines
 	buffer  []byte      // of the answer's header

@@ -57,7 +57,14 @@ func isHTTP(protocols string) bool {
 // request line's target as received (origin-form or absolute-form, RFC 9112
 // §3.2), whatever characters it holds. parsed is what net/http made of it.
 func TargetURL(requestURI string, parsed *url.URL, scheme, authority string) *url.URL {
-	target := &url.URL{
+	target := new(url.URL)
+	SetTargetURL(target, requestURI, parsed, scheme, authority)
+	return target
+}
+
+// SetTargetURL makes target what TargetURL gives.
+func SetTargetURL(target *url.URL, requestURI string, parsed *url.URL, scheme, authority string) {
+	*target = url.URL{
 		Scheme: scheme, Host: authority,
 		Path: parsed.Path, RawPath: parsed.RawPath,
 		RawQuery: parsed.RawQuery, ForceQuery: parsed.ForceQuery,
@@ -74,7 +81,6 @@ func TargetURL(requestURI string, parsed *url.URL, scheme, authority string) *ur
 	case parsed.Path == "" && !strings.HasPrefix(path, "*"):
 		target.Path = "/" // absolute-form without a path, RFC 9112 §3.2.1
 	}
-	return target
 }
 
 // expectAsk says between nodes what Expect says: net/http's HTTP/2 server takes

@@ -20,6 +20,7 @@ import (
 type socket struct {
 	conn *net.TCPConn
 	raw  syscall.RawConn
+	fd   int // while each is within take, -1 otherwise: the socket is there
 }
 
 // newSocket is conn's socket, nil when there is none.
@@ -31,7 +32,7 @@ func newSocket(conn *net.TCPConn) *socket {
 	if err != nil {
 		return nil
 	}
-	return &socket{conn, raw}
+	return &socket{conn, raw, -1}
 }
 
 // each reads into the room that it is given, again and again, until take says that
@@ -54,8 +55,10 @@ func (s *socket) each(room []byte, take func(n int) (room []byte, done bool)) er
 				failed = io.EOF
 				return true
 			}
+			s.fd = int(fd)
 			var done bool
-			if room, done = take(int(n)); done {
+			room, done = take(int(n))
+			if s.fd = -1; done {
 				return true
 			}
 		}
@@ -66,48 +69,68 @@ func (s *socket) each(room []byte, take func(n int) (room []byte, done bool)) er
 	return s.named("read", err)
 }
 
-// write writes all pieces, of which there are two at most that are not empty, and
-// calls patient before it waits for room, unless nothing
-// was taken since.
+// write writes first and then second, and calls patient before it waits for room,
+// unless nothing was taken since.
 func (s *socket) write(first, second []byte, patient func()) (n int64, err error) {
-	var failed error
-	moved := true
+	rest := unsent{first: first, second: second}
+	if s.fd >= 0 && rest.send(uintptr(s.fd)) {
+		return rest.sent, s.named("write", rest.err)
+	}
+	told := int64(-1) // what was sent when patient was called
 	err = s.raw.Write(func(fd uintptr) bool {
-		for len(first) > 0 || len(second) > 0 {
-			if len(first) == 0 {
-				first, second = second, nil
-			}
-			vec := [2]unix.Iovec{{Base: &first[0], Len: uint64(len(first))}}
-			count := uintptr(1)
-			if len(second) > 0 {
-				vec[1] = unix.Iovec{Base: &second[0], Len: uint64(len(second))}
-				count = 2
-			}
-			k, _, errno := syscall.RawSyscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&vec[0])), count)
-			switch {
-			case errno == unix.EINTR:
-				continue
-			case errno == unix.EAGAIN:
-				if moved {
-					moved = false
-					patient()
-				}
-				return false
-			case errno != 0:
-				failed = os.NewSyscallError("writev", errno)
-				return true
-			}
-			moved = true
-			n += int64(k)
-			m := min(int(k), len(first))
-			first, second = first[m:], second[int(k)-m:]
+		if rest.send(fd) {
+			return true
 		}
-		return true
+		if told != rest.sent {
+			told = rest.sent
+			patient()
+		}
+		return false
 	})
 	if err == nil {
-		err = failed
+		err = rest.err
 	}
-	return n, s.named("write", err)
+	return rest.sent, s.named("write", err)
+}
+
+// unsent is what is yet to be sent.
+type unsent struct {
+	first, second []byte
+	sent          int64
+	err           error
+}
+
+// send sends what there is room for: false is the wait for more.
+func (u *unsent) send(fd uintptr) (done bool) {
+	for len(u.first) > 0 || len(u.second) > 0 {
+		if len(u.first) == 0 {
+			u.first, u.second = u.second, nil
+		}
+		var n uintptr
+		var errno syscall.Errno
+		if len(u.second) == 0 {
+			n, _, errno = syscall.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&u.first[0])), uintptr(len(u.first)))
+		} else {
+			both := [2]syscall.Iovec{{Base: &u.first[0]}, {Base: &u.second[0]}}
+			both[0].SetLen(len(u.first))
+			both[1].SetLen(len(u.second))
+			n, _, errno = syscall.RawSyscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&both[0])), 2)
+		}
+		switch errno {
+		case 0:
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN:
+			return false
+		default:
+			u.err = os.NewSyscallError("write", errno)
+			return true
+		}
+		u.sent += int64(n)
+		m := min(int(n), len(u.first))
+		u.first, u.second = u.first[m:], u.second[int(n)-m:]
+	}
+	return true
 }
 
 // named is err as package net has it.

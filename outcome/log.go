@@ -1,6 +1,7 @@
 package outcome
 
 import (
+	"bytes"
 	"io"
 	"log/slog"
 	"strconv"
@@ -192,7 +193,16 @@ func appendString(b []byte, name, value string) []byte {
 // appendMilliseconds gives a duration with microseconds behind the point, and
 // no zeros at the end.
 func appendMilliseconds(b []byte, d time.Duration) []byte {
-	return strconv.AppendFloat(b, float64(d.Microseconds())/1000, 'f', -1, 64)
+	us := d.Microseconds()
+	if us < 0 {
+		b, us = append(b, '-'), -us
+	}
+	b = strconv.AppendInt(b, us/1000, 10)
+	if us %= 1000; us == 0 {
+		return b
+	}
+	b = append(b, '.', byte('0'+us/100), byte('0'+us/10%10), byte('0'+us%10))
+	return bytes.TrimRight(b, "0")
 }
 
 // appendEscaped escapes what a JSON string can't hold (RFC 8259 §7), the two
