@@ -285,11 +285,24 @@ func (x *exchange) open(secure bool) {
 // clientOf is the address the connection came from. The port is left out, and
 // an IPv4 address in IPv6 clothes is an IPv4 address.
 func clientOf(r *http.Request) string {
+	if host, port, _ := strings.Cut(r.RemoteAddr, ":"); isDotted(host) && isDotted(port) {
+		return host // as net/http writes those of IPv4
+	}
 	addr, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
 		return r.RemoteAddr
 	}
 	return addr.Addr().Unmap().WithZone("").String()
+}
+
+// isDotted reports whether s has digits, or digits and dots.
+func isDotted(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c != '.' && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	return s != ""
 }
 
 // admit finds the site and says whether the request goes on; otherwise it has

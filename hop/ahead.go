@@ -161,10 +161,15 @@ type aheadConn struct {
 	n      int    // of room, that has come
 	over   bool   // it ended with an answer
 
-	mu        sync.Mutex // guards the rest
-	answering bool
-	closing   bool // Close came while an answer was under way, or before
+	stage atomic.Int32
 }
+
+// What an aheadConn is doing, for who closes it.
+const (
+	stageWaits   = iota // or the server has it
+	stageAnswers        // here: then it also closes
+	stageCloses
+)
 
 // NetConn is the connection below, as tls.Conn has it.
 func (c *aheadConn) NetConn() net.Conn { return c.Conn }
@@ -324,38 +329,20 @@ func (c *aheadConn) answer(head []byte) (answered, closed bool) {
 		return false, false
 	}
 	asked.conn, asked.Request.RemoteAddr = c, c.remote
-	c.mu.Lock()
-	if c.closing {
-		c.mu.Unlock()
+	if !c.stage.CompareAndSwap(stageWaits, stageAnswers) {
 		return false, true
 	}
-	c.answering = true
-	c.mu.Unlock()
-	defer func() { // a panic of Answer too ends the answering; the server closes after one
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.answering = false
-		if c.closing || asked.err != nil {
-			c.closing, closed = true, true
-		}
-	}()
-	answered = c.ahead.Answer(asked)
-	if answered && !c.known && !c.lone {
+	defer c.stage.CompareAndSwap(stageAnswers, stageWaits) // after a panic of Answer, where the server closes, too
+	if answered = c.ahead.Answer(asked); answered && !c.known && !c.lone {
 		c.lone = true
 		c.ahead.remember(c)
-		if c.ahead.draining.Load() { // since
-			return true, c.endAfter()
-		}
+		closed = c.ahead.draining.Load() // since
 	}
-	return answered, false
-}
-
-// endAfter closes the connection once the answer is out.
-func (c *aheadConn) endAfter() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.closing = true
-	return true
+	if closed = closed || asked.err != nil; closed {
+		c.stage.Store(stageCloses)
+		return answered, true
+	}
+	return answered, !c.stage.CompareAndSwap(stageAnswers, stageWaits) // Close came meanwhile, and left it to this
 }
 
 // Close closes the connection, when an answer that is under way here is out: the
@@ -364,11 +351,7 @@ func (c *aheadConn) Close() error {
 	c.ahead.mu.Lock()
 	delete(c.ahead.lone, c)
 	c.ahead.mu.Unlock()
-	c.mu.Lock()
-	c.closing = true
-	answering := c.answering
-	c.mu.Unlock()
-	if answering {
+	if c.stage.Swap(stageCloses) == stageAnswers {
 		return nil
 	}
 	return c.Conn.Close() // waits for who reads, who may be about to answer
