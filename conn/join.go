@@ -22,8 +22,7 @@ import (
 //  3. way.rest moves the rest. From a socket it waits without a buffer and
 //     without a pipe: to another socket, once a small buffer did not hold what
 //     came at once, by splice(2) (splice_linux.go), to anything else through a
-//     buffer that is taken when there is something to read. What is no socket is
-//     read into a small buffer while it is idle,
+//     buffer that is taken when there is something to read (idle.go),
 //  4. at its end a way passes the half-close on, and watches for a reset of the
 //     connection it has read to its end, which nobody else would see,
 //  5. joint.end closes both, once both ways have ended, or one has failed, or
@@ -85,9 +84,9 @@ func Join(ctx context.Context, a, b net.Conn, how Joint) Joined {
 	j := &joint{how: how, began: time.Now()}
 	j.a.open(a)
 	j.b.open(b)
-	j.there = way{j: j, from: &j.a, to: &j.b, before: how.Before, reset: WhyResetA, failed: WhyFailedA}
-	j.back = way{j: j, from: &j.b, to: &j.a, reset: WhyResetB, failed: WhyFailedB}
-	j.there.other, j.back.other = &j.back, &j.there
+	j.there.open(j, &j.a, &j.b, &j.back, WhyResetA, WhyFailedA)
+	j.back.open(j, &j.b, &j.a, &j.there, WhyResetB, WhyFailedB)
+	j.there.before = how.Before
 	j.watch(how.Idle)
 	stop := context.AfterFunc(ctx, func() { j.end(WhyStopped, context.Cause(ctx)) })
 	defer stop()
@@ -125,6 +124,18 @@ type joint struct {
 	err   error
 }
 
+// Around is a connection that only counts another, or the like: what is read and
+// written is read and written of that.
+type Around interface{ Around() net.Conn }
+
+// within is what c is around, or c.
+func within(c net.Conn) net.Conn {
+	for around, ok := c.(Around); ok; around, ok = c.(Around) {
+		c = around.Around()
+	}
+	return c
+}
+
 // side is one of the two connections.
 type side struct {
 	conn net.Conn        // as Join was given it: what is closed
@@ -138,6 +149,7 @@ func (s *side) open(c net.Conn) {
 	if kept, ok := c.(*Conn); ok {
 		s.kept, s.io = kept, kept.Conn
 	}
+	s.io = within(s.io)
 	switch socket := s.io.(type) {
 	case *net.TCPConn:
 		s.raw, _ = socket.SyscallConn()
@@ -164,6 +176,10 @@ type way struct {
 	err  error // of the last system call
 	buf  []byte
 	size int // of buf
+}
+
+func (w *way) open(j *joint, from, to *side, other *way, reset, failed Why) {
+	w.j, w.from, w.to, w.other, w.reset, w.failed = j, from, to, other, reset, failed
 }
 
 func (w *way) run() {
@@ -326,28 +342,20 @@ func (w *way) fillBuffer(fd uintptr) bool {
 	return true
 }
 
-// copyStream moves from what is no socket: it is read into a small buffer as
-// long as that does not fill, so that an idle one costs no more.
+// copyStream moves from what is no socket.
 func (w *way) copyStream() error {
-	size := smallBuffer
+	in := idleReader{from: w.from.io}
 	for {
-		p := obtain(size)
-		n, err := w.from.io.Read(p)
-		failed := w.sendBuffer(p[:n])
+		p, err := in.read()
+		failed := w.sendBuffer(p)
 		release(p)
-		if failed != nil {
+		switch {
+		case failed != nil:
 			return failed
-		}
-		if err != nil {
-			if err == io.EOF {
-				return nil
-			}
+		case err == io.EOF:
+			return nil
+		case err != nil:
 			return err
-		}
-		if n == len(p) {
-			size = copyBuffer
-		} else if n < smallBuffer {
-			size = smallBuffer
 		}
 	}
 }
@@ -529,6 +537,11 @@ func abort(c net.Conn) {
 	switch c := c.(type) {
 	case *Conn:
 		abort(c.Conn)
+	case Around:
+		if tcp, ok := within(c.(net.Conn)).(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0)
+		}
+		c.(net.Conn).Close()
 	case *net.TCPConn:
 		_ = c.SetLinger(0)
 		c.Close()

@@ -46,10 +46,16 @@ type half interface {
 	CloseWrite() error
 }
 
+// counted is around a connection, and has nothing of it but what a net.Conn has.
+type counted struct{ net.Conn }
+
+func (c counted) Around() net.Conn { return c.Conn }
+
 // kinds are the connections that are joined: ours, and its far end.
 var kinds = map[string]func(t testing.TB) (ours net.Conn, far half){
-	"tcp": func(t testing.TB) (net.Conn, half) { ours, far := tcpPair(t); return ours, far },
-	"tls": tlsPair,
+	"tcp":         func(t testing.TB) (net.Conn, half) { ours, far := tcpPair(t); return ours, far },
+	"counted tcp": func(t testing.TB) (net.Conn, half) { ours, far := tcpPair(t); return counted{counted{ours}}, far },
+	"tls":         tlsPair,
 	"unix": func(t testing.TB) (net.Conn, half) {
 		fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 		if err != nil {

@@ -341,6 +341,9 @@ func (c *placed) Close() error {
 // NetConn is the connection below, as tls.Conn has it.
 func (c *placed) NetConn() net.Conn { return c.Conn }
 
+// Around is the same, of which all is read and written (conn.Around).
+func (c *placed) Around() net.Conn { return c.Conn }
+
 // turn is one server's turn at a socket: closing it ends the server's Accept
 // and leaves the socket open.
 type turn struct {
