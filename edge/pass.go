@@ -88,7 +88,9 @@ func (l *splitter) take() {
 		l.server.serving.Add(1)
 		go func() {
 			defer l.server.serving.Add(-1)
-			l.look(c)
+			if p := l.look(c); p != nil {
+				p.run()
+			}
 		}()
 	}
 }
@@ -102,8 +104,9 @@ func (l *splitter) handOn(c net.Conn) {
 	}
 }
 
-// look finds out whose a connection is, and passes it on or through.
-func (l *splitter) look(c net.Conn) {
+// look finds out whose a connection is, and passes it on, or gives it back when it is
+// not the TLS server's.
+func (l *splitter) look(c net.Conn) *passage {
 	x := l.server.now.Load()
 	start := time.Now()
 	hello, peeked, err := conn.PeekHello(c, helloLimits(&x.Config.Limits))
@@ -111,10 +114,10 @@ func (l *splitter) look(c net.Conn) {
 	switch {
 	case conn.ReasonOf(err) == conn.ReasonNotTLS:
 		l.handOn(peeked) // which says so in plain HTTP
-		return
+		return nil
 	case err == nil && (!passes && x.Config.Terminates() || passes && x.provesHello(l.server.base, site, &hello)):
 		l.handOn(peeked)
-		return
+		return nil
 	}
 	p := &passage{Crossing: x, server: l.server, client: peeked, hello: hello, rec: outcome.Connection{
 		Start: start, Hello: time.Since(start), Passed: true, Node: l.server.options.Node, ID: outcome.NewRequestID(),
@@ -132,12 +135,8 @@ func (l *splitter) look(c net.Conn) {
 	default:
 		p.site = site
 		p.rec.Site = site.Name
-		p.pass()
 	}
-	p.rec.Total = time.Since(start)
-	if sink, ok := l.server.options.Sink.(outcome.ConnectionSink); ok {
-		sink.EmitConnection(&p.rec)
-	}
+	return p
 }
 
 // helloTime is long for a hello of one or two segments: three retransmissions.
@@ -154,8 +153,20 @@ type passage struct {
 	server *Server
 	client *conn.Conn
 	hello  conn.Hello
-	site   *config.Site
+	site   *config.Site // nil when it was refused
 	rec    outcome.Connection
+}
+
+// run passes it through, and tells of it. Its stack stays for as long as the
+// connection: what needs much of one has returned before it is joined.
+func (p *passage) run() {
+	if p.site != nil {
+		p.pass()
+	}
+	p.rec.Total = time.Since(p.rec.Start)
+	if sink, ok := p.server.options.Sink.(outcome.ConnectionSink); ok {
+		sink.EmitConnection(&p.rec)
+	}
 }
 
 // refuse tells the client why, and closes.
@@ -169,6 +180,17 @@ func (p *passage) refuse(end outcome.End, alert conn.Alert, err error) {
 func (p *passage) pass() {
 	ctx, cancel := context.WithCancelCause(p.server.base)
 	defer cancel(nil)
+	stream, joint := p.across(ctx, cancel)
+	if stream == nil {
+		return
+	}
+	joined := conn.Join(ctx, p.client, stream, joint)
+	p.rec.In, p.rec.Out, p.rec.End, p.rec.Err = joined.Sent, joined.Received, endOf(joined.Why), joined.Err
+}
+
+// across opens a stream, and says how it is joined; nil when there is none, of which
+// the client has been told.
+func (p *passage) across(ctx context.Context, cancel context.CancelCauseFunc) (net.Conn, conn.Joint) {
 	header := &conn.ProxyHeader{
 		Source: p.client.RemoteAddr(), Destination: p.client.LocalAddr(),
 		Authority: p.hello.ServerName, UniqueID: []byte(p.rec.ID),
@@ -179,21 +201,20 @@ func (p *passage) pass() {
 	before, err := header.Append(nil)
 	if err != nil {
 		p.refuse(outcome.EndBadProxy, conn.AlertInternalError, err)
-		return
+		return nil, conn.Joint{}
 	}
 	stream, err := p.open(ctx, cancel)
 	if err != nil {
 		p.refuse(outcome.End(outcome.KindOf(err)), conn.AlertInternalError, err)
-		return
+		return nil, conn.Joint{}
 	}
 	p.rec.Dial = time.Since(p.rec.Start)
-	limits := p.Config.Limits
+	limits := &p.Config.Limits
 	joint := conn.Joint{Before: before, Idle: limits.StreamTimeout, HalfClosed: limits.IdleTimeout}
 	if meter, ok := p.server.options.Sink.(outcome.Meter); ok {
 		joint.Moved = meter.Moving(&p.rec)
 	}
-	joined := conn.Join(ctx, p.client, stream, joint)
-	p.rec.In, p.rec.Out, p.rec.End, p.rec.Err = joined.Sent, joined.Received, endOf(joined.Why), joined.Err
+	return stream, joint
 }
 
 // open opens the stream, for limits.connect_timeout at most.
