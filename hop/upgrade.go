@@ -91,29 +91,41 @@ func join(ctx context.Context, client, origin io.ReadWriteCloser, opt Options) e
 	return nil
 }
 
-// buffers hold what is under way in one direction. 32 KiB is what io.Copy and
-// net/http use.
-var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+// The buffers hold what is under way in one direction, none when nothing is: an empty
+// Read of a tunnel stream gives nothing back before there is something to read. That
+// of a client's connection does so at once, so that it is read into a short buffer
+// until that fills. 32 KiB is what io.Copy and net/http use.
+var (
+	shortBuffers = sync.Pool{New: func() any { b := make([]byte, 4<<10); return &b }}
+	longBuffers  = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+)
 
 // oneWay copies src to dst until src ends, then half-closes dst, or closes both
 // when dst has only one close or something failed.
 func oneWay(dst io.Writer, src io.Reader, moved func(), wrote func(int), closeBoth func()) error {
-	buffer := buffers.Get().(*[32 << 10]byte)
+	buffers := &shortBuffers
 	for {
-		n, err := src.Read(buffer[:])
-		if n > 0 {
-			moved()
-			m, failed := dst.Write(buffer[:n])
-			if wrote != nil {
-				wrote(m)
+		_, err := src.Read(nil)
+		if err == nil {
+			buffer, n := buffers.Get().(*[]byte), 0
+			if n, err = src.Read(*buffer); n > 0 {
+				moved()
+				m, failed := dst.Write((*buffer)[:n])
+				if wrote != nil {
+					wrote(m)
+				}
+				if failed != nil { // HTTP/2's server may yet look at the buffer: it is not used again
+					closeBoth()
+					return ended(failed)
+				}
 			}
-			if failed != nil { // HTTP/2's server may yet look at the buffer: it is not used again
-				closeBoth()
-				return ended(failed)
-			}
-		}
-		if err != nil {
+			full := n == len(*buffer)
 			buffers.Put(buffer)
+			if full {
+				buffers = &longBuffers
+			} else if n < 4<<10 {
+				buffers = &shortBuffers
+			}
 		}
 		if err == io.EOF {
 			if closeWrite(dst) != nil {

@@ -170,10 +170,10 @@ func (s *Streams) carry(far io.ReadWriteCloser) {
 	ways.Go(func() { s.offer(here, gone) })
 	ways.Go(func() {
 		defer close(gone)
-		_, _ = io.Copy(there, far)
+		_, _ = conn.Copy(there, far)
 		there.Close() // the client sends no more
 	})
-	_, _ = io.Copy(far, there)
+	_, _ = conn.Copy(far, there)
 	there.Close()
 	far.Close()
 	ways.Wait()
