@@ -225,6 +225,25 @@ func TestPassThroughRefuses(t *testing.T) {
 	}
 }
 
+// A client is told at once that the relay has ended the connection.
+func TestPassThroughEnds(t *testing.T) {
+	p := newPassing(t, "", "")
+	client, err := tls.Dial("tcp", p.address, &tls.Config{ServerName: "example.cn", InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	fmt.Fprint(client, "GET / HTTP/1.1\r\nHost: example.cn\r\nConnection: close\r\n\r\n")
+	if answer, err := io.ReadAll(client); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 200") {
+		t.Fatalf("%q, %v", answer, err)
+	}
+	socket := client.NetConn()
+	_ = socket.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := socket.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("after the answer: %v", err)
+	}
+}
+
 // The default site takes what no site has the name of.
 func TestPassThroughDefault(t *testing.T) {
 	p := newPassing(t, ", default: true", "")
