@@ -330,7 +330,7 @@ func (d *Daemon) drain() {
 		}
 	}
 	d.tasks.Wait()
-	d.access.to.Flush()
+	d.access.to.Close(time.Second)
 	d.log.Info("stopped", "node", d.node.Name)
 }
 

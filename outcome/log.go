@@ -26,16 +26,17 @@ type AccessLog struct {
 	mu        sync.Mutex // guards all, and is held while writing
 	w         io.Writer
 	gathering bool   // a write was within gatherTime: flush is due
+	closed    bool   // nothing is gathered any more
 	gathered  []byte // lines not yet written
 	timer     *time.Timer
 }
 
 const (
 	gatherTime  = 10 * time.Millisecond
-	gatherBytes = 64 << 10
+	gatherBytes = 4 << 10 // PIPE_BUF of Linux: others may write to the same pipe, and break up no line
 )
 
-// NewAccessLog writes to w, whole lines, one Write after the other. Flush must be
+// NewAccessLog writes to w, whole lines, one Write after the other. Close must be
 // called at the end.
 func NewAccessLog(w io.Writer) *AccessLog { return &AccessLog{w: w} }
 
@@ -65,6 +66,10 @@ func (l *AccessLog) write(appendTo func([]byte) []byte) {
 func (l *AccessLog) put(line []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closed {
+		_, _ = l.w.Write(line)
+		return
+	}
 	if !l.gathering {
 		l.gathering = true
 		if l.timer == nil {
@@ -77,6 +82,10 @@ func (l *AccessLog) put(line []byte) {
 	}
 	if len(l.gathered)+len(line) > gatherBytes {
 		l.flush()
+	}
+	if len(line) > gatherBytes {
+		_, _ = l.w.Write(line)
+		return
 	}
 	l.gathered = append(l.gathered, line...)
 }
@@ -93,14 +102,24 @@ func (l *AccessLog) due() {
 	l.timer.Reset(gatherTime)
 }
 
-// Flush writes what is gathered.
-func (l *AccessLog) Flush() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.flush()
+// Close writes what is gathered, and has lines that come later written at once. It
+// waits for the writer, which may be a pipe that nobody reads, no longer than within.
+func (l *AccessLog) Close(within time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.closed = true
+		l.flush()
+	}()
+	select {
+	case <-done:
+	case <-time.After(within):
+	}
 }
 
-// flush is Flush for who has mu.
+// flush writes what is gathered. The caller has mu.
 func (l *AccessLog) flush() {
 	if len(l.gathered) > 0 {
 		_, _ = l.w.Write(l.gathered)

@@ -141,9 +141,13 @@ func TestLinesTogether(t *testing.T) {
 		if all := out.take(); len(all) != 0 {
 			t.Errorf("the line after it is: %q", all)
 		}
-		log.Flush()
+		log.Close(time.Second)
 		if all := out.take(); len(all) != 1 || !strings.Contains(all[0], "/two") {
-			t.Errorf("Flush wrote %q", all)
+			t.Errorf("Close wrote %q", all)
+		}
+		emit("/three")
+		if all := out.take(); len(all) != 1 || !strings.Contains(all[0], "/three") {
+			t.Errorf("after Close a line is not written at once: %q", all)
 		}
 		time.Sleep(2 * gatherTime)
 		synctest.Wait()
@@ -151,6 +155,39 @@ func TestLinesTogether(t *testing.T) {
 			t.Errorf("it was written again: %q", all)
 		}
 	})
+}
+
+// blocked takes what is written when it is let.
+type blocked chan bool
+
+func (b blocked) Write(p []byte) (int, error) {
+	<-b
+	return len(p), nil
+}
+
+// A writer that takes nothing holds up whoever logs, and not the end of a node.
+func TestLogThatNobodyReads(t *testing.T) {
+	out := make(blocked)
+	log := NewAccessLog(out)
+	emitted := make(chan bool)
+	go func() {
+		log.Emit(&Record{Status: 200})
+		close(emitted)
+	}()
+	out <- true // it is at writing, and may go on
+	<-emitted
+	log.Emit(&Record{Status: 200}) // gathered
+	closed := make(chan bool)
+	go func() {
+		log.Close(50 * time.Millisecond)
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(10 * time.Second):
+		t.Error("Close waits for the writer")
+	}
+	close(out)
 }
 
 // No more is gathered than gatherBytes, however fast lines come.
@@ -162,7 +199,7 @@ func TestLinesGatheredAreBounded(t *testing.T) {
 			log.Emit(&Record{Status: 200, Path: strings.Repeat("a", 1000)})
 		}
 		log.Emit(&Record{Status: 200, Path: strings.Repeat("a", 2*gatherBytes)}) // longer than all
-		log.Flush()
+		log.Close(time.Second)
 		all := out.take()
 		lines := 0
 		for i, piece := range all {
