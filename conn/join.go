@@ -187,6 +187,9 @@ func (w *way) run() {
 	if err == nil {
 		err = w.rest()
 	}
+	if w.deaf(err) {
+		err = w.discard()
+	}
 	if err != nil {
 		w.fail(err)
 		return
@@ -390,6 +393,31 @@ func (w *way) write(p []byte) (n int, err error) {
 		err = failed
 	}
 	return n, err
+}
+
+// deaf says whether err is that of a stream that takes no more: one whose far end has
+// ended fails to be written to, and what that said before may still be on its way, and
+// is the other way's. What has failed is too.
+func (w *way) deaf(err error) bool {
+	late, ok := err.(writeError)
+	return ok && w.to.raw == nil && !errors.Is(late, syscall.ECONNRESET) && !errors.Is(late, syscall.EPIPE)
+}
+
+// discard reads to the end what is taken no more. It does not count as moved.
+func (w *way) discard() error {
+	if w.from.raw == nil {
+		_, err := Copy(io.Discard, w.from.io)
+		return err
+	}
+	w.size = smallBuffer
+	for {
+		if err := w.from.raw.Read(w.fillBuffer); err != nil {
+			return err
+		}
+		if release(w.buf); w.err != nil || w.n == 0 {
+			return w.err
+		}
+	}
 }
 
 // linger waits, once this way has ended, for the other to end, or for a reset

@@ -263,6 +263,47 @@ func TestReset(t *testing.T) {
 	}
 }
 
+// deafStream is a stream whose far end has ended: what that said is to be read, and
+// nothing can be written.
+type deafStream struct {
+	net.Conn
+	said io.Reader
+}
+
+func (s deafStream) Read(p []byte) (int, error)  { return s.said.Read(p) }
+func (s deafStream) Write(p []byte) (int, error) { return 0, io.ErrClosedPipe }
+func (s deafStream) Close() error                { return nil }
+
+// TestTail sees that a client which goes on speaking has all of what was said to it
+// before the far end ended, and its own end ends it; and that one which does not end
+// is not waited for for ever.
+func TestTail(t *testing.T) {
+	said := bytes.Repeat([]byte("answer"), 1<<17)
+	for _, ends := range []bool{true, false} {
+		ours, client := tcpPair(t)
+		_ = client.SetReadBuffer(64 << 10)
+		done := join(t, counted{ours}, deafStream{said: bytes.NewReader(said)}, Joint{Idle: time.Minute, HalfClosed: time.Second})
+		for range 3 {
+			time.Sleep(50 * time.Millisecond)
+			if _, err := client.Write([]byte("more")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := io.ReadAll(client)
+		if err != nil || !bytes.Equal(got, said) {
+			t.Errorf("the client got %d bytes of %d, %v", len(got), len(said), err)
+		}
+		want := WhyHalfClosed
+		if ends {
+			want = WhyDone
+			client.Close()
+		}
+		if joined := <-done; joined.Why != want || joined.Sent != 0 || joined.Received != int64(len(said)) {
+			t.Errorf("%+v, want %s", joined, want)
+		}
+	}
+}
+
 // TestCutTLS sees that a TLS connection that ends within a record does not look
 // whole on the other side.
 func TestCutTLS(t *testing.T) {

@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -241,6 +242,39 @@ func TestPassThroughEnds(t *testing.T) {
 	_ = socket.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := socket.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("after the answer: %v", err)
+	}
+}
+
+// What a relay said before it ended a connection comes whole, to a client too that is
+// slow, and goes on speaking.
+func TestPassThroughTail(t *testing.T) {
+	p := newPassing(t, "", "")
+	socket, err := net.Dial("tcp", p.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	_ = socket.(*net.TCPConn).SetReadBuffer(64 << 10)
+	client := tls.Client(socket, &tls.Config{RootCAs: p.roots, ServerName: "example.cn", NextProtos: []string{"http/1.1"}})
+	fmt.Fprint(client, "GET /long HTTP/1.1\r\nHost: example.cn\r\nConnection: close\r\n\r\n")
+	res, err := http.ReadResponse(bufio.NewReader(client), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	some, err := io.CopyN(io.Discard, res.Body, 3<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(500 * time.Millisecond) // the rest is in the edge's socket, and the relay has ended
+	for range 3 {
+		if _, err := client.Write([]byte("more")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	rest, err := io.Copy(io.Discard, res.Body)
+	if some+rest != 1<<22 || err != nil {
+		t.Errorf("%d bytes of %d, %v", some+rest, 1<<22, err)
 	}
 }
 
