@@ -46,6 +46,7 @@ type Server struct {
 	options  Options
 	resolver *resolve.Resolver
 	state    atomic.Pointer[state] // replaced whole by Swap
+	serving  atomic.Int64          // requests under way
 }
 
 // state is one file's view, immutable.
@@ -105,17 +106,23 @@ func (st *state) originLike(o *origin) *origin {
 	return nil
 }
 
-// Close drops the idle connections to the origins and ends look-ups. Requests
-// may still come: they dial anew.
+// Close drops the idle connections to the origins and ends look-ups, and waits a
+// second for requests that were cut, for their records. Requests may still come: they
+// dial anew.
 func (s *Server) Close() {
 	s.resolver.Close()
 	for _, o := range s.state.Load().sites {
 		o.closeIdle()
 	}
+	for end := time.Now().Add(time.Second); s.serving.Load() > 0 && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond) // once in a node's life
+	}
 }
 
 // ServeHTTP answers one request of the link.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.serving.Add(1)
+	defer s.serving.Add(-1)
 	rec := &outcome.Record{
 		Start: time.Now(), Node: s.options.Node, Role: "relay", Cache: outcome.NoCache,
 		RequestID: r.Header.Get("X-Request-Id"), Client: r.Header.Get("X-Real-Ip"),
