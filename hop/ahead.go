@@ -214,6 +214,10 @@ func (c *aheadConn) readAhead(p []byte) (int, error) {
 	}
 	n := c.n
 	c.room = nil
+	if c.waited && !c.over { // what the server does has its own
+		c.waited = false
+		_ = c.Conn.SetWriteDeadline(time.Time{})
+	}
 	switch {
 	case c.over:
 		c.Conn.Close()
