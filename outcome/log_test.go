@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -83,7 +85,7 @@ func TestLinesAreSlogs(t *testing.T) {
 	for r := rune(0); r < 0x3000; r++ {
 		every.WriteRune(r)
 	}
-	texts := []string{"", "/a?b&<c>", "\x00\x1f\x7f\b\f\n\r\t\"\\/", "\xff\xc3", "商店\u2028\u2029\u2030", "\U0001f375", "\ufffd", every.String(), strings.Repeat("x", 3*longLine)}
+	texts := []string{"", "/a?b&<c>", "\x00\x1f\x7f\b\f\n\r\t\"\\/", "\xff\xc3", "商店\u2028\u2029\u2030", "\U0001f375", "\ufffd", every.String(), strings.Repeat("x", 3*8<<10)}
 	durations := []time.Duration{0, 1, time.Microsecond, 1500 * time.Microsecond, 999999 * time.Microsecond, 61 * time.Second, 1000 * time.Hour, -3 * time.Microsecond}
 	zones := []*time.Location{time.UTC, time.FixedZone("", 8*3600), time.FixedZone("", -5400)}
 	kind := make([]Kind, 0, len(Table))
@@ -190,7 +192,8 @@ func TestLogThatNobodyReads(t *testing.T) {
 	close(out)
 }
 
-// No more is gathered than gatherBytes, however fast lines come.
+// No more is gathered than a pipe takes at once, however fast lines come; of a file
+// more.
 func TestLinesGatheredAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out writes
@@ -198,13 +201,13 @@ func TestLinesGatheredAreBounded(t *testing.T) {
 		for range 1000 {
 			log.Emit(&Record{Status: 200, Path: strings.Repeat("a", 1000)})
 		}
-		log.Emit(&Record{Status: 200, Path: strings.Repeat("a", 2*gatherBytes)}) // longer than all
+		log.Emit(&Record{Status: 200, Path: strings.Repeat("a", 2*gatherPipe)}) // longer than all
 		log.Close(time.Second)
 		all := out.take()
 		lines := 0
 		for i, piece := range all {
 			lines += strings.Count(piece, "\n")
-			if len(piece) > gatherBytes && i < len(all)-1 || !strings.HasSuffix(piece, "\n") {
+			if len(piece) > gatherPipe && i < len(all)-1 || !strings.HasSuffix(piece, "\n") {
 				t.Errorf("piece %d has %d bytes", i, len(piece))
 			}
 		}
@@ -212,6 +215,20 @@ func TestLinesGatheredAreBounded(t *testing.T) {
 			t.Errorf("%d lines of 1001", lines)
 		}
 	})
+	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	defer write.Close()
+	if most := [2]int{NewAccessLog(file).most, NewAccessLog(write).most}; most != [2]int{gatherFile, gatherPipe} {
+		t.Errorf("a file and a pipe: %d", most)
+	}
 }
 
 // writes keeps each write.
