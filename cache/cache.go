@@ -149,14 +149,19 @@ func (t *Transport) policyOf(req *http.Request) *Policy {
 // nothing has been done. said tells of which fields req has what it would have on
 // its way to Next; where another counts it gives nil. The Body of an answer with one
 // may have a Bytes method: all of it, until it is closed. With lines the header may be
-// there, and not in the answer: then they have Fixed.
+// there, and not in the answer: then they have Fixed. The answer, and what it is made
+// with, may then be theirs too: they are one answer's, until it has been given.
 func (t *Transport) Kept(req *http.Request, policy *Policy, said func(name string) bool, trace *Trace, lines *Lines) *http.Response {
 	for _, name := range policy.KeyHeaders {
 		if !said(name) {
 			return nil
 		}
 	}
-	a := &ask{t: t, c: t.Cache, req: req, policy: policy, said: said, trace: trace, lines: lines}
+	a := new(ask)
+	if lines != nil {
+		a = &lines.ask
+	}
+	*a = ask{t: t, c: t.Cache, req: req, policy: policy, said: said, trace: trace, lines: lines}
 	*trace = Trace{}
 	if a.read() != "" {
 		return nil

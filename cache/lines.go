@@ -16,6 +16,10 @@ type Lines struct {
 	Fixed  []byte // all but the next two, and Content-Length; shared: nobody changes it
 	Age    string // the value of Age
 	Status string // the value of Cache-Status
+
+	// What is needed until the answer has been given, so that it costs no memory.
+	ask    ask
+	answer http.Response
 }
 
 // codingPlace is the place of a coding in facts.lines, -1 for none.
@@ -41,7 +45,7 @@ func (a *ask) tellLines(s *source, form chosen, etag string, size int64) bool {
 		return false
 	}
 	a.status.note = joined(a.status.note, a.rules)
-	*a.lines = Lines{Fixed: *fixed, Age: ageText(s.age), Status: a.status.String()}
+	a.lines.Fixed, a.lines.Age, a.lines.Status = *fixed, ageText(s.age), a.status.String()
 	return true
 }
 

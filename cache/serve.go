@@ -41,7 +41,8 @@ func (a *ask) give(s *source) (*http.Response, error) {
 		if err != nil {
 			return nil, err
 		}
-		return response(a.req, m.Status, nil, body, size), nil
+		setResponse(&a.lines.answer, a.req, m.Status, nil, body, size)
+		return &a.lines.answer, nil
 	}
 	h := a.header(s, form, etag)
 	whole := m.Status == http.StatusOK && m.Span == nil
@@ -220,7 +221,13 @@ func tierOf(r Reader) string {
 
 // response is an answer of ours.
 func response(req *http.Request, code int, h http.Header, body io.ReadCloser, size int64) *http.Response {
-	return &http.Response{
+	res := new(http.Response)
+	setResponse(res, req, code, h, body, size)
+	return res
+}
+
+func setResponse(res *http.Response, req *http.Request, code int, h http.Header, body io.ReadCloser, size int64) {
+	*res = http.Response{
 		Status: statusLine(code), StatusCode: code,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: h, Body: body, ContentLength: size, Request: req,

@@ -41,18 +41,17 @@ func (x *exchange) kept(with *query) *http.Response {
 	if route != nil && route.Stay != "" || policy.Off {
 		return nil
 	}
-	var trace cache.Trace
 	host := config.Authority(r.Host)
 	hop.SetTargetURL(&with.target, r.RequestURI, r.URL, x.rec.Scheme, host)
 	with.request = http.Request{
 		Method: r.Method, URL: &with.target, Host: host, Header: r.Header,
 		Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
 	}
-	res := x.keeps.Kept(&with.request, policy, hop.Ordinary, &trace, with.lines)
+	res := x.keeps.Kept(&with.request, policy, hop.Ordinary, &with.trace, with.lines)
 	if res == nil {
 		return nil
 	}
-	x.rec.Cache, x.rec.CacheTier, x.rec.CacheWhy = string(trace.Result), trace.Tier, trace.Reason
+	x.rec.Cache, x.rec.CacheTier, x.rec.CacheWhy = string(with.trace.Result), with.trace.Tier, with.trace.Reason
 	x.rec.Answered = time.Since(x.rec.Start)
 	return res
 }
@@ -61,6 +60,7 @@ func (x *exchange) kept(with *query) *http.Response {
 type query struct {
 	request http.Request
 	target  url.URL
+	trace   cache.Trace
 	lines   *cache.Lines // for cache.Transport.Kept; not nil ahead of the server
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -367,6 +368,7 @@ type Asked struct {
 	// with a header of ordinary fields alone, none of them twice.
 	Request http.Request
 
+	url    url.URL    // of Request, where it is plain
 	conn   *aheadConn // nil over HTTP/2
 	over   *frames    // nil over HTTP/1.1
 	stream uint32     // of over
@@ -405,7 +407,7 @@ func (a *Asked) Write(header, body []byte) (n int64, err error) {
 			c.waited = false
 			_ = c.Conn.SetWriteDeadline(time.Time{})
 		}
-		n, err = c.socket.write(header, body, c.wait)
+		n, err = c.socket.write(header, body, c)
 		n = max(0, n-int64(len(header)))
 	}
 	if err != nil {

@@ -83,7 +83,7 @@ func (a *Asked) read(head []byte) bool {
 	r := &a.Request
 	method, line, _ := strings.Cut(line, " ")
 	target, proto, _ := strings.Cut(line, " ")
-	if method != "GET" && method != "HEAD" || proto != "HTTP/1.1" || !readTarget(r, target) {
+	if method != "GET" && method != "HEAD" || proto != "HTTP/1.1" || !a.readTarget(target) {
 		return false
 	}
 	r.Method, r.RequestURI, r.Proto, r.ProtoMajor, r.ProtoMinor = method, target, proto, 1, 1
@@ -168,11 +168,12 @@ func (a *Asked) readFields(base *http.Request, fields []hpack.HeaderField) bool 
 		r.Header[name] = a.values[n : n+1 : n+1]
 		n++
 	}
-	return (r.Method == "GET" || r.Method == "HEAD") && scheme == "https" && httpguts.ValidHostHeader(r.Host) && r.Host != "" && readTarget(r, r.RequestURI)
+	return (r.Method == "GET" || r.Method == "HEAD") && scheme == "https" && httpguts.ValidHostHeader(r.Host) && r.Host != "" && a.readTarget(r.RequestURI)
 }
 
 // readTarget reads the request line's target, in origin-form (RFC 9112 §3.2.1).
-func readTarget(r *http.Request, target string) bool {
+func (a *Asked) readTarget(target string) bool {
+	r := &a.Request
 	if target == "" || target[0] != '/' || strings.HasPrefix(target, "//") {
 		return false
 	}
@@ -187,7 +188,8 @@ func readTarget(r *http.Request, target string) bool {
 		}
 	}
 	if plain {
-		r.URL = &url.URL{Path: path, RawQuery: query, ForceQuery: has && query == ""}
+		a.url = url.URL{Path: path, RawQuery: query, ForceQuery: has && query == ""}
+		r.URL = &a.url
 		return true
 	}
 	var err error

@@ -69,28 +69,36 @@ func (s *socket) each(room []byte, take func(n int) (room []byte, done bool)) er
 	return s.named("read", err)
 }
 
-// write writes first and then second, and calls patient before it waits for room,
+// waiter is told that a client must make room, each time before that is waited for,
 // unless nothing was taken since.
-func (s *socket) write(first, second []byte, patient func()) (n int64, err error) {
+type waiter interface{ wait() }
+
+// write writes first and then second.
+func (s *socket) write(first, second []byte, who waiter) (n int64, err error) {
 	rest := unsent{first: first, second: second}
-	if s.fd >= 0 && rest.send(uintptr(s.fd)) {
-		return rest.sent, s.named("write", rest.err)
+	if s.fd < 0 || !rest.send(uintptr(s.fd)) {
+		rest, err = s.writeRest(rest, who)
 	}
-	told := int64(-1) // what was sent when patient was called
-	err = s.raw.Write(func(fd uintptr) bool {
+	if err == nil {
+		err = rest.err
+	}
+	return rest.sent, s.named("write", err)
+}
+
+// writeRest goes on where there may be no room.
+func (s *socket) writeRest(rest unsent, who waiter) (unsent, error) {
+	told := int64(-1) // what was sent when who was told
+	err := s.raw.Write(func(fd uintptr) bool {
 		if rest.send(fd) {
 			return true
 		}
 		if told != rest.sent {
 			told = rest.sent
-			patient()
+			who.wait()
 		}
 		return false
 	})
-	if err == nil {
-		err = rest.err
-	}
-	return rest.sent, s.named("write", err)
+	return rest, err
 }
 
 // unsent is what is yet to be sent.
