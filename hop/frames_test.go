@@ -323,8 +323,10 @@ func (v *visitor) acts(script []byte) {
 				_ = v.framer.WriteRawFrame(0x42, 7, old(), make([]byte, n))
 			case 5:
 				_ = v.framer.WriteContinuation(old(), true, nil)
-			case 6: // nobody may open a stream twice
-				_ = v.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: old(), EndStream: true, EndHeaders: true, BlockFragment: coded(v.encoder, &v.fields, strings.Split(usual[0], "|")...)})
+			case 6: // nobody may open a stream twice, and a server need not see it when the first was malformed
+				id := old()
+				v.open[id], v.windows[id] = true, v.stream
+				_ = v.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, EndStream: true, EndHeaders: true, BlockFragment: coded(v.encoder, &v.fields, strings.Split(usual[0], "|")...)})
 			}
 		case 12:
 			v.answers()
