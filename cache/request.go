@@ -191,6 +191,22 @@ var poisonous = map[string]bool{
 	"Base-Url":             true,
 	"Http-Host":            true,
 	"Destination":          true, // of WebDAV: of no use to a GET
+
+	// What the parts of Next.js say among themselves: CVE-2023-46298, CVE-2025-29927.
+	"X-Invoke-Error":          true,
+	"X-Invoke-Output":         true,
+	"X-Invoke-Path":           true,
+	"X-Invoke-Query":          true,
+	"X-Invoke-Status":         true,
+	"X-Middleware-Invoke":     true,
+	"X-Middleware-Prefetch":   true,
+	"X-Middleware-Subrequest": true,
+	"X-Now-Route-Matches":     true,
+
+	// What a web server says to what is behind it: Rack (CVE-2025-61780), Envoy.
+	"X-Accel-Mapping":       true,
+	"X-Envoy-Original-Path": true,
+	"X-Sendfile-Type":       true,
 }
 
 // unkeyed reports whether a field is dropped from requests that are looked up.
