@@ -142,6 +142,7 @@ func (a *ask) weigh(f *finding) {
 		}
 	case m.Stale:
 		f.reason, f.serve, f.refresh = whyPurged, must == "", true
+		f.ttl, f.note = 0, joined(f.note, string(whyPurged))
 	case left < a.control.minFresh:
 		f.reason = whyRequestControl
 	default:
