@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"sync/atomic"
 
@@ -173,9 +174,35 @@ func (d *Daemon) Purge(order admin.CachePurge) (purged admin.CachePurged, err er
 	for _, match := range order.Match {
 		purged.Purged += k.Cache.Purge(d.matchOf(match), order.Soft)
 	}
+	if purged.Purged == 0 {
+		if host, ok := d.strange(order.Match); ok {
+			return purged, fmt.Errorf("purge: nothing is kept of %s, and no site has that host: hosts are written as visitors see them, with a port that is not the usual one", host)
+		}
+	}
 	purged.Ill = k.tiers.Owes()
 	d.log.Info("purged", "objects", purged.Purged, "softly", order.Soft)
 	return purged, nil
+}
+
+// strange finds a host in an order that no site has: it is misspelt, or its site is
+// gone.
+func (d *Daemon) strange(matches []admin.CacheMatch) (host string, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, m := range matches {
+		hosts := []string{m.Host}
+		for _, address := range []string{m.URL, m.Prefix} {
+			if parsed, err := url.Parse(address); err == nil {
+				hosts = append(hosts, parsed.Host)
+			}
+		}
+		for _, host := range hosts {
+			if _, known := d.config.Lookup(host); host != "" && !known {
+				return host, true
+			}
+		}
+	}
+	return "", false
 }
 
 // Explain says what the cache does with a request.

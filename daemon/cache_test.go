@@ -90,6 +90,11 @@ func TestCacheByURL(t *testing.T) {
 	if err != nil || len(kept.Objects) != 1 || kept.Objects[0].URL != "http://example.cn/tea" {
 		t.Errorf("listed %+v, %v", kept.Objects, err)
 	}
+	for _, strange := range []admin.CacheMatch{{URL: "https://example.test/tea"}, {Prefix: "https://example.test/"}, {Host: "example.test"}} {
+		if _, err := n.Purge(admin.CachePurge{Match: []admin.CacheMatch{strange}}); err == nil || !strings.Contains(err.Error(), "example.test") {
+			t.Errorf("%+v, of which no site is: %v", strange, err)
+		}
+	}
 	if purged, err := n.Purge(admin.CachePurge{Match: []admin.CacheMatch{of}}); purged.Purged != 1 || err != nil {
 		t.Errorf("purged %d, %v", purged.Purged, err)
 	}

@@ -289,8 +289,8 @@ those were. Nobody gets them any more when it returns; what is being fetched at
 that moment is not kept. Each edge has a cache of its own: ask each.
 
 With --soft they are kept, but not fresh any more: the first visitor has them
-asked for anew, and until that has come, or when the origin fails, they are given
-as far as stale-while-revalidate and stale-if-error allow.`,
+asked for anew, and until that has come they are given, to that visitor too, unless
+they say must-revalidate.`,
 		Example: "  causeway purge https://example.cn/news https://example.cn/\n  causeway purge --prefix https://example.cn/assets/\n  causeway purge --tag product-4711 --soft",
 		Args: func(cmd *cobra.Command, args []string) error {
 			switch {
