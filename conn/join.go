@@ -396,8 +396,8 @@ func (w *way) write(p []byte) (n int, err error) {
 }
 
 // deaf says whether err is that of a stream that takes no more: one whose far end has
-// ended fails to be written to, and what that said before may still be on its way, and
-// is the other way's. What has failed is too.
+// ended fails to be written to, and what that said before may still be on its way. The
+// other way reads it, and knows whether the stream has ended or failed.
 func (w *way) deaf(err error) bool {
 	late, ok := err.(writeError)
 	return ok && w.to.raw == nil && !errors.Is(late, syscall.ECONNRESET) && !errors.Is(late, syscall.EPIPE)

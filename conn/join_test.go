@@ -275,14 +275,18 @@ func (s deafStream) Write(p []byte) (int, error) { return 0, io.ErrClosedPipe }
 func (s deafStream) Close() error                { return nil }
 
 // TestTail sees that a client which goes on speaking has all of what was said to it
-// before the far end ended, and its own end ends it; and that one which does not end
-// is not waited for for ever.
+// before the far end ended, and its own end ends it; and that one which does not end,
+// silent or not, is not waited for for ever.
 func TestTail(t *testing.T) {
 	said := bytes.Repeat([]byte("answer"), 1<<17)
-	for _, ends := range []bool{true, false} {
+	for _, then := range []string{"ends", "is silent", "goes on"} {
+		limit := time.Second
+		if then == "ends" {
+			limit = time.Minute
+		}
 		ours, client := tcpPair(t)
 		_ = client.SetReadBuffer(64 << 10)
-		done := join(t, counted{ours}, deafStream{said: bytes.NewReader(said)}, Joint{Idle: time.Minute, HalfClosed: time.Second})
+		done := join(t, counted{ours}, deafStream{said: bytes.NewReader(said)}, Joint{Idle: time.Minute, HalfClosed: limit})
 		for range 3 {
 			time.Sleep(50 * time.Millisecond)
 			if _, err := client.Write([]byte("more")); err != nil {
@@ -291,15 +295,22 @@ func TestTail(t *testing.T) {
 		}
 		got, err := io.ReadAll(client)
 		if err != nil || !bytes.Equal(got, said) {
-			t.Errorf("the client got %d bytes of %d, %v", len(got), len(said), err)
+			t.Errorf("%s: the client got %d bytes of %d, %v", then, len(got), len(said), err)
 		}
 		want := WhyHalfClosed
-		if ends {
+		switch then {
+		case "ends":
 			want = WhyDone
 			client.Close()
+		case "goes on":
+			go func() {
+				for err == nil {
+					_, err = client.Write(said)
+				}
+			}()
 		}
 		if joined := <-done; joined.Why != want || joined.Sent != 0 || joined.Received != int64(len(said)) {
-			t.Errorf("%+v, want %s", joined, want)
+			t.Errorf("%s: %+v, want %s", then, joined, want)
 		}
 	}
 }

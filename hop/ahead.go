@@ -152,7 +152,7 @@ type aheadConn struct {
 	socket *socket // below Conn; nil when there is none
 	remote string
 
-	phase phase     // of the reader, as all up to mu
+	phase phase     // of the reader, as all up to stage
 	known bool      // the server has had a request of it
 	lone  bool      // it is in Ahead.lone
 	until time.Time // the read deadline set here; zero is none
@@ -416,6 +416,10 @@ func (a *Asked) Write(header, body []byte) (n int64, err error) {
 	}
 	return n, nil
 }
+
+// waiter is told that a client must make room, each time before that is waited for,
+// unless nothing was taken since.
+type waiter interface{ wait() }
 
 // wait gives the client its time before there must be room for more.
 func (c *aheadConn) wait() {

@@ -69,10 +69,6 @@ func (s *socket) each(room []byte, take func(n int) (room []byte, done bool)) er
 	return s.named("read", err)
 }
 
-// waiter is told that a client must make room, each time before that is waited for,
-// unless nothing was taken since.
-type waiter interface{ wait() }
-
 // write writes first and then second.
 func (s *socket) write(first, second []byte, who waiter) (n int64, err error) {
 	rest := unsent{first: first, second: second}

@@ -32,7 +32,7 @@ var manyBytes = make([]byte, 32<<20)
 // again and again has it each time; what was waited for stays no deadline of the
 // answers after it, whose own waits may come late.
 func TestSocketPatience(t *testing.T) {
-	const patience = 300 * time.Millisecond
+	const patience = time.Second
 	listener := listen(t)
 	written := make(chan error, 1)
 	ahead := &Ahead{Idle: time.Minute, Header: time.Minute, Send: patience, Answer: func(asked *Asked) bool {
@@ -64,7 +64,7 @@ func TestSocketPatience(t *testing.T) {
 			if left -= int(n); err != nil {
 				t.Fatalf("round %d: %d bytes left, %v", round, left, err)
 			}
-			time.Sleep(patience / 5)
+			time.Sleep(patience / 8)
 		}
 		if err := <-written; err != nil {
 			t.Fatalf("round %d: a client that takes some each time: %v", round, err)
@@ -72,7 +72,7 @@ func TestSocketPatience(t *testing.T) {
 		if took := time.Since(began); took < patience {
 			t.Fatalf("it took %v only", took)
 		}
-		time.Sleep(2 * patience) // any deadline has passed
+		time.Sleep(patience * 5 / 4) // any deadline has passed
 		fmt.Fprint(slow, "GET /short HTTP/1.1\r\nHost: a\r\n\r\n")
 		if res, err = http.ReadResponse(in, nil); err != nil {
 			t.Fatal(err)
