@@ -143,15 +143,25 @@ func appendValue(b []byte, value string, has bool) []byte {
 	return appendPart(append(b, 1), value)
 }
 
-// cookie is the value of the first cookie of a name, as it stands.
+// cookie is the value of the cookie of a name, as it stands: of all of them, with the
+// semicolons that no value has, where there are several, as some origins take the first
+// and others the last.
 func cookie(h http.Header, name string) (value string, has bool) {
 	for pair := range cookies(h) {
-		if n, v, _ := strings.Cut(pair, "="); n == name {
-			return v, true
+		n, v, _ := strings.Cut(pair, "=")
+		switch {
+		case cookieName(n) != name:
+		case has:
+			value += ";" + v
+		default:
+			value, has = v, true
 		}
 	}
-	return "", false
+	return value, has
 }
+
+// cookieName is a name without the space that some origins leave out before "=".
+func cookieName(written string) string { return strings.TrimRight(written, " \t") }
 
 // cookies gives the pairs of the Cookie field (RFC 6265 §4.2).
 func cookies(h http.Header) func(yield func(string) bool) {

@@ -125,7 +125,7 @@ func passes(req *http.Request) Reason {
 func (a *ask) bypassed() bool {
 	for pair := range cookies(a.req.Header) {
 		name, _, _ := strings.Cut(pair, "=")
-		if named(a.policy.BypassCookies, name) {
+		if named(a.policy.BypassCookies, cookieName(name)) {
 			return true
 		}
 	}
