@@ -163,34 +163,56 @@ func overrides(name string) bool {
 // that no key has: another host, another path, another scheme. Those that the
 // edge makes itself, Forwarded and X-Forwarded-For, -Host and -Proto, are true.
 var poisonous = map[string]bool{
-	"X-Forwarded-By":       true,
-	"X-Forwarded-Path":     true,
-	"X-Forwarded-Port":     true,
-	"X-Forwarded-Prefix":   true,
-	"X-Forwarded-Scheme":   true,
-	"X-Forwarded-Server":   true,
-	"X-Forwarded-Ssl":      true,
-	"X-Forwarded-Uri":      true,
-	"X-Forwarded-Url":      true,
-	"X-Forward-Host":       true,
-	"X-Host":               true,
-	"X-Http-Host-Override": true,
-	"X-Original-Host":      true,
-	"X-Original-Uri":       true,
-	"X-Original-Url":       true, // IIS, Symfony
-	"X-Rewrite-Uri":        true,
-	"X-Rewrite-Url":        true,
-	"X-Override-Url":       true,
-	"X-Request-Uri":        true,
-	"X-Proxy-Url":          true,
-	"X-Wap-Profile":        true,
-	"X-Scheme":             true,
-	"X-Url-Scheme":         true,
-	"Front-End-Https":      true,
-	"Proxy":                true, // httpoxy
-	"Base-Url":             true,
-	"Http-Host":            true,
-	"Destination":          true, // of WebDAV: of no use to a GET
+	"X-Forwarded-By":             true,
+	"X-Forwarded-Path":           true,
+	"X-Forwarded-Port":           true,
+	"X-Forwarded-Prefix":         true,
+	"X-Forwarded-Scheme":         true,
+	"X-Forwarded-Server":         true,
+	"X-Forwarded-Ssl":            true,
+	"X-Forwarded-Uri":            true,
+	"X-Forwarded-Url":            true,
+	"X-Forward-Host":             true,
+	"X-Host":                     true,
+	"X-Http-Host-Override":       true,
+	"X-Original-Host":            true,
+	"X-Original-Uri":             true,
+	"X-Original-Url":             true, // IIS, Symfony
+	"X-Rewrite-Uri":              true,
+	"X-Rewrite-Url":              true,
+	"X-Override-Url":             true,
+	"X-Request-Uri":              true,
+	"X-Proxy-Url":                true,
+	"X-Wap-Profile":              true,
+	"X-Scheme":                   true,
+	"X-Url-Scheme":               true,
+	"Front-End-Https":            true,
+	"Proxy":                      true, // httpoxy
+	"Base-Url":                   true,
+	"Http-Host":                  true,
+	"Cf-Visitor":                 true, // Cloudflare
+	"Cloudfront-Forwarded-Proto": true,
+	"Forwarded-Host":             true,
+	"Host-Override":              true,
+	"Path-Info":                  true, // CGI, as the next
+	"Script-Name":                true,
+	"Request-Uri":                true,
+	"X-Arr-Ssl":                  true, // IIS
+	"X-Backend-Host":             true,
+	"X-Envoy-Original-Host":      true,
+	"X-Forward-Proto":            true,
+	"X-Forwarded":                true,
+	"X-Forwarded-Context":        true,
+	"X-Forwarded-Protocol":       true, // Gunicorn
+	"X-Host-Override":            true,
+	"X-Http-Destinationurl":      true,
+	"X-Ms-Original-Url":          true, // Azure
+	"X-Original-Method":          true,
+	"X-Proxycontextpath":         true, // Spring
+	"X-Proxyhost":                true,
+	"X-Script-Name":              true,
+	"X-Url":                      true,
+	"Destination":                true, // of WebDAV: of no use to a GET
 
 	// What the parts of Next.js say among themselves: CVE-2023-46298, CVE-2025-29927.
 	"X-Invoke-Error":          true,
