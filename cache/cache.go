@@ -126,13 +126,22 @@ type Transport struct {
 
 // RoundTrip answers from the cache, or asks Next. The values of the answer's
 // header may be shared: they are replaced, not changed.
-func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+func (t *Transport) RoundTrip(req *http.Request) (res *http.Response, err error) {
 	a := &ask{t: t, c: t.Cache, req: req, policy: t.policyOf(req), trace: traceOf(req.Context())}
 	*a.trace = Trace{}
-	if reason := a.read(); reason != "" {
-		return a.pass(reason)
+	reason := a.read()
+	if reason != "" {
+		res, err = a.pass(reason)
+	} else {
+		res, err = a.answer()
 	}
-	return a.answer()
+	if err != nil {
+		if a.status.detail == "" {
+			a.status.detail = whyError
+		}
+		a.trace.Status = a.status.String()
+	}
+	return res, err
 }
 
 func (t *Transport) policyOf(req *http.Request) *Policy {
@@ -176,6 +185,8 @@ func (t *Transport) Kept(req *http.Request, policy *Policy, said func(name strin
 // pass sends the request on as it is.
 func (a *ask) pass(reason Reason) (*http.Response, error) {
 	a.trace.Result, a.trace.Reason = Bypass, string(reason)
+	a.status.rules = ""
+	a.status.forward(reason)
 	res, err := a.t.Next.RoundTrip(a.req)
 	if err != nil {
 		return nil, err
@@ -183,10 +194,7 @@ func (a *ask) pass(reason Reason) (*http.Response, error) {
 	if !safe(a.req.Method) {
 		a.invalidate(res)
 	}
-	if reason != whyOff {
-		a.status.forward(reason)
-		a.status.set(res.Header)
-	}
+	a.status.set(res.Header)
 	return res, nil
 }
 

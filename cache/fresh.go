@@ -131,13 +131,26 @@ func byDefault(status int) bool {
 var usual = []int{200, 203, 301, 308}
 
 func (p *Policy) covers(status int) bool {
-	if status == http.StatusPartialContent {
-		status = http.StatusOK // a part of one
-	}
 	if p.Statuses == nil {
-		return slices.Contains(usual, status)
+		return slices.Contains(usual, wholeStatus(status))
 	}
-	return slices.Contains(p.Statuses, status)
+	return slices.Contains(p.Statuses, wholeStatus(status))
+}
+
+// added names the rule by which a status is covered that is none of the usual ones.
+func (p *Policy) added(status int) string {
+	if slices.Contains(usual, wholeStatus(status)) {
+		return ""
+	}
+	return "statuses"
+}
+
+// wholeStatus is a status, and of a part that of the whole.
+func wholeStatus(status int) int {
+	if status == http.StatusPartialContent {
+		return http.StatusOK
+	}
+	return status
 }
 
 // negative are the statuses of Policy.Negative.
@@ -169,11 +182,11 @@ func (p *Policy) freshness(f *facts, status int) lifetimes {
 	silent := f.explicit == unsaid && !f.noCache
 	switch {
 	case p.overrides(status):
-		return lifetimes{p.TTL, true, "ttl", "ttl=" + secondsText(p.TTL)}
+		return lifetimes{p.TTL, true, "ttl", joined("ttl="+secondsText(p.TTL), p.added(status))}
 	case f.explicit != unsaid:
 		return lifetimes{f.explicit, false, f.source, ""}
 	case silent && p.DefaultTTL > 0 && p.covers(status):
-		return lifetimes{p.DefaultTTL, true, "default_ttl", "default_ttl=" + secondsText(p.DefaultTTL)}
+		return lifetimes{p.DefaultTTL, true, "default_ttl", joined("default_ttl="+secondsText(p.DefaultTTL), p.added(status))}
 	case silent && p.Negative > 0 && negative(status):
 		return lifetimes{p.Negative, true, "negative_ttl", "negative_ttl=" + secondsText(p.Negative)}
 	case silent && p.Heuristic && !f.modified.IsZero() && (byDefault(status) || f.public):

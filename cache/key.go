@@ -72,11 +72,8 @@ func appendLower(b []byte, s string) []byte {
 // of is the part of a URL's query that counts; has says whether there is one, if
 // only an empty one.
 func (q *Query) of(u *url.URL) (query string, has bool) {
-	if u.RawQuery == "" {
-		return "", u.ForceQuery && !q.None
-	}
-	if q.all() {
-		return u.RawQuery, true
+	if !q.drops(u) {
+		return u.RawQuery, u.RawQuery != "" || u.ForceQuery
 	}
 	var counts []string
 	for parameter := range strings.SplitSeq(u.RawQuery, "&") {
@@ -86,6 +83,30 @@ func (q *Query) of(u *url.URL) (query string, has bool) {
 		}
 	}
 	return strings.Join(counts, "&"), len(counts) > 0
+}
+
+// drops reports whether a part of a URL's query does not count.
+func (q *Query) drops(u *url.URL) bool {
+	if u.RawQuery == "" || q.None {
+		return q.None && (u.RawQuery != "" || u.ForceQuery)
+	}
+	if q.all() {
+		return false
+	}
+	for parameter := range strings.SplitSeq(u.RawQuery, "&") {
+		if name, _, _ := strings.Cut(parameter, "="); !q.counts(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// rule is the key of the file that says which parameters count.
+func (q *Query) rule() string {
+	if len(q.Ignore) > 0 {
+		return "query_ignore"
+	}
+	return "query_only"
 }
 
 func (q *Query) all() bool { return !q.None && len(q.Only) == 0 && len(q.Ignore) == 0 }

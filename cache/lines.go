@@ -44,7 +44,7 @@ func (a *ask) tellLines(s *source, form chosen, etag string, size int64) bool {
 	if len(*fixed) == 0 {
 		return false
 	}
-	a.status.note = joined(a.status.note, a.rules)
+	a.noteSearch(s)
 	a.lines.Fixed, a.lines.Age, a.lines.Status = *fixed, ageText(s.age), a.status.String()
 	return true
 }

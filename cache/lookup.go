@@ -267,7 +267,7 @@ func (a *ask) fromStore(f *finding) *http.Response {
 	res, err := a.give(&source{meta: m, forms: f.object.Forms, object: f.object, aged: true, age: age})
 	if err != nil {
 		a.c.options.Store.Remove(f.object)
-		a.status = status{key: a.status.key}
+		a.status.anew()
 		return nil
 	}
 	a.trace.Result, a.trace.Reason, a.trace.Age = Hit, string(f.reason), age

@@ -47,7 +47,8 @@ func (a *ask) fromParts(f *finding) *http.Response {
 	body, err := openPieces(pieces)
 	if err != nil {
 		a.c.options.Store.Remove(err.object)
-		a.status, *a.trace = status{key: a.status.key}, Trace{}
+		a.status.anew()
+		*a.trace = Trace{}
 		return nil
 	}
 	h["Content-Range"] = []string{contentRange(from, to, m.Span.Of)}

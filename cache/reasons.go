@@ -1,5 +1,7 @@
 package cache
 
+import "strings"
+
 // explained says the reasons in words, and sections where they stand; a reason that
 // no RFC gives is a rule of the policy, or of ours.
 var explained = map[Reason]string{
@@ -40,6 +42,15 @@ var explained = map[Reason]string{
 	whyNoRoom:         "the store has no room",
 	whyHead:           "a HEAD has no body to keep",
 	whyExpected:       "the last answer was for one request alone",
+}
+
+// detail is the reason as Cache-Status has it: the key of the file, where the owner
+// has it so.
+func (r Reason) detail() string {
+	if key, ruled := strings.CutPrefix(sections[r], "policy "); ruled {
+		return key
+	}
+	return string(r)
 }
 
 var sections = map[Reason]string{

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"net/http"
+	"net/url"
 	"strings"
 )
 
@@ -32,7 +33,6 @@ type ask struct {
 	coded   bool    // accept was read
 	accept  codings
 	status  status // for Cache-Status
-	rules   string // of the policy, by which the request is like others
 
 	values [3]string // of fields of the answer, so that each needs no array of its own
 }
@@ -61,7 +61,7 @@ func (a *ask) read() Reason {
 	var room [512]byte
 	at := appendURL(room[:0], req, a.policy)
 	a.key = keyOf(req, a.policy, at)
-	a.rules = a.policy.rules()
+	a.status.rules = a.policy.rules(req.URL)
 	if a.policy.ShowKey {
 		a.status.key = a.shownKey(string(at))
 	}
@@ -86,12 +86,10 @@ func (a *ask) shownKey(at string) string {
 }
 
 // rules names what the policy has for the key, in place of the URL.
-func (p *Policy) rules() string {
+func (p *Policy) rules(u *url.URL) string {
 	rules := ""
-	if p.Query.None || len(p.Query.Only) > 0 {
-		rules = "query_only"
-	} else if len(p.Query.Ignore) > 0 {
-		rules = "query_ignore"
+	if p.Query.drops(u) {
+		rules = p.Query.rule()
 	}
 	if len(p.KeyHeaders) > 0 {
 		rules = joined(rules, "key_headers")

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 )
 
@@ -46,4 +47,21 @@ func TestSearchAfterRestart(t *testing.T) {
 		t.Errorf("purged %d, %+v", n, s.Stats())
 	}
 	r.Cache.Close()
+}
+
+// TestSearchIsNamed shows that the rule is named also where the header is given as
+// lines.
+func TestSearchIsNamed(t *testing.T) {
+	policy := Policy{Search: true}
+	r := newRig(t, policy, func(*http.Request) (*http.Response, error) {
+		return text(200, "hello", "Cache-Control: max-age=60", "Date: Sun, 06 Nov 1994 08:49:37 GMT", "Age: 0", "CDN-Cache-Control: max-age=3153600000", `No-Vary-Search: params=("utm")`), nil
+	})
+	r.get("/a?utm=1&id=1")
+	r.idle()
+	var trace Trace
+	var lines Lines
+	res := r.Kept(request("GET", "/a?id=1&utm=2"), &policy, func(string) bool { return true }, &trace, &lines)
+	if res == nil || lines.Fixed == nil || !strings.HasSuffix(lines.Status, `detail="no_vary_search"`) {
+		t.Errorf("%+v, %+v", res, lines)
+	}
 }

@@ -105,16 +105,20 @@ func (a *ask) header(s *source, form chosen, etag string) http.Header {
 	if s.aged {
 		h["Age"] = a.value(0, ageText(s.age))
 	}
-	a.status.note = joined(a.status.note, a.rules)
-	if s.object != nil && s.meta.Key != a.key {
-		a.status.note = joined(a.status.note, "no_vary_search")
-	}
+	a.noteSearch(s)
 	if lines := h["Cache-Status"]; len(lines) == 0 {
 		h["Cache-Status"] = a.value(1, a.status.String())
 	} else {
 		a.status.set(h)
 	}
 	return h
+}
+
+// noteSearch names the rule by which an answer under another key was found.
+func (a *ask) noteSearch(s *source) {
+	if s.object != nil && s.meta.Key != a.key {
+		a.status.note = joined(a.status.note, "no_vary_search")
+	}
 }
 
 // value is a field's only value.

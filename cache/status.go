@@ -84,6 +84,7 @@ type Trace struct {
 	Age    time.Duration // of what came from the store
 	Tier   string        // that it came from: "memory" or "disk"
 	Fetch  bool          // this request began a fetch
+	Status string        // our member of Cache-Status, for the answer that the caller makes of an error; "" with any other
 }
 
 type traceKey struct{}
@@ -112,11 +113,15 @@ type status struct {
 	ttl       time.Duration // §2.4
 	key       string        // §2.7; "" is not to be said
 	detail    Reason        // §2.8, and
-	note      string        // the rules of the policy
+	note      string        // the rules of the policy, by which it is as it is,
+	rules     string        // and by which the request is like others
 }
 
 // ourName is in Cache-Status.
 const ourName = "causeway"
+
+// anew forgets what became of the request so far.
+func (s *status) anew() { *s = status{key: s.key, rules: s.rules} }
 
 // forward notes why a request goes on (RFC 9211 §2.2).
 func (s *status) forward(reason Reason) {
@@ -188,12 +193,9 @@ func (s *status) String() string {
 		b = append(b, "; key="...)
 		b = appendText(b, s.key)
 	}
-	detail := string(s.detail)
-	if s.note != "" {
-		if detail != "" {
-			detail += ", "
-		}
-		detail += s.note
+	detail := joined(s.note, s.rules)
+	if s.detail != "" {
+		detail = joined(s.detail.detail(), detail)
 	}
 	if detail != "" {
 		b = append(append(append(b, `; detail="`...), strings.ReplaceAll(detail, `"`, "'")...), '"')

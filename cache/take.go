@@ -98,8 +98,8 @@ func (a *ask) takeFirst(found *finding, f *flight, s *seat) (*http.Response, err
 func (a *ask) gapless(found *finding) (*http.Response, error) {
 	next := *found
 	next.gap, next.parts, next.solo = nil, nil, true
-	key := a.status.key
-	a.status, a.trace.Kept = status{key: key}, ""
+	a.status.anew()
+	a.trace.Kept = ""
 	a.status.forward(found.reason)
 	res, _, err := a.fetch(&next, true)
 	return res, err
@@ -155,7 +155,7 @@ func (a *ask) take(found *finding, f *flight, s *seat, retried bool) (*http.Resp
 		if found.gap != nil && l.meta.Span != nil {
 			res, err := a.fill(found.gap, from)
 			if err != nil {
-				a.status = status{key: a.status.key}
+				a.status.anew()
 				return nil, &landed{gapless: true, failed: retried}, nil
 			}
 			return res, nil, nil

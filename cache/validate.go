@@ -159,7 +159,7 @@ func (a *ask) passAlone(found *finding, why Reason) (*http.Response, error) {
 		return a.stale(found)
 	}
 	if err != nil {
-		a.trace.Result = Failed
+		a.trace.Result, a.trace.Reason = Failed, string(whyError)
 		return nil, err
 	}
 	if a.head && res.StatusCode == http.StatusOK && found.object != nil {
