@@ -18,13 +18,13 @@ import (
 
 // A request that may be answered by the cache:
 //
-//  1. cached says whether it may: what stays, what is upgraded, and what the file
-//     turns off goes straight over,
+//  1. cached says whether it may: what stays and what is upgraded goes straight
+//     over,
 //  2. cache.Transport looks it up; a hit ends there,
 //  3. what it must fetch, for this request, for several, or to have it fresh, goes
 //     through fetching: over the link, as any request,
-//  4. look notes what became of it. What crossed is counted where it is fetched,
-//     as that need not be for one request.
+//  4. look notes what became of it, also for the page of a failure. What crossed is
+//     counted where it is fetched, as that need not be for one request.
 
 // asking is what fetching must know of the exchange that a fetch began with. The
 // fetch may outlive that.
@@ -40,8 +40,8 @@ type asking struct {
 type askingKey struct{}
 
 // cached is the way through the cache, nil when the request takes another.
-func (x *exchange) cached(route *config.Route) *cache.Transport {
-	if x.keeps == nil || x.site.Caching(route).Off || hop.UpgradeOf(x.out.Header) != "" {
+func (x *exchange) cached() *cache.Transport {
+	if hop.UpgradeOf(x.out.Header) != "" {
 		return nil
 	}
 	return x.keeps
@@ -62,6 +62,7 @@ func (x *exchange) look(ctx context.Context, keeps *cache.Transport, early *hop.
 	var trace cache.Trace
 	x.asked = &asking{x: x, early: early}
 	res, err := keeps.RoundTrip(x.out.WithContext(cache.WithTrace(context.WithValue(ctx, askingKey{}, x.asked), &trace)))
+	x.cacheStatus = trace.Status
 	x.rec.Cache, x.rec.CacheTier = string(trace.Result), trace.Tier
 	if x.rec.CacheWhy = trace.Reason; trace.Result == cache.Uncacheable {
 		x.rec.CacheWhy = trace.Kept
@@ -92,8 +93,8 @@ func (s *Server) Explain(ctx context.Context, r *http.Request) ([]cache.Step, er
 		return []cache.Step{{About: "site " + site.Name, Says: "the site is served on plain HTTP alone", Section: "tls"}}, nil
 	case route != nil && route.Stay != "":
 		return []cache.Step{{About: "route " + route.Path, Says: "what stays is never kept", Section: "stay"}}, nil
-	case x.cached(route) == nil:
-		return []cache.Step{{About: "site " + site.Name, Says: "the request passes by the cache", Section: "cache: off"}}, nil
+	case x.keeps == nil:
+		return []cache.Step{{About: "site " + site.Name, Says: "the node keeps nothing", Section: "cache: off"}}, nil
 	}
 	early := hop.NewEarly(nil, r, nil)
 	early.Stop()

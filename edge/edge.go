@@ -226,6 +226,8 @@ type exchange struct {
 	opened *rewrite.Opened // the answer's body, when it crosses in a coding of its own
 	packed *rewrite.Closed // the request's body, likewise
 	clock  *hop.SendClock
+
+	cacheStatus string // the cache's member of Cache-Status, for the page of a failure
 }
 
 // serve is the whole path of a request.
@@ -372,6 +374,9 @@ func (x *exchange) refuse(err error) bool {
 		x.strictTransport(x.w.Header())
 		x.announce(x.w.Header())
 	}
+	if x.cacheStatus != "" {
+		x.w.Header()["Cache-Status"] = []string{x.cacheStatus} // RFC 9211 §2
+	}
 	x.rec.BytesOut = outcome.WritePage(x.w, x.r.Method, x.rec.Kind, x.rec.RequestID)
 	return false
 }
@@ -442,7 +447,7 @@ func (x *exchange) send(ctx context.Context, early *hop.Early) (*http.Response, 
 		if way = x.Stay; way == nil {
 			return nil, outcome.Errorf(outcome.Stays, "fetch %s: route %s of site %s stays in %s, and this edge is elsewhere", x.r.URL.Path, route.Path, x.site.Name, route.Stay)
 		}
-	} else if keeps := x.cached(route); keeps != nil {
+	} else if keeps := x.cached(); keeps != nil {
 		return x.look(ctx, keeps, early)
 	}
 	return way.RoundTrip(x.out.WithContext(link.WithLean(hop.WithEarly(ctx, early.Send), x.lean)))

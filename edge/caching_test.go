@@ -1,0 +1,81 @@
+package edge_test
+
+import (
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"causeway/cache"
+	"causeway/config"
+	"causeway/edge"
+	"causeway/outcome"
+)
+
+// newCaching is an edge with a cache before over, and an empty one.
+func newCaching(t *testing.T, over http.RoundTripper) (*edge.Server, *records) {
+	t.Helper()
+	cfg, err := config.Parse("causeway.yaml", []byte(`
+listen: {http: "127.0.0.1:0", https: "127.0.0.1:1"}
+sites:
+  - name: shop
+    hosts: {example.cn: https://example.com}
+    tls: {cert: a.pem, key: a.key}
+    http: serve
+    cache: {bypass_cookies: [session]}
+    routes: [{path: /live/*, cache: off}]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := cache.OpenTiers(cache.TiersOptions{Memory: 64 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keeps, recs := cache.New(cache.Options{Store: store, Codings: edge.Codings{}}), &records{}
+	t.Cleanup(func() { keeps.Close(); _ = store.Close() })
+	return edge.New(edge.Crossing{Config: cfg, Over: over, Cache: keeps}, edge.Options{Sink: recs, Log: slog.New(slog.DiscardHandler)}), recs
+}
+
+// The cache says of each answer what it did, also of those that the edge makes
+// itself when none could be had (RFC 9211 §2).
+func TestCacheStatus(t *testing.T) {
+	down := roundTrip(func(*http.Request) (*http.Response, error) {
+		return nil, outcome.Errorf(outcome.LinkDown, "dial relay: refused")
+	})
+	slow := roundTrip(func(*http.Request) (*http.Response, error) {
+		return nil, outcome.Errorf(outcome.OriginSlow, "no answer")
+	})
+	for _, c := range []struct {
+		name, method, path, cookie string
+		over                       http.RoundTripper
+		status                     int
+		want, cache, why           string
+	}{
+		{"off", "GET", "/live/1", "", shelf{}, 200, `causeway; fwd=bypass; detail="cache: off"`, "bypass", "off"},
+		{"off, down", "GET", "/live/1", "", down, 502, `causeway; fwd=bypass; detail="cache: off"`, "bypass", "off"},
+		{"a cookie", "GET", "/", "session=1", shelf{}, 200, `causeway; fwd=bypass; detail="bypass_cookies"`, "bypass", "cookie"},
+		{"down", "GET", "/", "", down, 502, `causeway; fwd=uri-miss; detail="error"`, "failed", "error"},
+		{"down, HEAD", "HEAD", "/", "", down, 502, `causeway; fwd=uri-miss; detail="error"`, "failed", "error"},
+		{"slow", "GET", "/", "", slow, 504, `causeway; fwd=uri-miss; detail="error"`, "failed", "error"},
+		{"down, POST", "POST", "/", "", down, 502, `causeway; fwd=method; detail="error"`, "bypass", "method"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			server, recs := newCaching(t, c.over)
+			front := server.HTTP(config.Limits{})
+			req := httptest.NewRequest(c.method, "http://example.cn"+c.path, nil)
+			if c.cookie != "" {
+				req.Header.Set("Cookie", c.cookie)
+			}
+			w := httptest.NewRecorder()
+			front.Handler.ServeHTTP(w, req)
+			if got := strings.Join(w.Header()["Cache-Status"], ", "); w.Code != c.status || got != c.want {
+				t.Errorf("%d, Cache-Status: %s", w.Code, got)
+			}
+			if rec := recs.last(); rec.Cache != c.cache || !strings.HasPrefix(rec.CacheWhy, c.why) {
+				t.Errorf("the record has %s %s", rec.Cache, rec.CacheWhy)
+			}
+		})
+	}
+}
