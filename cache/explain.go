@@ -23,7 +23,7 @@ import (
 type Step struct {
 	About   string `json:"about"`             // what it is about, in a word
 	Says    string `json:"says"`              // what was found, and what follows
-	Section string `json:"section,omitempty"` // of the RFC, or of the policy
+	Section string `json:"section,omitempty"` // of the RFC, or the key of the policy
 }
 
 // explaining is a decision as it is told.
@@ -44,7 +44,7 @@ func (t *Transport) Explain(ctx context.Context, req *http.Request) []Step {
 	if reason := e.read(); reason != "" {
 		e.say("request", sections[reason], "%s %s passes by the cache: %s", req.Method, URL(req, e.policy), explained[reason])
 		if !safe(req.Method) {
-			e.say("request", "RFC 9111 §4.4", "an answer that is no error invalidates what is kept of it")
+			e.say("request", "RFC 9111 §4.4", "an answer that is no error makes the cache forget what is kept of the URL, and of those that Location and Content-Location name")
 		}
 		return e.steps
 	}
@@ -77,9 +77,10 @@ func (t *Transport) Explain(ctx context.Context, req *http.Request) []Step {
 // key says what the request is known by.
 func (e *explaining) key() {
 	p := e.policy
-	e.say("key", "", "%s of site %q", e.at(), p.Site)
-	if !p.Query.all() {
-		e.say("key", "policy query_only, query_ignore", "of the query %q this counts: %q", e.req.URL.RawQuery, first(http.Header{"Q": queryOf(p, e.req)}, "Q"))
+	e.say("key", "RFC 9111 §2", "%s of site %q", e.at(), p.Site)
+	if p.Query.drops(e.req.URL) {
+		counts, _ := p.Query.of(e.req.URL)
+		e.say("key", "policy "+p.Query.rule(), "of the query %q this counts: %q", e.req.URL.RawQuery, counts)
 	}
 	for _, name := range p.KeyHeaders {
 		e.say("key", "policy key_headers", "%s: %q counts", name, selectorValue(e.req.Header, name))
@@ -90,14 +91,9 @@ func (e *explaining) key() {
 	}
 	for name := range e.req.Header {
 		if unkeyed(name) {
-			e.say("request", "", "%s is dropped: it is in no key, and origins may answer by it", name)
+			e.say("request", "RFC 9111 §7.1", "%s is dropped: it is in no key, and origins may answer by it", name)
 		}
 	}
-}
-
-func queryOf(p *Policy, req *http.Request) []string {
-	query, _ := p.Query.of(req.URL)
-	return []string{query}
 }
 
 // kept says what there is under the key.
@@ -108,7 +104,7 @@ func (e *explaining) kept(found *finding) {
 	}
 	for _, o := range objects {
 		m := o.Meta
-		what := fmt.Sprintf("%d of %s, %d bytes", m.Status, m.Received.UTC().Format(time.RFC3339), o.Forms[0].Body.Size())
+		what := fmt.Sprintf("%d of %s, %s", m.Status, m.Received.UTC().Format(time.RFC3339), o.sizes())
 		if m.Span != nil {
 			what += ", " + contentRange(m.Span.From, m.Span.To, m.Span.Of)
 		}
@@ -116,8 +112,11 @@ func (e *explaining) kept(found *finding) {
 		case field != "":
 			e.say("vary", "RFC 9111 §4.1", "%s is not selected: %s is %q, it was made for %q", what, field, selectorValue(e.req.Header, field), m.madeFor(field))
 		case m.implicit() && personal(e.req.Header):
-			e.say("vary", "", "%s is not selected: it says nothing of caches, and the request says who the client is", what)
+			e.say("vary", "RFC 9111 §7.3", "%s is not selected: it says nothing of caches, and the request says who the client is", what)
 		case o == found.object:
+			if m.Key != e.ask.key {
+				e.say("key", "policy no_vary_search", "it was kept for another query, and says that the difference does not matter")
+			}
 			e.say("vary", "RFC 9111 §4.1", "%s is selected", what)
 			e.weighed(found)
 		case m.Span != nil:
@@ -126,6 +125,23 @@ func (e *explaining) kept(found *finding) {
 			e.say("vary", "RFC 9111 §4", "%s is selected, but there is a newer one", what)
 		}
 	}
+}
+
+// sizes are those of the forms.
+func (o *Object) sizes() string {
+	text := ""
+	for _, form := range o.Forms {
+		text = joined(text, fmt.Sprintf("%d bytes in %s", form.Body.Size(), codingText(form.Coding)))
+	}
+	return text
+}
+
+// codingText is a coding in words.
+func codingText(coding string) string {
+	if coding == "" {
+		return "no coding"
+	}
+	return coding
 }
 
 func (m *Meta) madeFor(field string) string {
@@ -147,7 +163,7 @@ func (e *explaining) weighed(f *finding) {
 		e.say("freshness", freshnessSection(l), "fresh for %s by %s, %s old", l.life, l.source, m.age(f.now).Round(time.Second))
 	}
 	if m.Stale {
-		e.say("freshness", "", "purged softly: it is given while another is fetched")
+		e.say("freshness", sections[whyPurged], "purged softly: it is given while another is fetched")
 	}
 	if f.ttl > 0 {
 		e.say("freshness", "RFC 9111 §4.2", "fresh until %s", m.Until.UTC().Format(time.RFC3339))
@@ -158,11 +174,17 @@ func (e *explaining) weighed(f *finding) {
 		e.say("stale", "RFC 9111 §4.2.4", "%s: it may not be given stale", must)
 	}
 	while, ifError, _ := e.policy.windows(of, m.Status)
+	section := func(said time.Duration, rfc, key string) string {
+		if said == unsaid {
+			return "policy " + key
+		}
+		return rfc
+	}
 	if while > 0 {
-		e.say("stale", "RFC 5861 §3", "it may be given for %s while another is fetched", while)
+		e.say("stale", section(of.staleWhileRevalidate, "RFC 5861 §3", "stale_while_revalidate"), "it may be given for %s while another is fetched", while)
 	}
 	if ifError > 0 {
-		e.say("stale", "RFC 5861 §4", "it may be given for %s when the origin fails", ifError)
+		e.say("stale", section(of.staleIfError, "RFC 5861 §4", "stale_if_error"), "it may be given for %s when the origin fails", ifError)
 	}
 }
 
@@ -179,10 +201,7 @@ func freshnessSection(l lifetimes) string {
 // served says what is given.
 func (e *explaining) served(f *finding) {
 	form := e.pick(f.object.Meta, f.object.Forms)
-	coding := form.coding
-	if coding == "" {
-		coding = "no coding"
-	}
+	coding := codingText(form.coding)
 	if f.reason == "" {
 		e.say("answer", "RFC 9111 §4", "a hit, in %s", coding)
 	} else {
@@ -192,8 +211,15 @@ func (e *explaining) served(f *finding) {
 		e.say("answer", "RFC 5861 §3", "another is fetched meanwhile")
 	}
 	if form.form == nil || form.wanted != form.coding {
-		e.say("form", "RFC 9110 §12.5.3", "the client would like %q, which is made and kept", form.wanted)
+		e.say("form", "RFC 9110 §12.5.3", "the client would rather have it in %s: that form is made in the background, and kept", codingText(form.wanted))
 	}
+}
+
+// telling are the fields of an answer that decide.
+var telling = []struct{ name, section string }{
+	{"Cdn-Cache-Control", "RFC 9213 §3"}, {"Cache-Control", "RFC 9111 §5.2"}, {"Expires", "RFC 9111 §5.3"}, {"Age", "RFC 9111 §5.1"},
+	{"Date", "RFC 9110 §6.6.1"}, {"Vary", "RFC 9110 §12.5.5"}, {"Etag", "RFC 9110 §8.8.3"}, {"Last-Modified", "RFC 9110 §8.8.2"},
+	{"Content-Encoding", "RFC 9110 §8.4"},
 }
 
 // asks asks the origin, and says whether the answer would be kept.
@@ -219,7 +245,7 @@ func (e *explaining) asks(found *finding) {
 	res, err := e.t.Next.RoundTrip(f.conditional())
 	x.received = time.Now()
 	if err != nil {
-		e.say("fetch", "", "failed: %v", err)
+		e.say("fetch", "RFC 9110 §15.6", "failed: %v", err)
 		if found.onError {
 			e.say("answer", "RFC 5861 §4", "what is kept is given stale")
 		}
@@ -227,10 +253,10 @@ func (e *explaining) asks(found *finding) {
 	}
 	defer res.Body.Close()
 	x.res = res
-	e.say("fetch", "", "the origin answers %d in %s", res.StatusCode, x.received.Sub(x.requested).Round(time.Millisecond))
-	for _, name := range []string{"Cdn-Cache-Control", "Cache-Control", "Expires", "Age", "Date", "Vary", "Etag", "Last-Modified", "Content-Encoding"} {
-		if lines := res.Header[name]; len(lines) > 0 {
-			e.say("fetch", "", "%s: %s", name, strings.Join(lines, ", "))
+	e.say("fetch", "RFC 9111 §4", "the origin answers %d in %s", res.StatusCode, x.received.Sub(x.requested).Round(time.Millisecond))
+	for _, field := range telling {
+		if lines := res.Header[field.name]; len(lines) > 0 {
+			e.say("fetch", field.section, "%s: %s", field.name, strings.Join(lines, ", "))
 		}
 	}
 	if res.StatusCode == http.StatusNotModified && f.validates() {
@@ -283,7 +309,7 @@ func (e *explaining) judged(x *exchanged) {
 		e.say("store", "RFC 9111 §4.3", "kept, and validated each time")
 	}
 	if len(x.res.Header["Set-Cookie"]) > 0 {
-		e.say("store", "", "Set-Cookie is for whose request fetched it, and not kept")
+		e.say("store", "RFC 9111 §7.3", "Set-Cookie is for whose request fetched it, and not kept")
 	}
 }
 

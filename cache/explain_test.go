@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -12,7 +13,7 @@ import (
 // changes nothing.
 func TestExplain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, Policy{Site: "shop", StaleIfError: time.Hour}, func(req *http.Request) (*http.Response, error) {
+		r := newRig(t, Policy{Site: "shop", StaleIfError: time.Hour, Query: Query{Ignore: []string{"utm_*"}}}, func(req *http.Request) (*http.Response, error) {
 			now := "Date: " + time.Now().UTC().Format(http.TimeFormat)
 			if req.URL.Path != "/down" && req.Header.Get("If-None-Match") == `"1"` {
 				return text(304, "", now), nil
@@ -24,6 +25,14 @@ func TestExplain(t *testing.T) {
 				if time.Now().Minute() > 0 {
 					return text(503, "down", now), nil
 				}
+			case "/fails":
+				return nil, errors.New("no way")
+			case "/silent":
+				return text(200, "x", now, `Etag: "1"`), nil
+			case "/text":
+				return text(200, strings.Repeat("x", 2000), now, "Cache-Control: max-age=600", "Content-Type: text/plain"), nil
+			case "/coded":
+				return text(200, "gzip<hello>", now, "Cache-Control: max-age=600", "Content-Encoding: gzip"), nil
 			case "/long":
 				res := text(200, "hello", now, "Cache-Control: max-age=60")
 				res.ContentLength = -1
@@ -45,6 +54,9 @@ func TestExplain(t *testing.T) {
 			var b strings.Builder
 			for _, s := range r.Explain(t.Context(), req) {
 				b.WriteString(s.About + ": " + s.Says + " [" + s.Section + "]\n")
+				if s.Section == "" {
+					t.Errorf("no section: %s: %s", s.About, s.Says)
+				}
 			}
 			kept = b.String()
 			for _, w := range want {
@@ -54,7 +66,7 @@ func TestExplain(t *testing.T) {
 			}
 		}
 		explain(request("GET", "/a"),
-			`key: https://example.cn/a of site "shop" []`,
+			`key: https://example.cn/a of site "shop" [RFC 9111 §2]`,
 			"lookup: nothing is kept under the key [RFC 9111 §4]",
 			"fetch: the origin answers 200 in 0s",
 			"fresh for 1m0s by max-age, 0s old already [RFC 9111 §4.2.1]",
@@ -67,6 +79,20 @@ func TestExplain(t *testing.T) {
 		r.store.broken = false
 		explain(request("GET", "/private"), "store: not kept: it says private: it is for one client [RFC 9111 §5.2.2.7]")
 		explain(request("POST", "/a"), "passes by the cache: only GET and HEAD are looked up [RFC 9111 §3]", "RFC 9111 §4.4")
+		explain(request("PUT", "/a"), "forget what is kept of the URL")
+		explain(request("GET", "/fails"), "fetch: failed: no way [RFC 9110 §15.6]")
+		explain(request("GET", "/a?utm_x=1&b=2", "X-Original-Url: /b"),
+			`of the query "utm_x=1&b=2" this counts: "b=2" [policy query_ignore]`, "X-Original-Url is dropped: it is in no key, and origins may answer by it [RFC 9111 §7.1]")
+		r.get("/text")
+		r.get("/coded")
+		r.get("/silent")
+		r.get("/text", "Accept-Encoding: gzip")
+		synctest.Wait()
+		explain(request("GET", "/text"), "2000 bytes in no coding, 2006 bytes in gzip is selected", "answer: a hit, in no coding")
+		explain(request("GET", "/coded"), "11 bytes in gzip is selected", "answer: a hit, in no coding", "the client would rather have it in no coding")
+		explain(request("GET", "/silent", "Cookie: a=1"), "is not selected: it says nothing of caches, and the request says who the client is [RFC 9111 §7.3]")
+		r.Cache.Purge(Match{URL: "https://example.cn/text"}, true)
+		explain(request("GET", "/text"), "freshness: purged softly: it is given while another is fetched [purge --soft]")
 		r.get("/a")
 		r.get("/down")
 		r.get("/vary", "Accept-Language: zh")
@@ -75,7 +101,7 @@ func TestExplain(t *testing.T) {
 		explain(request("GET", "/vary", "Accept-Language: en"), `Accept-Language is "en", it was made for "zh" [RFC 9111 §4.1]`)
 		explain(request("GET", "/a", "Cache-Control: no-cache"), "the origin is asked: the request wants it fresher, or validated [RFC 9111 §5.2.1]")
 		time.Sleep(2 * time.Minute)
-		explain(request("GET", "/a"), "stale since", "may be given for 1h0m0s when the origin fails", `If-None-Match: "1"`, "still so, and freshened [RFC 9111 §4.3.4]")
+		explain(request("GET", "/a"), "stale since", "may be given for 1h0m0s when the origin fails [policy stale_if_error]", `If-None-Match: "1"`, "still so, and freshened [RFC 9111 §4.3.4]")
 		explain(request("GET", "/down"), "the origin answers 503", "what is kept is given stale, and that is not kept [RFC 5861 §4]")
 		explain(request("HEAD", "/a"), "but what is kept is updated by it")
 		if _, _, trace := r.get("/a"); trace.Result != Revalidated {
@@ -84,11 +110,16 @@ func TestExplain(t *testing.T) {
 	})
 }
 
-// TestReasons holds that each reason is told in words.
+// TestReasons holds that each reason is told in words, with where it stands.
 func TestReasons(t *testing.T) {
 	for reason := range sections {
 		if explained[reason] == "" {
 			t.Errorf("%s is not explained", reason)
+		}
+	}
+	for reason := range explained {
+		if sections[reason] == "" && reason != whyClosed { // of a node that stops
+			t.Errorf("%s stands nowhere", reason)
 		}
 	}
 }

@@ -2,8 +2,8 @@ package cache
 
 import "strings"
 
-// explained says the reasons in words, and sections where they stand; a reason that
-// no RFC gives is a rule of the policy, or of ours.
+// explained says the reasons in words, and sections where they stand: in an RFC, or,
+// where no RFC gives one, in the policy, the file or an order.
 var explained = map[Reason]string{
 	whyOff:          "it is off for this site or route",
 	whyMethod:       "only GET and HEAD are looked up",
@@ -56,6 +56,8 @@ func (r Reason) detail() string {
 var sections = map[Reason]string{
 	whyOff:          "policy cache: off",
 	whyMethod:       "RFC 9111 §3",
+	whyBody:         "RFC 9110 §9.3.1",
+	whyOverride:     "RFC 9111 §4",
 	whyUpgrade:      "RFC 9110 §7.8",
 	whyPrecondition: "RFC 9111 §4.3.2",
 	whyBypassCookie: "policy bypass_cookies",
@@ -64,6 +66,7 @@ var sections = map[Reason]string{
 	whyVaryMiss:       "RFC 9111 §4.1",
 	whyPartial:        "RFC 9111 §3.4",
 	whyExpired:        "RFC 9111 §4.2.4",
+	whyPurged:         "purge --soft",
 	whyNoCache:        "RFC 9111 §5.2.2.4",
 	whyRequestControl: "RFC 9111 §5.2.1",
 	whyOnlyIfCached:   "RFC 9111 §5.2.1.7",
@@ -77,9 +80,14 @@ var sections = map[Reason]string{
 	whySetCookie:      "RFC 9111 §7.3",
 	whyStatus:         "RFC 9111 §3",
 	whyVaryAny:        "RFC 9111 §4.1",
+	whyTrailers:       "RFC 9110 §6.5.1",
+	whyCoding:         "RFC 9110 §8.4",
+	whyBadHeader:      "RFC 9110 §5.5",
 	whyTooLarge:       "policy object_bytes",
 	whyExtension:      "policy match_extension",
 	whyBadRange:       "RFC 9111 §3.3",
 	whyNoFreshness:    "RFC 9111 §4.2.1",
+	whyNoRoom:         "cache: memory, disk",
 	whyHead:           "RFC 9110 §9.3.2",
+	whyExpected:       "RFC 9111 §3",
 }
