@@ -210,9 +210,6 @@ func (d *Daemon) Explain(ctx context.Context, question admin.CacheQuestion) ([]a
 	if d.kept.Load() == nil {
 		return nil, admin.ErrNoCache
 	}
-	if question.Method != http.MethodGet && question.Method != http.MethodHead {
-		return nil, fmt.Errorf("explain %s: only GET and HEAD are ever kept", question.Method)
-	}
 	r, err := http.NewRequestWithContext(ctx, question.Method, question.URL, nil)
 	if err != nil {
 		return nil, fmt.Errorf("explain: %w", err)

@@ -125,8 +125,16 @@ sites:
 		"https://other.cn/": "GET is looked up",
 		"http://none.cn/":   "plain HTTP is not served",
 		"ftp://plain.cn/":   `explain: "ftp" is no scheme of a site`,
+
+		"POST http://plain.cn/":    "POST http://plain.cn/ passes by the cache: only GET and HEAD are looked up",
+		"CONNECT http://plain.cn/": "CONNECT is refused",
+		"P(ST http://plain.cn/":    `explain: net/http: invalid method "P(ST"`,
 	} {
-		steps, err := n.Explain(t.Context(), admin.CacheQuestion{Method: "GET", URL: url})
+		method, address, other := strings.Cut(url, " ")
+		if !other {
+			method, address = "GET", url
+		}
+		steps, err := n.Explain(t.Context(), admin.CacheQuestion{Method: method, URL: address})
 		got := fmt.Sprint(err)
 		if err == nil {
 			got = steps[0].Says

@@ -83,6 +83,8 @@ func (s *Server) Explain(ctx context.Context, r *http.Request) ([]cache.Step, er
 	x.out = x.outgoing(ctx)
 	route := site.Route(r.Method, r.URL.Path)
 	switch secure := r.URL.Scheme == "https"; {
+	case r.Method == http.MethodConnect:
+		return []cache.Step{{About: "request", Says: "CONNECT is refused", Section: "RFC 9110 §9.3.6"}}, nil
 	case site.Pending.On:
 		return []cache.Step{{About: "site " + site.Name, Says: "the site is not open yet: a page says so, and nothing is looked up", Section: "pending"}}, nil
 	case !secure && site.HTTP == config.HTTPRedirect:

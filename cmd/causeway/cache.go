@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/net/http/httpguts"
 
 	"causeway/admin"
 )
@@ -218,9 +219,9 @@ func explainVerb() *cobra.Command {
 		Short: "Say step by step whether an answer is kept, and why",
 		Long: `Asks the node on this machine what its cache does with a request for the URL, as
 a visitor would send it, with each rule that decides: the section of the RFC, or
-the key of the file. Where nothing is kept that could answer it, the node asks
-the origin, once and with GET or HEAD alone, and says whether it would keep what
-comes.`,
+the key of the file. Where nothing is kept that could answer a GET or a HEAD, the
+node asks the origin, once, and says whether it would keep what comes. A request
+of another --method is not sent: what it would do to what is kept is said.`,
 		Example: "  causeway cache explain https://example.cn/news\n  causeway cache explain https://example.cn/ -H 'Cookie: session=1' -H 'Cache-Control: no-cache'",
 		Args:    argsBetween(1, 1, "one URL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -229,8 +230,8 @@ comes.`,
 				return err
 			}
 			question := admin.CacheQuestion{Method: strings.ToUpper(method), URL: of, Header: http.Header{}}
-			if question.Method != http.MethodGet && question.Method != http.MethodHead {
-				return usagef("causeway cache explain: --method %s: give GET or HEAD, nothing else is ever kept", question.Method)
+			if !httpguts.ValidHeaderFieldName(question.Method) { // both are tokens (RFC 9110 §5.6.2)
+				return usagef("causeway cache explain: --method %q is none: give GET, HEAD, POST or another", method)
 			}
 			for _, field := range fields {
 				name, value, ok := strings.Cut(field, ":")
