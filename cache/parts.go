@@ -202,7 +202,7 @@ func (c *Cache) assemble(o *Object) {
 	pieces := cover(parts, 0, size)
 	if pieces == nil || size > c.most.Load() {
 		for _, p := range parts { // one that is in the new one is of no use
-			if p != o && p.Meta.Span.From >= o.Meta.Span.From && p.Meta.Span.To <= o.Meta.Span.To {
+			if p.Meta.ID != o.Meta.ID && p.Meta.Span.From >= o.Meta.Span.From && p.Meta.Span.To <= o.Meta.Span.To {
 				store.Remove(p)
 			}
 		}

@@ -153,3 +153,19 @@ func TestRangeOfAWholeThatFails(t *testing.T) {
 		}
 	})
 }
+
+// TestPartOnDiskAlone shows that a part stays that leaves memory as soon as it is
+// kept.
+func TestPartOnDiskAlone(t *testing.T) {
+	c := New(Options{Store: open(t, TiersOptions{Disk: 64 << 20, Dir: t.TempDir()})})
+	defer c.Close()
+	policy := Policy{}
+	r := &rig{&Transport{Cache: c, Policy: func(*http.Request) *Policy { return &policy }, Next: originFunc(func(req *http.Request) (*http.Response, error) {
+		return text(206, "01234", "Cache-Control: max-age=60", `Etag: "1"`, "Content-Range: bytes 0-4/10"), nil
+	})}, t, nil}
+	r.get("/a", "Range: bytes=0-4")
+	r.idle()
+	if _, body, trace := r.get("/a", "Range: bytes=1-2"); trace.Result != Hit || body != "12" {
+		t.Errorf("%q, %+v", body, trace)
+	}
+}
