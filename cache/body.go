@@ -70,6 +70,14 @@ type body struct {
 // Size is how long the body is.
 func (b *body) Size() int64 { return b.size }
 
+// Tier is where its bytes are.
+func (b *body) Tier() string {
+	if b.bytes.Load() != nil {
+		return "memory"
+	}
+	return "disk"
+}
+
 // Open gives a *memoryReader or a *fileReader.
 func (b *body) Open() (Reader, error) {
 	if bytes := b.bytes.Load(); bytes != nil {

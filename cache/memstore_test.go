@@ -200,6 +200,7 @@ func (b bytesBody) same(other bytesBody) bool {
 	return len(b) == len(other) && (len(b) == 0 || &b[0] == &other[0])
 }
 func (b bytesBody) Size() int64           { return int64(len(b)) }
+func (b bytesBody) Tier() string          { return "memory" }
 func (b bytesBody) Open() (Reader, error) { return b, nil }
 func (b bytesBody) Bytes() []byte         { return b }
 func (b bytesBody) Close() error          { return nil }

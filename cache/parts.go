@@ -40,7 +40,7 @@ func (a *ask) fromParts(f *finding) *http.Response {
 	a.status.hit, a.status.timed, a.status.ttl, a.status.note = true, true, left, m.Note
 	s := &source{meta: m, forms: newest.Forms, object: newest, aged: true, age: age}
 	h := a.header(s, chosen{&newest.Forms[0], m.Coding, m.Coding}, of.etag)
-	a.trace.Result, a.trace.Age = Hit, age
+	a.trace.Result, a.trace.Age, a.trace.Tier = Hit, age, pieces[0].object.Forms[0].Body.Tier()
 	if conditional(a.req.Header) && unchanged(a.req.Header, of.etag, of.modified) {
 		return a.notModified(s, h)
 	}

@@ -32,6 +32,9 @@ type source struct {
 func (a *ask) give(s *source) (*http.Response, error) {
 	m, f := s.meta, s.meta.facts()
 	form := a.pick(m, s.forms)
+	if s.object != nil {
+		a.trace.Tier = s.stored(form).Body.Tier()
+	}
 	etag := f.etag
 	if form.coding != m.Coding {
 		etag = weaken(etag)
@@ -74,6 +77,14 @@ func (s *source) sizeOf(form chosen) int64 {
 		return form.form.Body.Size()
 	}
 	return s.size
+}
+
+// stored is the form of an object that one is made of.
+func (s *source) stored(form chosen) *Form {
+	if form.form != nil {
+		return form.form
+	}
+	return &s.forms[0]
 }
 
 // header is the header of the answer in a form.
@@ -184,15 +195,15 @@ func (a *ask) body(s *source, form chosen, from, to int64) (io.ReadCloser, error
 		s.seat.limit(from, to)
 		return s.seat, nil
 	}
-	of := form.form
-	if of == nil {
-		of, to = &s.forms[0], s.forms[0].Body.Size()
+	of := s.stored(form)
+	if form.form == nil {
+		to = of.Body.Size()
 	}
 	r, err := of.Body.Open()
 	if err != nil {
+		a.trace.Tier = ""
 		return nil, err
 	}
-	a.trace.Tier = tierOf(r)
 	if form.wanted != form.coding || form.form == nil {
 		a.c.form(s.object, form.wanted)
 	}
@@ -210,17 +221,6 @@ type inMemory interface{ Bytes() []byte }
 // inFile is a Reader of a file of its own, that begins at offset.
 type inFile interface {
 	File() (f *os.File, offset, size int64)
-}
-
-// tierOf is where a Reader's bytes are, as Listed.Tier has it.
-func tierOf(r Reader) string {
-	switch r.(type) {
-	case inMemory:
-		return "memory"
-	case inFile:
-		return "disk"
-	}
-	return ""
 }
 
 // response is an answer of ours.

@@ -82,7 +82,7 @@ type Trace struct {
 	Reason string        // why it is no hit: one of the Reasons; "" for a hit
 	Kept   string        // why the answer is not kept: one of the Reasons; "" when it is, or was not fetched
 	Age    time.Duration // of what came from the store
-	Tier   string        // that it came from: "memory" or "disk"
+	Tier   string        // where what is kept of it was: "memory" or "disk"; "" for what is fetched
 	Fetch  bool          // this request began a fetch
 	Status string        // our member of Cache-Status, for the answer that the caller makes of an error; "" with any other
 }

@@ -75,6 +75,7 @@ type Form struct {
 // Reader is open, also when the object has been removed meanwhile.
 type Body interface {
 	Size() int64
+	Tier() string // where the bytes are now: "memory" or "disk"
 	// Open fails when the bytes are not there any more, or are not those that
 	// were written.
 	Open() (Reader, error)

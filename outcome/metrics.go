@@ -69,11 +69,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "causeway_link_body_bytes_total", Help: "Body bytes that crossed the link to and from a relay, as they crossed (compressed)."},
 			[]string{"relay", "via", "site", "direction"}),
 		cached: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "causeway_cache_requests_total", Help: "Requests ended, by what the cache did with them, and the tier of a hit."},
+			Name: "causeway_cache_requests_total", Help: "Requests ended, by what the cache did with them, and the tier of what was kept."},
 			[]string{"site", "result", "tier"}),
 		cachedBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "causeway_cache_body_bytes_total", Help: "Response body bytes sent to clients, by what the cache did with the request."},
-			[]string{"site", "result"}),
+			Name: "causeway_cache_body_bytes_total", Help: "Response body bytes sent to clients, by what the cache did with the request, and the tier of what was kept."},
+			[]string{"site", "result", "tier"}),
 		missed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "causeway_cache_misses_total", Help: "Requests that the cache could not answer by itself, by why."},
 			[]string{"site", "why"}),
@@ -160,7 +160,7 @@ func (m *Metrics) seriesOf(rec *Record) *series {
 		of.linkIn, of.linkOut = m.link.WithLabelValues(key.relay, key.via, key.site, "to"), m.link.WithLabelValues(key.relay, key.via, key.site, "from")
 	}
 	if key.cache != NoCache && key.cache != "" {
-		of.cache, of.cacheOut = m.cached.WithLabelValues(key.site, key.cache, key.tier), m.cachedBytes.WithLabelValues(key.site, key.cache)
+		of.cache, of.cacheOut = m.cached.WithLabelValues(key.site, key.cache, key.tier), m.cachedBytes.WithLabelValues(key.site, key.cache, key.tier)
 		if key.why != "" {
 			of.missed = m.missed.WithLabelValues(key.site, key.why)
 		}

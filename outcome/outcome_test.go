@@ -145,3 +145,14 @@ func TestPage(t *testing.T) {
 		t.Error("a HEAD got a body")
 	}
 }
+
+// The bytes of hits are told apart by where they were.
+func TestCacheBytesByTier(t *testing.T) {
+	m := NewMetrics(prometheus.NewPedanticRegistry())
+	for tier, n := range map[string]int64{"memory": 10, "disk": 20} {
+		m.Emit(&Record{Role: "edge", Site: "shop", Method: "GET", Status: 200, BytesOut: n, Cache: "hit", CacheTier: tier})
+		if got := testutil.ToFloat64(m.cachedBytes.WithLabelValues("shop", "hit", tier)); got != float64(n) {
+			t.Errorf("%s: counted %v bytes", tier, got)
+		}
+	}
+}

@@ -27,7 +27,7 @@ type Record struct {
 	BytesOut  int64  // response body bytes written to the client, as sent (compressed)
 	Cache     string // what the cache did with it; "none" where there is none
 	CacheWhy  string // why it was no hit, a word of the cache's; "" for a hit
-	CacheTier string // where a hit was: "memory" or "disk"
+	CacheTier string // where what is kept of it was: "memory" or "disk"; "" for what is fetched
 	Relay     string // the relay that took it; "" in one process
 	Via       string // edge: the address of the path to it
 	LinkIn    int64  // edge: request body bytes as they crossed to the relay
