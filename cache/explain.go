@@ -210,7 +210,11 @@ func (e *explaining) served(f *finding) {
 	if f.refresh {
 		e.say("answer", "RFC 5861 §3", "another is fetched meanwhile")
 	}
-	if form.form == nil || form.wanted != form.coding {
+	switch {
+	case form.form != nil && form.wanted == form.coding:
+	case f.object.Forms[0].Body.Size() > mostCoded:
+		e.say("form", "RFC 9110 §12.5.3", "no other form is made of it: it is longer than %d bytes", mostCoded)
+	default:
 		e.say("form", "RFC 9110 §12.5.3", "the client would rather have it in %s: that form is made in the background, and kept", codingText(form.wanted))
 	}
 }

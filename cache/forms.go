@@ -14,8 +14,9 @@ import (
 //
 //  1. codingOf says which that is; one that is not ours stays as it is,
 //  2. pick takes the best form that is kept of those that the client takes,
-//  3. where there is none, recoded opens the body, and closes it again, as it is
-//     read,
+//  3. where there is none, recoded opens the body as it is read, and of what comes
+//     from the origin closes it again. A hit is not closed, but for who does not take
+//     it open,
 //  4. and form makes the one that was wanted once, in the background.
 
 // Codings opens and closes bodies in "br", "zstd" and "gzip".
@@ -164,13 +165,16 @@ func (a *ask) pick(m *Meta, forms []Form) chosen {
 	if f.opaque || a.c.options.Codings == nil || m.Span != nil || bodiless(m.Status) {
 		return chosen{came, came.Coding, came.Coding} // as it is, whatever the client takes
 	}
+	kept := came.Body != nil
 	wanted := takes.best()
-	if came.Coding == "" && !f.squeezed || came.Body != nil && came.Body.Size() < leastCoded && came.Coding == "" {
+	if came.Coding == "" && (!f.squeezed || kept && came.Body.Size() < leastCoded) {
 		wanted = ""
 	}
 	switch {
 	case best == nil && takes.quality(wanted) == 0:
 		return chosen{came, came.Coding, came.Coding} // it takes nothing at all
+	case best == nil && kept && takes.quality("") > 0:
+		return chosen{nil, "", wanted}
 	case best == nil:
 		return chosen{nil, wanted, wanted}
 	case best.Coding == "" && wanted != "":

@@ -233,3 +233,38 @@ func TestBombIsOpenedOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestHitIsNotCoded shows that no hit is put into a coding as it is given: neither
+// while its form is made, nor where none is.
+func TestHitIsNotCoded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		long := "br<" + strings.Repeat("x", mostCoded) + ">"
+		r := newRig(t, Policy{}, func(req *http.Request) (*http.Response, error) {
+			body := "br<hello>"
+			if req.URL.Path == "/long" {
+				body = long
+			}
+			return text(200, body, "Cache-Control: max-age=60", "Content-Encoding: br", "Content-Type: text/plain"), nil
+		})
+		defer r.Cache.Close()
+		r.Cache.SetMostBytes(1 << 30)
+		codings := &countedCodings{hold: make(chan struct{})}
+		r.Cache.options.Codings = codings
+		for _, target := range []string{"/a", "/b", "/long"} {
+			r.get(target, "Accept-Encoding: br")
+		}
+		synctest.Wait()
+		for range 3 {
+			for _, target := range []string{"/a", "/b", "/long"} {
+				if res, body, trace := r.get(target, "Accept-Encoding: gzip"); trace.Result != Hit || res.Header.Get("Content-Encoding") != "" || !strings.HasPrefix(body, "hello") && !strings.HasPrefix(body, "xxx") {
+					t.Errorf("%s: %.10q %+v %v", target, body, trace, res.Header)
+				}
+			}
+		}
+		synctest.Wait()
+		if n := codings.encoders.Load(); n != 1 { // MostForms is 1
+			t.Errorf("%d bodies were put into a coding", n)
+		}
+		close(codings.hold)
+	})
+}
