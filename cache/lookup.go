@@ -120,7 +120,10 @@ func (a *ask) weigh(f *finding) {
 	if must == "no-cache" && overridden {
 		must = ""
 	}
-	f.onError = must == "" && !a.control.noCache && -left <= ifError && ifError > 0
+	// A request's no-cache and max-age are what it would rather have (RFC 9111 §5.2.1),
+	// and in place of an error it is given what there is, unless it wants nothing of that.
+	unwanted := a.control.noCache && a.control.noStore
+	f.onError = must == "" && !unwanted && -left <= ifError && ifError > 0
 	tooOld := a.control.maxAge != unsaid && age > a.control.maxAge && (a.control.maxStale == unsaid || age-a.control.maxAge > a.control.maxStale)
 	if of.immutable && left > 0 && !overridden {
 		tooOld = false // a reload has no need to validate it (RFC 8246 §2); who must says no-cache

@@ -565,13 +565,6 @@ func (h *history) may(l *lineage, v *visit) string {
 	if hasMaxStale && (asked.args["max-stale"][0] == "" || asked.odd) {
 		maxStale = forever
 	}
-	switch {
-	case s.plain("no-cache") && !l.overrides(v.policy):
-		return "no-cache, and it was not validated"
-	case len(asked.args["no-cache"]) > 0 && l.last.answered.Before(v.begun): // what is still to come is as good
-		return "the request's no-cache"
-	}
-	failing := h.failing(v)
 	_, while, hasWhile := s.number("stale-while-revalidate")
 	if !hasWhile {
 		while = v.policy.StaleWhileRevalidate
@@ -583,7 +576,14 @@ func (h *history) may(l *lineage, v *visit) string {
 	if _, more, ok := asked.number("stale-if-error"); ok {
 		onError = max(onError, more)
 	}
-	if failing && !must && stale <= onError && onError > 0 {
+	spare := h.failing(v) && !must && stale <= onError && onError > 0 // RFC 5861 §4
+	noCache := len(asked.args["no-cache"]) > 0
+	switch {
+	case s.plain("no-cache") && !l.overrides(v.policy):
+		return "no-cache, and it was not validated"
+	case noCache && l.last.answered.Before(v.begun) && !(spare && len(asked.args["no-store"]) == 0): // what is still to come is as good
+		return "the request's no-cache"
+	case spare:
 		return ""
 	}
 	never := s.has("immutable") && fresh && !l.overrides(v.policy) // RFC 8246 §2
