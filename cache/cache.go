@@ -194,6 +194,7 @@ func (a *ask) pass(reason Reason) (*http.Response, error) {
 	if !safe(a.req.Method) {
 		a.invalidate(res)
 	}
+	takeTags(res.Header)
 	a.status.set(res.Header)
 	return res, nil
 }

@@ -116,7 +116,7 @@ func (f *flight) ask(x *exchanged, out *http.Request) {
 	x.requested = time.Now()
 	res, err := f.next.RoundTrip(out)
 	x.received = time.Now()
-	if x.res = res; err != nil {
+	if x.take(res); err != nil {
 		x.res = nil
 		if out.Context().Err() == nil { // it was not given up here
 			f.c.remember(f.key.key, func(m *mark) { m.failed = x.received })
@@ -202,14 +202,14 @@ func (f *flight) meta(x *exchanged, v *verdict) *Meta {
 	coding, _ := codingOf(v.header)
 	return (&Meta{
 		Key: f.keptUnder(v.header), ID: variantID(v.vary, v.span), Site: f.policy.Site, URL: f.url,
-		Status: x.res.StatusCode, Header: v.header, Vary: v.vary, Coding: coding, Span: v.span, Tags: tagsOf(v.header),
+		Status: x.res.StatusCode, Header: v.header, Vary: v.vary, Coding: coding, Span: v.span, Tags: x.tags,
 		Requested: x.requested, Received: x.received, Until: v.until(v.facts, x.received), Note: v.note,
 	}).settled()
 }
 
-// tagsOf are those that purges know an answer by.
-func tagsOf(h http.Header) []string {
-	var tags []string
+// takeTags takes out of an answer what purges know it by: that is for the cache, and
+// no visitor's affair.
+func takeTags(h http.Header) (tags []string) {
 	for _, line := range h["Cache-Tag"] {
 		for tag := range strings.SplitSeq(line, ",") {
 			if tag = strings.TrimSpace(tag); tag != "" {
@@ -220,6 +220,8 @@ func tagsOf(h http.Header) []string {
 	for _, line := range h["Surrogate-Key"] {
 		tags = append(tags, strings.Fields(line)...)
 	}
+	delete(h, "Cache-Tag")
+	delete(h, "Surrogate-Key")
 	return tags
 }
 

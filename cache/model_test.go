@@ -543,7 +543,7 @@ func (h *history) may(l *lineage, v *visit) string {
 	}
 	soft := false
 	for _, k := range h.strikes {
-		if k.hits(l.base.url, tagsOf(l.header)) && k.over < v.begunAt && l.last.sentAt < k.at {
+		if k.hits(l.base.url, takeTags(l.header.Clone())) && k.over < v.begunAt && l.last.sentAt < k.at {
 			if !k.soft {
 				return "it is from before a purge or an invalidation"
 			}
@@ -645,7 +645,7 @@ func (h *history) certain(x *fetched, v *visit) bool {
 		return false
 	}
 	for _, k := range h.strikes {
-		if k.hits(x.url, tagsOf(x.header)) && (k.over > x.sentAt || !x.sent.After(k.when)) {
+		if k.hits(x.url, takeTags(x.header.Clone())) && (k.over > x.sentAt || !x.sent.After(k.when)) {
 			return false // or as good as: the fetch may have begun before
 		}
 	}
@@ -724,6 +724,10 @@ func (l *lineage) shows(v *visit, fromStore bool) string {
 	if fromStore && len(h["Set-Cookie"]) > 0 && l.last.sentAt < v.begunAt {
 		return "somebody's Set-Cookie"
 	}
+	if len(h["Cache-Tag"]) > 0 {
+		return "what purges go by is no visitor's affair"
+	}
+	skip["Cache-Tag"] = true
 	for name, values := range l.header {
 		if !skip[name] && v.status != 304 && v.status != 416 && !slices.Equal(h[name], values) {
 			return fmt.Sprintf("%s is %q, the response has %q", name, h[name], values)

@@ -33,8 +33,16 @@ type exchanged struct {
 	noStore   bool // the request's
 	most      int64
 	res       *http.Response
+	tags      []string // that the answer had
 	requested time.Time
 	received  time.Time
+}
+
+// take takes the answer, nil for none.
+func (x *exchanged) take(res *http.Response) {
+	if x.res = res; res != nil {
+		x.tags = takeTags(res.Header)
+	}
 }
 
 // verdict is whether an answer is kept, and how.

@@ -64,7 +64,10 @@ func (f *flight) freshen(x *exchanged) bool {
 	}
 	meta := old.with(v.header)
 	meta.Requested, meta.Received, meta.Until = x.requested, x.received, v.until(v.facts, x.received)
-	meta.Stale, meta.Note, meta.Tags = false, v.note, tagsOf(v.header)
+	meta.Stale, meta.Note = false, v.note
+	if len(x.tags) > 0 {
+		meta.Tags = x.tags
+	}
 	object := &Object{Meta: meta.settled(), Forms: f.valid.Forms}
 	switch v.reason {
 	case "":
@@ -149,6 +152,7 @@ func (a *ask) passAlone(found *finding, why Reason) (*http.Response, error) {
 	}
 	x := &exchanged{policy: a.policy, sent: out, noStore: a.control.noStore, most: a.c.most.Load(), requested: found.now}
 	res, err := a.t.Next.RoundTrip(out)
+	x.take(res)
 	if (err != nil || isTrouble(res.StatusCode)) && found.onError {
 		status := 0
 		if err == nil {
@@ -163,7 +167,7 @@ func (a *ask) passAlone(found *finding, why Reason) (*http.Response, error) {
 		return nil, err
 	}
 	if a.head && res.StatusCode == http.StatusOK && found.object != nil {
-		x.res, x.received = res, time.Now()
+		x.received = time.Now()
 		a.updateByHead(x, found.object)
 	}
 	a.status.fwdStatus, a.status.detail = res.StatusCode, why
@@ -203,6 +207,9 @@ func (a *ask) updateByHead(x *exchanged, o *Object) {
 	}
 	meta := old.with(v.header)
 	meta.Requested, meta.Received, meta.Until = x.requested, x.received, v.until(v.facts, x.received)
-	meta.Stale, meta.Note, meta.Tags = false, v.note, tagsOf(v.header)
+	meta.Stale, meta.Note = false, v.note
+	if len(x.tags) > 0 {
+		meta.Tags = x.tags
+	}
 	a.c.options.Store.Renew(o, meta.settled())
 }
