@@ -20,9 +20,10 @@ import (
 //
 //  1. Sitemap reads the URLs of a sitemap, and of those that it lists, or List
 //     those of a text, a line each,
-//  2. Warm asks for each, a few at a time, once for every coding that visitors
-//     take,
-//  3. what the edge says of it in Cache-Status (RFC 9211) is counted.
+//  2. Warm reads them some way ahead, so that it knows how many there are, and asks
+//     for each, a few at a time, once for every coding that visitors take,
+//  3. what the edge says of it in Cache-Status (RFC 9211) is counted, and what is
+//     not kept or failed is named.
 
 // Sitemap limits (https://www.sitemaps.org/protocol.html): 50 000 URLs and 50 MB
 // a file, and an index lists no other index.
@@ -34,42 +35,85 @@ const (
 // warmCodings are what visitors take: browsers over TLS, those over plain HTTP.
 var warmCodings = []string{"br, zstd, gzip", "gzip"}
 
-// Warming is what came of it.
+// Warming is what came of it. What failed is among neither those kept nor those not
+// kept.
 type Warming struct {
 	URLs    int            `json:"urls"`
 	Kept    int            `json:"kept"`               // that were not kept before
 	Were    int            `json:"were_kept"`          // that were
 	NotKept map[string]int `json:"not_kept,omitempty"` // why, as the edge says it
-	Failed  []string       `json:"failed,omitempty"`   // "URL: why", the first mostFailed
+	Unkept  []Missed       `json:"not_kept_urls,omitempty"`
+	Unnamed int            `json:"more_not_kept,omitempty"`
+	Failed  []Missed       `json:"failed,omitempty"`
 	More    int            `json:"more_failed,omitempty"`
 	Bytes   int64          `json:"bytes"` // of bodies, as they came
 	Took    time.Duration  `json:"took"`
 }
 
-// mostFailed is how many failures are told one by one.
-const mostFailed = 20
+// Missed is a URL that is not kept, or failed.
+type Missed struct {
+	URL    string `json:"url"`
+	Status int    `json:"status,omitempty"` // 0 is no answer
+	Why    string `json:"why"`
+}
 
-// Warm asks for each URL by client, so many at a time. progress, which may be nil,
-// is told after each.
-func Warm(ctx context.Context, client *http.Client, urls iter.Seq2[string, error], atOnce int, progress func(done int)) (Warming, error) {
+func (m Missed) String() string {
+	if m.Status == 0 {
+		return m.URL + ": " + m.Why
+	}
+	return m.URL + ": " + statusLine(m.Status) + ": " + m.Why
+}
+
+// mostNamed is how many that failed, and that are not kept, are named.
+const mostNamed = 20
+
+// aheadLists is how many lists, of at most 50 000 URLs each, are read before those
+// of the first have been asked for.
+const aheadLists = 8
+
+// Progress is told after each URL, and when more are known: how many were asked for,
+// of how many known, and whether those are all. It is called by one goroutine at a
+// time.
+type Progress func(done, known int, all bool)
+
+// Warm asks for each URL of some lists by client, so many at a time. progress may be
+// nil.
+func Warm(ctx context.Context, client *http.Client, lists iter.Seq2[[]string, error], atOnce int, progress Progress) (Warming, error) {
+	if progress == nil {
+		progress = func(int, int, bool) {}
+	}
 	w := warmer{client: client, progress: progress, came: Warming{NotKept: make(map[string]int)}}
 	begun := time.Now()
+	ahead := make(chan []string, aheadLists)
+	var failed error // of the lists; who reads ahead has it until ahead is closed
+	go func() {
+		defer close(ahead)
+		for urls, err := range lists {
+			if failed = err; err != nil {
+				break
+			}
+			w.tell(len(urls), false)
+			select {
+			case ahead <- urls:
+			case <-ctx.Done():
+				return
+			}
+		}
+		w.tell(0, true)
+	}()
 	places := make(chan struct{}, max(1, atOnce))
 	var asking sync.WaitGroup
-	var failed error
-	for of, err := range urls {
-		if err != nil {
-			failed = err
-			break
+	for urls := range ahead {
+		for _, of := range urls {
+			if ctx.Err() != nil {
+				break
+			}
+			places <- struct{}{}
+			asking.Go(func() {
+				defer func() { <-places }()
+				w.ask(ctx, of)
+			})
 		}
-		if ctx.Err() != nil {
-			break
-		}
-		places <- struct{}{}
-		asking.Go(func() {
-			defer func() { <-places }()
-			w.ask(ctx, of)
-		})
 	}
 	asking.Wait()
 	w.came.Took = time.Since(begun)
@@ -79,22 +123,36 @@ func Warm(ctx context.Context, client *http.Client, urls iter.Seq2[string, error
 // warmer is a Warm under way.
 type warmer struct {
 	client   *http.Client
-	progress func(done int)
+	progress Progress
 
-	mu   sync.Mutex // guards came
-	came Warming
+	mu    sync.Mutex // guards the rest
+	came  Warming
+	known int
+	all   bool
+}
+
+// tell notes that more are known.
+func (w *warmer) tell(more int, all bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.known, w.all = w.known+more, all
+	w.progress(w.came.URLs, w.known, w.all)
 }
 
 // ask asks for one URL in each coding; the first answer tells.
 func (w *warmer) ask(ctx context.Context, of string) {
 	for i, coding := range warmCodings {
 		said, n, err := w.get(ctx, of, coding)
+		if err != nil && ctx.Err() != nil {
+			return // nobody knows what it would have been
+		}
+		failed := err != nil || said.status >= 400
+		kept := said.hit || said.stored
 		w.mu.Lock()
 		w.came.Bytes += n
 		switch {
-		case err != nil && ctx.Err() != nil:
-		case err != nil:
-			w.fail(of, err)
+		case failed:
+			name(&w.came.Failed, &w.came.More, Missed{of, said.status, said.whyFailed(err)})
 		case i > 0:
 		case said.hit:
 			w.came.Were++
@@ -102,28 +160,26 @@ func (w *warmer) ask(ctx context.Context, of string) {
 			w.came.Kept++
 		default:
 			w.came.NotKept[said.why]++
+			name(&w.came.Unkept, &w.came.Unnamed, Missed{of, said.status, said.why})
 		}
 		if i == 0 {
 			w.came.URLs++
+			w.progress(w.came.URLs, w.known, w.all)
 		}
-		done := w.came.URLs
 		w.mu.Unlock()
-		if i == 0 && w.progress != nil {
-			w.progress(done)
-		}
-		if err != nil || !said.hit && !said.stored {
+		if failed || !kept {
 			return
 		}
 	}
 }
 
-// fail notes a failure. w.mu is held.
-func (w *warmer) fail(of string, err error) {
-	if len(w.came.Failed) == mostFailed {
-		w.came.More++
+// name adds one to those that are named, or to the number of the others.
+func name(named *[]Missed, more *int, one Missed) {
+	if len(*named) == mostNamed {
+		*more++
 		return
 	}
-	w.came.Failed = append(w.came.Failed, of+": "+err.Error())
+	*named = append(*named, one)
 }
 
 // get asks once and reads the whole answer.
@@ -140,17 +196,29 @@ func (w *warmer) get(ctx context.Context, of, coding string) (said cacheSaid, n 
 	}
 	defer res.Body.Close()
 	n, err = io.Copy(io.Discard, res.Body)
-	if err == nil && (res.StatusCode >= 500 || res.StatusCode == http.StatusMisdirectedRequest) { // 421: the edge has no such site
-		err = errors.New(statusLine(res.StatusCode))
-	}
-	return readCacheStatus(strings.Join(res.Header["Cache-Status"], ", ")), n, err
+	said = readCacheStatus(strings.Join(res.Header["Cache-Status"], ", "))
+	said.status = res.StatusCode
+	return said, n, err
 }
 
 // cacheSaid is what our own cache says in a Cache-Status field: the last member
 // of the list is the cache nearest to us (RFC 9211 §2).
 type cacheSaid struct {
+	status      int // of the answer
 	hit, stored bool
 	why         string // it is not kept
+}
+
+// whyFailed is why an answer that failed did: the error, or what was done with one
+// whose status is an error.
+func (s cacheSaid) whyFailed(err error) string {
+	switch {
+	case err != nil:
+		return err.Error()
+	case s.hit || s.stored:
+		return "kept"
+	}
+	return "not kept: " + s.why
 }
 
 func readCacheStatus(field string) (said cacheSaid) {
@@ -211,18 +279,9 @@ const (
 // List gives the URLs of a text: a line each, without empty ones and those that
 // begin with #. It reads all of it first: where a line is no URL it gives none, and
 // the error names the lines.
-func List(r io.Reader) iter.Seq2[string, error] {
-	return func(yield func(string, error) bool) {
-		all, err := readList(r)
-		if err != nil {
-			yield("", err)
-			return
-		}
-		for _, of := range all {
-			if !yield(of, nil) {
-				return
-			}
-		}
+func List(r io.Reader) iter.Seq2[[]string, error] {
+	return func(yield func([]string, error) bool) {
+		yield(readList(r))
 	}
 }
 
@@ -260,8 +319,10 @@ func readList(r io.Reader) (all []string, err error) {
 		return nil, fmt.Errorf("read the list: %w", err)
 	case limited.N <= 0:
 		return nil, errors.New("read the list: it is longer than 256 MB: give it in parts")
+	case len(bad) > 0:
+		return nil, errors.Join(bad...)
 	}
-	return all, errors.Join(bad...)
+	return all, nil
 }
 
 // whole refuses what is no absolute URL.
@@ -274,40 +335,36 @@ func whole(of string) error {
 }
 
 // Sitemap gives the URLs of the sitemap at a URL, and of the sitemaps that it
-// lists if it is an index, fetched by client. Those of other hosts than that of
-// the sitemap are left out, as the protocol says.
-func Sitemap(ctx context.Context, client *http.Client, at string) iter.Seq2[string, error] {
-	return func(yield func(string, error) bool) {
+// lists if it is an index, fetched by client: a list for each, when it has been
+// read; of one that is cut off what came, and then the error. Those of other hosts
+// than that of the sitemap are left out, as the protocol says.
+func Sitemap(ctx context.Context, client *http.Client, at string) iter.Seq2[[]string, error] {
+	return func(yield func([]string, error) bool) {
 		from, err := url.Parse(at)
 		if err != nil {
-			yield("", fmt.Errorf("read the sitemap: %w", err))
+			yield(nil, fmt.Errorf("read the sitemap: %w", err))
 			return
 		}
-		var listed []string
-		goOn := true
-		err = readSitemap(ctx, client, at, func(kind, of string) bool {
-			switch {
-			case !sameHost(of, from.Host):
-			case kind == "sitemap" && len(listed) < mostSitemaps:
-				listed = append(listed, of)
-			case kind == "url":
-				goOn = yield(of, nil)
-			}
-			return goOn
-		})
-		for _, of := range listed {
-			if err != nil || !goOn {
-				break
-			}
-			err = readSitemap(ctx, client, of, func(kind, of string) bool {
-				if kind == "url" && sameHost(of, from.Host) {
-					goOn = yield(of, nil)
+		next := []string{at}
+		for first := true; len(next) > 0; first = false {
+			var urls, listed []string
+			err := readSitemap(ctx, client, next[0], func(kind, of string) {
+				switch {
+				case !sameHost(of, from.Host):
+				case kind == "sitemap" && first && len(listed) < mostSitemaps:
+					listed = append(listed, of)
+				case kind == "url":
+					urls = append(urls, of)
 				}
-				return goOn
 			})
-		}
-		if err != nil && goOn {
-			yield("", err)
+			next = append(next[1:], listed...)
+			if len(urls) > 0 && !yield(urls, nil) {
+				return
+			}
+			if err != nil {
+				yield(nil, err)
+				return
+			}
 		}
 	}
 }
@@ -318,8 +375,8 @@ func sameHost(of, host string) bool {
 }
 
 // readSitemap fetches one and gives each <loc> in it with the element that it is
-// in, "url" or "sitemap", until each says false.
-func readSitemap(ctx context.Context, client *http.Client, at string, each func(kind, of string) bool) error {
+// in, "url" or "sitemap".
+func readSitemap(ctx context.Context, client *http.Client, at string, each func(kind, of string)) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
 	if err != nil {
 		return fmt.Errorf("read the sitemap: %w", err)
@@ -350,7 +407,7 @@ func readSitemap(ctx context.Context, client *http.Client, at string, each func(
 }
 
 // locations walks the elements.
-func locations(decoder *xml.Decoder, each func(kind, of string) bool) error {
+func locations(decoder *xml.Decoder, each func(kind, of string)) error {
 	kind, root := "", false
 	for {
 		token, err := decoder.Token()
@@ -376,8 +433,8 @@ func locations(decoder *xml.Decoder, each func(kind, of string) bool) error {
 			if err := decoder.DecodeElement(&of, &start); err != nil {
 				return err
 			}
-			if kind != "" && !each(kind, strings.TrimSpace(of)) {
-				return nil
+			if kind != "" {
+				each(kind, strings.TrimSpace(of))
 			}
 		default:
 			if !root {

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"causeway/audit"
 )
@@ -59,7 +60,11 @@ func TestWarm(t *testing.T) {
 		"/private": says(`causeway; fwd=uri-miss; fwd-status=200; detail="private"`),
 		"/none":    func(http.ResponseWriter) {},
 		"/other":   func(w http.ResponseWriter) { w.WriteHeader(http.StatusMisdirectedRequest) }, // the edge has no such site
-		"/broken":  func(w http.ResponseWriter) { w.WriteHeader(http.StatusBadGateway) },
+		"/gone": func(w http.ResponseWriter) {
+			w.Header().Set("Cache-Status", "causeway; fwd=uri-miss; stored")
+			w.WriteHeader(http.StatusNotFound)
+		},
+		"/broken": func(w http.ResponseWriter) { w.WriteHeader(http.StatusBadGateway) },
 		"/cut": func(w http.ResponseWriter) {
 			w.Header().Set("Content-Length", "9")
 			_, _ = io.WriteString(w, "tea")
@@ -67,21 +72,78 @@ func TestWarm(t *testing.T) {
 	})
 	var list strings.Builder
 	list.WriteString("# pages\n\n")
-	for _, path := range []string{"/new", "/there", "/private", "/keyed", "/none", "/other", "/broken", "/cut"} {
+	for _, path := range []string{"/new", "/there", "/private", "/keyed", "/none", "/other", "/gone", "/never", "/broken", "/cut"} {
 		fmt.Fprintf(&list, " %s%s \n", s.URL, path)
 	}
-	told := 0
-	got, err := audit.Warm(t.Context(), http.DefaultClient, audit.List(strings.NewReader(list.String())), 1, func(done int) { told = done })
+	var told []string
+	got, err := audit.Warm(t.Context(), http.DefaultClient, audit.List(strings.NewReader(list.String())), 1, func(done, known int, all bool) {
+		if done == 0 || done == 10 {
+			told = append(told, fmt.Sprint(done, known, all))
+		}
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := audit.Warming{URLs: 8, Kept: 1, Were: 1, NotKept: map[string]int{"private": 2, "no cache": 1}, Bytes: 3 + 3 + 3 + 3 + 3 + 3 + 3,
-		Failed: []string{s.URL + "/other: 421 Misdirected Request", s.URL + "/broken: 502 Bad Gateway", s.URL + "/cut: unexpected EOF"}, Took: got.Took}
-	if !reflect.DeepEqual(got, want) || told != 8 {
-		t.Errorf("%+v, told %d\nwant %+v", got, told, want)
+	want := audit.Warming{URLs: 10, Kept: 1, Were: 1, NotKept: map[string]int{"private": 2, "no cache": 1}, Bytes: 7*3 + int64(len("404 page not found\n")),
+		Unkept: []audit.Missed{{s.URL + "/private", 200, "private"}, {s.URL + "/keyed", 200, "private"}, {s.URL + "/none", 200, "no cache"}},
+		Failed: []audit.Missed{{s.URL + "/other", 421, "not kept: no cache"}, {s.URL + "/gone", 404, "kept"}, {s.URL + "/never", 404, "not kept: no cache"},
+			{s.URL + "/broken", 502, "not kept: no cache"}, {s.URL + "/cut", 200, "unexpected EOF"}}, Took: got.Took}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v\nwant %+v", got, want)
 	}
-	if want := []string{"/new br, zstd, gzip", "/new gzip", "/there br, zstd, gzip", "/there gzip", "/private br, zstd, gzip", "/keyed br, zstd, gzip", "/none br, zstd, gzip", "/other br, zstd, gzip", "/broken br, zstd, gzip", "/cut br, zstd, gzip"}; !slices.Equal(s.asked, want) {
+	if told[0] != "0 10 false" || told[len(told)-1] != "10 10 true" {
+		t.Errorf("told %q", told)
+	}
+	if text := want.Failed[1].String(); text != s.URL+"/gone: 404 Not Found: kept" {
+		t.Error(text)
+	}
+	if want := []string{"/new br, zstd, gzip", "/new gzip", "/there br, zstd, gzip", "/there gzip", "/private br, zstd, gzip", "/keyed br, zstd, gzip", "/none br, zstd, gzip", "/other br, zstd, gzip", "/gone br, zstd, gzip", "/never br, zstd, gzip", "/broken br, zstd, gzip", "/cut br, zstd, gzip"}; !slices.Equal(s.asked, want) {
 		t.Errorf("asked %q", s.asked)
+	}
+}
+
+// TestWarmNames shows that of many which fail or are not kept some are named, and
+// that all are counted.
+func TestWarmNames(t *testing.T) {
+	s := newSite(t, nil)
+	var list strings.Builder
+	for i := range 25 {
+		fmt.Fprintf(&list, "%s/%d\n", s.URL, i)
+	}
+	got, err := audit.Warm(t.Context(), http.DefaultClient, audit.List(strings.NewReader(list.String())), 3, nil)
+	if err != nil || len(got.Failed) != 20 || got.More != 5 || got.URLs != 25 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// TestWarmAhead shows that the sitemaps of an index are read before the pages of the
+// first have been asked for, so that it is known how many there are.
+func TestWarmAhead(t *testing.T) {
+	var s *site
+	known := make(chan struct{})
+	sitemap := func(text string) func(http.ResponseWriter) {
+		return func(w http.ResponseWriter) { _, _ = io.WriteString(w, strings.ReplaceAll(text, "HERE", s.URL)) }
+	}
+	page := func(w http.ResponseWriter) {
+		select {
+		case <-known:
+		case <-time.After(10 * time.Second):
+			w.WriteHeader(http.StatusGatewayTimeout)
+		}
+	}
+	s = newSite(t, map[string]func(http.ResponseWriter){
+		"/index.xml": sitemap(`<sitemapindex><sitemap><loc>HERE/one.xml</loc></sitemap><sitemap><loc>HERE/two.xml</loc></sitemap></sitemapindex>`),
+		"/one.xml":   sitemap(`<urlset><url><loc>HERE/a</loc></url><url><loc>HERE/b</loc></url></urlset>`),
+		"/two.xml":   sitemap(`<urlset><url><loc>HERE/c</loc></url></urlset>`),
+		"/a":         page, "/b": page, "/c": page,
+	})
+	got, err := audit.Warm(t.Context(), http.DefaultClient, audit.Sitemap(t.Context(), http.DefaultClient, s.URL+"/index.xml"), 1, func(done, n int, all bool) {
+		if done == 0 && n == 3 && all {
+			close(known)
+		}
+	})
+	if err != nil || got.URLs != 3 || len(got.Failed) > 0 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 
@@ -117,11 +179,11 @@ func TestWarmEnds(t *testing.T) {
 
 // urlsOf is a sitemap's, or the error.
 func urlsOf(t *testing.T, at string) (urls []string, err error) {
-	for of, err := range audit.Sitemap(t.Context(), http.DefaultClient, at) {
+	for some, err := range audit.Sitemap(t.Context(), http.DefaultClient, at) {
 		if err != nil {
 			return urls, err
 		}
-		urls = append(urls, of)
+		urls = append(urls, some...)
 	}
 	return urls, nil
 }

@@ -115,14 +115,17 @@ func busy(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // origin NAME FIELD… sets the variable to the base URL of a site that names
-// itself, and says the fields, `Name: value`, in its header; NAMEADDRESS is set
-// to where it listens.
+// itself, and says the fields, `Name: value`, in its header; what begins with
+// /missing is not there. NAMEADDRESS is set to where it listens.
 func origin(ts *testscript.TestScript, _ bool, args []string) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
 		for _, field := range args[1:] {
 			name, value, _ := strings.Cut(field, ": ")
 			w.Header().Add(name, value)
+		}
+		if strings.HasPrefix(r.URL.Path, "/missing") {
+			w.WriteHeader(http.StatusNotFound)
 		}
 		fmt.Fprintf(w, `<a href="http://%s/next">%s</a>`, r.Host, r.URL.Path)
 	}))

@@ -35,8 +35,13 @@ func warmVerb() *cobra.Command {
 		Short: "Ask an edge for pages, so that its cache has them before visitors come",
 		Long: `Asks the edge on this machine for each URL of a sitemap, or of a file with one a
 line (- is standard input), once for every coding that browsers take, and says
-how many are kept now, and why the others are not. The sitemap is read through
-the edge as well; of an index, all the sitemaps that it lists.
+how many are kept now, and why the others are not: of those, and of those that
+failed, the first 20 are named, each with its status and what the cache says of
+it. What has an error for a status (404 too) has failed, whether it is kept or
+not; what may not be kept has not. The sitemap is read through the edge as well;
+of an index, all the sitemaps that it lists.
+
+Exit status: 0, all answered; 1, one or more failed, or not all could be read.
 
 --edge asks another edge, at its address; its certificate must be one that this
 machine trusts, or that the file names.`,
@@ -62,19 +67,18 @@ machine trusts, or that the file names.`,
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			urls, end, err := warmURLs(ctx, client, sitemap, list)
+			lists, end, err := warmURLs(ctx, client, sitemap, list)
 			if err != nil {
 				return err
 			}
 			defer end()
-			progress := func(int) {}
+			var progress audit.Progress
+			clear := func() {}
 			if isTerminal(os.Stderr) {
-				bar := progressbar.NewOptions(-1, progressbar.OptionSetDescription("asked"), progressbar.OptionSetWriter(os.Stderr),
-					progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("URL"), progressbar.OptionClearOnFinish())
-				defer func() { _ = bar.Finish() }()
-				progress = func(int) { _ = bar.Add(1) }
+				progress, clear = warmBar(os.Stderr)
 			}
-			came, err := audit.Warm(ctx, client, urls, atOnce, progress)
+			came, err := audit.Warm(ctx, client, lists, atOnce, progress)
+			clear()
 			if asJSON {
 				if failed := sayJSON(cmd.OutOrStdout(), came); failed != nil {
 					return failed
@@ -103,7 +107,7 @@ machine trusts, or that the file names.`,
 }
 
 // warmURLs opens what names the URLs.
-func warmURLs(ctx context.Context, client *http.Client, sitemap, list string) (urls iter.Seq2[string, error], end func(), err error) {
+func warmURLs(ctx context.Context, client *http.Client, sitemap, list string) (lists iter.Seq2[[]string, error], end func(), err error) {
 	switch list {
 	case "":
 		if sitemap, err = publicURL("warm:", sitemap); err != nil {
@@ -187,6 +191,30 @@ func edgeClient(cfg *config.Config, node *config.Node, address string) (*http.Cl
 	}, nil
 }
 
+// warmBar is a bar, which is as long as what is known to be asked for; clear takes it
+// away.
+func warmBar(to io.Writer) (progress audit.Progress, clear func()) {
+	var bar *progressbar.ProgressBar // since something is known
+	return func(done, known int, all bool) {
+			if !all {
+				known++ // it is not full before all are known
+			}
+			if bar == nil {
+				bar = progressbar.NewOptions(max(known, 1), progressbar.OptionSetDescription("asked"), progressbar.OptionSetWriter(to),
+					progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("URL"),
+					progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionSetRenderBlankState(true), progressbar.OptionClearOnFinish())
+			}
+			if known > 0 && known != bar.GetMax() {
+				bar.ChangeMax(known)
+			}
+			_ = bar.Set(done)
+		}, func() {
+			if bar != nil {
+				_ = bar.Finish()
+			}
+		}
+}
+
 // warmText is what people are shown.
 func warmText(came audit.Warming) string {
 	var text strings.Builder
@@ -194,8 +222,14 @@ func warmText(came audit.Warming) string {
 	for _, why := range slices.Sorted(maps.Keys(came.NotKept)) {
 		fmt.Fprintf(&text, "%d not kept: %s\n", came.NotKept[why], why)
 	}
-	for _, failed := range came.Failed {
-		fmt.Fprintf(&text, "failed: %s\n", failed)
+	for _, one := range came.Unkept {
+		fmt.Fprintf(&text, "not kept: %s\n", one)
+	}
+	if came.Unnamed > 0 {
+		fmt.Fprintf(&text, "and %d more not kept\n", came.Unnamed)
+	}
+	for _, one := range came.Failed {
+		fmt.Fprintf(&text, "failed: %s\n", one)
 	}
 	if came.More > 0 {
 		fmt.Fprintf(&text, "and %d more failed\n", came.More)

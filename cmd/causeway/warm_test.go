@@ -1,0 +1,57 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"causeway/audit"
+)
+
+// TestWarmBar shows that the bar is as long as what is known to be asked for, also
+// when that grows after all before was asked for, and that it is gone at the end.
+func TestWarmBar(t *testing.T) { synctest.Test(t, testWarmBar) }
+
+func testWarmBar(t *testing.T) {
+	var to bytes.Buffer
+	progress, clear := warmBar(&to)
+	drawn := func(done, known int, all bool) string {
+		to.Reset()
+		progress(done, known, all)
+		return to.String()
+	}
+	drawn(0, 4, false)
+	drawn(4, 4, false)
+	drawn(4, 9, true)
+	time.Sleep(150 * time.Millisecond) // it is drawn ten times a second
+	if text := drawn(8, 9, true); !strings.Contains(text, "88%") || !strings.Contains(text, "(8/9") || !strings.Contains(text, "█") {
+		t.Errorf("%q", text)
+	}
+	drawn(9, 9, true)
+	clear()
+	if text := to.String(); !strings.HasSuffix(text, "\r") || strings.Contains(text[strings.LastIndexByte(strings.TrimRight(text, "\r"), '\r'):], "asked") {
+		t.Errorf("left behind: %q", text)
+	}
+}
+
+func TestWarmText(t *testing.T) {
+	got := warmText(audit.Warming{
+		URLs: 40, Kept: 3, Were: 2, NotKept: map[string]int{"private": 9, "no-store": 1}, Bytes: 2048, Took: 1_200_000_000,
+		Unkept: []audit.Missed{{URL: "https://example.cn/me", Status: 200, Why: "private"}}, Unnamed: 9,
+		Failed: []audit.Missed{{URL: "https://example.cn/old", Status: 404, Why: "not kept: status"}, {URL: "https://example.cn/cut", Why: "unexpected EOF"}}, More: 23,
+	})
+	want := `40 URLs in 1.2s, 2.0 KiB: 3 kept now, 2 were kept before
+1 not kept: no-store
+9 not kept: private
+not kept: https://example.cn/me: 200 OK: private
+and 9 more not kept
+failed: https://example.cn/old: 404 Not Found: not kept: status
+failed: https://example.cn/cut: unexpected EOF
+and 23 more failed
+`
+	if got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+}
