@@ -528,11 +528,17 @@ func (w *world) log() string {
 	return fmt.Sprintf("policy %+v\n%s", *w.policy, all.String())
 }
 
+// modelSequences is how many TestModel runs; fewSequences with the race detector.
+const (
+	modelSequences = 20_000
+	fewSequences   = 2_000
+)
+
 // TestModel runs sequences, the same each time.
 func TestModel(t *testing.T) {
-	sequences := 20000
+	sequences := modelSequences
 	if testing.Short() || raceEnabled {
-		sequences = 2000
+		sequences = fewSequences
 	}
 	const shards = 4
 	var counts [shards]tally
