@@ -114,6 +114,24 @@ func read(body Body) ([]byte, error) {
 	return io.ReadAll(io.NewSectionReader(r, 0, body.Size()))
 }
 
+// expected counts what expect found right.
+var expected atomic.Int64
+
+// countBodies logs at the end of a test how many bodies were read in it: figures for
+// docs/RELIABILITY.md. more, which may be nil, adds to that.
+func countBodies(t testing.TB, more func() string) {
+	before := expected.Load()
+	t.Cleanup(func() {
+		text := fmt.Sprintf("%d bodies read, each right", expected.Load()-before)
+		if more != nil {
+			text += "; " + more()
+		}
+		if !t.Failed() {
+			t.Log(text)
+		}
+	})
+}
+
 // expect fails unless the form is these bytes.
 func expect(t testing.TB, form Form, want []byte) {
 	t.Helper()
@@ -127,6 +145,7 @@ func expect(t testing.TB, form Form, want []byte) {
 	if !bytes.Equal(got, want) {
 		t.Fatalf("%d other bytes", len(got))
 	}
+	expected.Add(1)
 }
 
 // sameMeta fails unless got is want, whatever became of clocks and locations.

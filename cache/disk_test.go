@@ -203,6 +203,8 @@ func each(t testing.TB, path string, do func(f *os.File, size int64) error) {
 // is removed and counted.
 func TestCorrupt(t *testing.T) {
 	const size = 300_000
+	spoilt := 0
+	countBodies(t, func() string { return fmt.Sprintf("%d files spoilt, none given", spoilt) })
 	spoils := map[string]func(f *os.File, size int64) error{
 		"header":      func(f *os.File, _ int64) error { _, err := f.WriteAt([]byte{1, 2, 3}, 41); return err },
 		"checksum":    func(f *os.File, _ int64) error { _, err := f.WriteAt([]byte{1, 2, 3}, 68); return err },
@@ -226,6 +228,7 @@ func TestCorrupt(t *testing.T) {
 					}
 					path := files(t, o)[0]
 					each(t, path, spoil)
+					spoilt++
 					if !journal {
 						remove(t, o.Dir+"/v1/index")
 					}

@@ -103,6 +103,7 @@ func copied(t *testing.T, dir string) string {
 }
 
 func TestDiskFull(t *testing.T) {
+	countBodies(t, nil)
 	dir := mount(t, "size=6m")
 	synctest.Test(t, func(t *testing.T) {
 		s, log := faulty(t, dir+"/cache")
@@ -243,6 +244,7 @@ func TestDiskShared(t *testing.T) {
 // TestDiskFlaps keeps on a disk whose room others take as soon as there is any: the
 // log has it a few times an hour, not every second.
 func TestDiskFlaps(t *testing.T) {
+	countBodies(t, nil)
 	dir := mount(t, "size=16m")
 	synctest.Test(t, func(t *testing.T) {
 		s, log := faulty(t, dir+"/cache")
@@ -264,6 +266,7 @@ func TestDiskFlaps(t *testing.T) {
 }
 
 func TestDiskReadOnly(t *testing.T) {
+	countBodies(t, nil)
 	dir := mount(t, "size=16m")
 	synctest.Test(t, func(t *testing.T) {
 		s, log := faulty(t, dir)
@@ -319,6 +322,7 @@ func TestDiskReadOnly(t *testing.T) {
 }
 
 func TestDiskRemoved(t *testing.T) {
+	countBodies(t, nil)
 	dir := t.TempDir() + "/cache"
 	synctest.Test(t, func(t *testing.T) {
 		s, log := faulty(t, dir)
