@@ -29,7 +29,9 @@ func TestCheckDir(t *testing.T) {
 	for at, want := range map[string]string{
 		"": "", "new": "", "new/deep/er": "", "used": "",
 		"file": file + " is no folder", "file/deep": file + " is no folder",
-		"link": filepath.Join(dir, "link") + " is a link to what does not exist",
+		"../../../../../../proc/x/y": "/proc is the kernel's, which keeps no files there",
+		"../../../../../../sys/fs/x": "/sys/fs is the kernel's, which keeps no files there",
+		"link":                       filepath.Join(dir, "link") + " is a link to what does not exist",
 	} {
 		err := CheckDir(filepath.Join(dir, at))
 		if want == "" && err != nil || want != "" && (err == nil || err.Error() != want) {
@@ -38,6 +40,20 @@ func TestCheckDir(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "new")); !errors.Is(err, os.ErrNotExist) {
 		t.Error("made a folder")
+	}
+}
+
+// TestDiskOf shows that the disk is that of the folder which is there.
+func TestDiskOf(t *testing.T) {
+	dir := mount(t, "size=3m")
+	if n, ok := DiskOf(dir + "/new/cache"); n != 3<<20 || !ok {
+		t.Errorf("%d, %t", n, ok)
+	}
+	if n, ok := DiskOf("/proc/x"); ok {
+		t.Errorf("/proc has %d", n)
+	}
+	if n, ok := Memory(); n < 64<<20 || !ok {
+		t.Errorf("%d of memory, %t", n, ok)
 	}
 }
 

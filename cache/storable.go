@@ -84,6 +84,9 @@ func (x *exchanged) judge() verdict {
 	return v
 }
 
+// NeverKept are statuses of one condition, one client, one range.
+var NeverKept = []int{http.StatusNotModified, http.StatusUnauthorized, http.StatusProxyAuthRequired, http.StatusRequestedRangeNotSatisfiable}
+
 // forbidden is §3, but for its last rule.
 func (x *exchanged) forbidden(f *facts) Reason {
 	h, status := x.res.Header, x.res.StatusCode
@@ -100,9 +103,8 @@ func (x *exchanged) forbidden(f *facts) Reason {
 		return whyAuthorization
 	case len(h["Set-Cookie"]) > 0 && !f.sharesCookies():
 		return whySetCookie
-	case status < 200 || status == http.StatusNotModified || status == http.StatusUnauthorized || status == http.StatusProxyAuthRequired ||
-		status == http.StatusRequestedRangeNotSatisfiable:
-		return whyStatus // of one connection, one condition, one client
+	case status < 200 || slices.Contains(NeverKept, status):
+		return whyStatus
 	}
 	return ""
 }

@@ -50,7 +50,8 @@ type Caching struct {
 	DefaultTTL time.Duration `yaml:"default_ttl,omitempty" min:"0s" max:"8760h" example:"1m"`
 
 	// The status of the answers that `ttl` and `default_ttl` are for. Left out:
-	// 200, 203, 301 and 308.
+	// 200, 203, 301 and 308. A part (206) goes with 200; 304, 401, 407 and 416 are
+	// never kept.
 	Statuses []int `yaml:"statuses,omitempty" min:"200" max:"599" example:"[200, 301, 404]"`
 
 	// Answers that say nothing of it, but when they were last changed, are fresh
@@ -140,6 +141,40 @@ func (c *Config) checkCacheDir(n *Node) Errors {
 	return r.errs
 }
 
+// cacheWarnings say where the file gives the cache of a node more than this machine,
+// which is the node's, has.
+func (c *Config) cacheWarnings(n *Node) Errors {
+	if !n.IsEdge() || c.Cache.Off || len(c.Sites) == 0 {
+		return nil
+	}
+	r := &report{file: c.Path, places: c.places, bad: map[string]bool{}}
+	if has, ok := cache.Memory(); ok && int64(c.Cache.Memory) > has {
+		at := "cache.memory"
+		if _, written := r.places[at]; written { // else it is the default's, on a very small machine
+			r.value(at, "write a part of that, or less", "%s is more than the %s that this machine has: the kernel ends what takes it", c.Cache.Memory, whole(has))
+		}
+	}
+	if dir := c.CacheDir(n); dir != "" {
+		if has, ok := cache.DiskOf(dir); ok && int64(c.Cache.Disk) > has {
+			r.value("cache.disk", "write "+whole(has).String()+" or less, or name a folder on another disk", "%s is more than the %s of the disk that has %s: what does not fit there is not kept", c.Cache.Disk, whole(has), dir)
+		}
+	}
+	for _, warning := range r.errs {
+		warning.Warning = true
+	}
+	return r.errs
+}
+
+// whole is a size in the largest unit that leaves at least ten of it, rounded down.
+func whole(n int64) Size {
+	for _, unit := range []int64{1 << 50, 1 << 40, 1 << 30, 1 << 20, 1 << 10} {
+		if n >= 10*unit {
+			return Size(n / unit * unit)
+		}
+	}
+	return Size(n)
+}
+
 // Caching is the policy for a request, with that of its route (nil: none
 // matched) in place of the site's. What stays is kept by nobody.
 func (s *Site) Caching(route *Route) *cache.Policy {
@@ -218,6 +253,15 @@ func checkCaching(r *report, path string, s *Site, w *Caching) {
 	}
 	if len(w.Statuses) > 0 && w.TTL == 0 && w.DefaultTTL == 0 {
 		r.value(path+".statuses", "add ttl: 10m or default_ttl: 10m, or take it out", "there is no ttl that it is for")
+	}
+	for i, status := range w.Statuses {
+		switch at := fmt.Sprintf("%s.statuses[%d]", path, i); {
+		case !r.good(at):
+		case status == http.StatusPartialContent:
+			r.value(at, "write 200, or take it out", "206 is a part of an answer, and is kept by the rule for the whole, which is 200")
+		case slices.Contains(cache.NeverKept, status):
+			r.value(at, "take it out", "an answer with %d is never kept", status)
+		}
 	}
 	if w.TTL > 0 && w.DefaultTTL > 0 {
 		r.value(path+".default_ttl", "keep one of them", "ttl is for all answers already")

@@ -69,6 +69,9 @@ func Check(path, name string) (c *Config, node *Node, warnings Errors, err error
 	}
 	if len(errs) == 0 {
 		warnings = append(warnings, c.acmeWarnings()...)
+		if node != nil {
+			warnings = append(warnings, c.cacheWarnings(node)...)
+		}
 	}
 	if len(errs) > 0 {
 		errs = errs.sorted()

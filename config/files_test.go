@@ -12,9 +12,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"causeway/cache"
 )
 
 var testNow = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
@@ -261,10 +265,67 @@ func TestCheckCacheDir(t *testing.T) {
 	if err == nil || err.Error() != want {
 		t.Errorf("%v\nwant %s", err, want)
 	}
+	if runtime.GOOS == "linux" {
+		want := file + ":3:26: cache.dir: nothing can be kept in /proc/x: /proc is the kernel's, which keeps no files there; let the user that runs causeway write there, or name another folder"
+		if err := check("/proc/x"); err == nil || err.Error() != want {
+			t.Errorf("%v\nwant %s", err, want)
+		}
+	}
 	for role, want := range map[Role]string{RoleBoth: "/kept", RoleEdge: "/kept/a", RoleRelay: ""} {
 		c := &Config{Sites: []*Site{{}}, Cache: Cache{Disk: 1, Dir: "/kept"}}
 		if got := c.CacheDir(&Node{Name: "a", Role: role}); got != want {
 			t.Errorf("%s: %q", role, got)
+		}
+	}
+}
+
+// TestCacheWarnings shows that check says where the file gives the cache more than
+// this machine has.
+func TestCacheWarnings(t *testing.T) {
+	dir := t.TempDir()
+	has, ok := cache.DiskOf(dir)
+	memory, known := cache.Memory()
+	if !ok || !known {
+		t.Skip("it is not known here what the machine has")
+	}
+	var ca *issuer
+	ca.write(t, filepath.Join(dir, "a"), time.Now().Add(-time.Hour), time.Now().Add(100*24*time.Hour), "example.cn")
+	file := filepath.Join(dir, "causeway.yaml")
+	check := func(keys string) []string {
+		t.Helper()
+		write(t, file, "sites:\n  - {name: shop, hosts: {example.cn: https://example.com}, tls: {cert: a.pem, key: a.key}}\ncache: {"+keys+"}\n")
+		_, _, warnings, err := Check(file, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said []string
+		for _, w := range warnings {
+			if strings.HasPrefix(w.Path, "cache") {
+				said = append(said, w.Error())
+			}
+		}
+		return said
+	}
+	if said := check("memory: 1MiB, disk: 16MiB, dir: kept"); len(said) > 0 {
+		t.Error(said)
+	}
+	said := check("memory: 1TiB, disk: 900TiB, dir: kept")
+	want := []string{
+		file + ":3:17: warning: cache.memory: 1TiB is more than the " + whole(memory).String() + " that this machine has: the kernel ends what takes it; write a part of that, or less",
+		file + ":3:29: warning: cache.disk: 900TiB is more than the " + whole(has).String() + " of the disk that has " + dir + "/kept: what does not fit there is not kept; write " + whole(has).String() + " or less, or name a folder on another disk",
+	}
+	if !slices.Equal(said, want) {
+		t.Errorf("%q\nwant %q", said, want)
+	}
+	if said := check("disk: 900TiB, dir: kept, memory: 1MiB"); len(said) != 1 {
+		t.Error(said)
+	}
+}
+
+func TestWhole(t *testing.T) {
+	for n, want := range map[int64]string{252<<30 + 5: "252GiB", 9<<40 + 5<<30 + 1: "9221GiB", 24<<30 - 1: "23GiB", 9 << 40: "9TiB", 7: "7B"} {
+		if got := whole(n).String(); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
 		}
 	}
 }

@@ -41,7 +41,8 @@ func checkVerb() *cobra.Command {
 file:line:column: path: what is wrong; the mend. With --node, or in a file
 without nodes, the files that the node's part needs are checked too:
 certificates, keys, authorities, and whether the folder of the cache can be
-written to. A certificate that ends within 30 days, or whose chain leads to no
+written to; a warning says when the file gives the cache more disk or memory than
+this machine has. A certificate that ends within 30 days, or whose chain leads to no
 root that this system knows, is a warning, and so is one whose last order failed.
 
 With --live, a file that is fine is held against the world: this machine asks
