@@ -4,10 +4,14 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
+	"sync"
 	"testing"
+	"time"
 )
 
 // The benchmarks of the store. OBJECTS says how many objects BenchmarkIndex and
@@ -120,30 +124,129 @@ func BenchmarkKeep(b *testing.B) {
 	}
 }
 
-// BenchmarkIndex says how many bytes of the heap an object on disk has in the
-// index.
+// BenchmarkIndex says how many bytes of the heap an object has in the index: on disk
+// with the form that came alone, and with two more; as the journal and the heads tell
+// of them after a start; and in memory, which is of its bytes, less the body and what
+// is known of the answer (Meta).
 func BenchmarkIndex(b *testing.B) {
 	n := benchObjects()
-	for b.Loop() {
+	// perObject is how much more of the heap is in use after make.
+	perObject := func(b *testing.B, make func() any) float64 {
 		var before, after runtime.MemStats
 		runtime.GC()
+		runtime.GC() // what has a finalizer
 		runtime.ReadMemStats(&before)
-		x := newIndex()
-		for i := range n {
-			meta := benchMeta(i)
-			e := x.entry(meta.Key, uint64(i+1), briefOf(meta))
-			e.pages = 2
-			x.shard(meta.Key).insert(e)
-		}
+		made := make()
+		runtime.GC()
 		runtime.GC()
 		runtime.ReadMemStats(&after)
-		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(n), "bytes/object")
-		runtime.KeepAlive(x)
+		runtime.KeepAlive(made)
+		return (float64(after.HeapAlloc) - float64(before.HeapAlloc)) / float64(n)
+	}
+	more := []string{"gzip", "zstd"} // it came in br
+	for _, forms := range [][]string{nil, more} {
+		b.Run(fmt.Sprintf("disk/%d", 1+len(forms)), func(b *testing.B) {
+			for b.Loop() {
+				b.ReportMetric(perObject(b, func() any {
+					x := newIndex()
+					for i := range n {
+						meta := benchMeta(i)
+						e := x.entry(meta.Key, uint64(i+1), briefOf(meta))
+						e.pages = 2
+						for number, coding := range forms {
+							kind, _ := extraCoding(coding)
+							e.add(extra{coding: kind, size: 1000, number: uint8(number + 1)})
+						}
+						x.shard(meta.Key).insert(e)
+					}
+					return x
+				}), "bytes/object")
+			}
+		})
+	}
+	body := make([]byte, 1<<10) // a size that the heap has
+	fill := func(b *testing.B, s *Tiers, forms []string) {
+		for i := range n {
+			benchKeep(b, s, i, len(body), body)
+			for _, coding := range forms {
+				d, err := s.Begin(int64(len(body)))
+				if err != nil {
+					b.Fatal(err)
+				}
+				_, _ = d.Write(body)
+				s.Form(s.Find(benchKey(i))[0], coding, d)
+			}
+		}
+	}
+	for _, forms := range [][]string{nil, more} {
+		b.Run(fmt.Sprintf("found/%d", 1+len(forms)), func(b *testing.B) {
+			o := TiersOptions{Memory: 1 << 20, Disk: 1 << 40, Dir: b.TempDir()}
+			s, err := OpenTiers(o)
+			if err != nil {
+				b.Fatal(err)
+			}
+			fill(b, s, forms)
+			if err := s.Close(); err != nil {
+				b.Fatal(err)
+			}
+			for _, from := range []string{"journal", "heads"} {
+				b.Run(from, func(b *testing.B) {
+					for b.Loop() {
+						var s *Tiers
+						empty := perObject(b, func() any { return open(b, TiersOptions{Memory: 1 << 20}) })
+						if from == "heads" {
+							remove(b, o.Dir+"/v1/index")
+						}
+						b.ReportMetric(perObject(b, func() any {
+							if s, err = OpenTiers(o); err != nil {
+								b.Fatal(err)
+							}
+							s.awaitRecovery()
+							return s
+						})-empty, "bytes/object")
+						if stats := s.Stats(); stats.DiskObjects != int64(n) {
+							b.Errorf("%+v", stats)
+						}
+						if err := s.Close(); err != nil {
+							b.Fatal(err)
+						}
+					}
+				})
+			}
+		})
+		b.Run(fmt.Sprintf("memory/%d", 1+len(forms)), func(b *testing.B) {
+			for b.Loop() {
+				var s *Tiers
+				empty := perObject(b, func() any { return open(b, TiersOptions{Memory: 1 << 30}) })
+				all := perObject(b, func() any {
+					s = open(b, TiersOptions{Memory: 1 << 30})
+					fill(b, s, forms)
+					return s
+				})
+				metas := perObject(b, func() any {
+					all := make([]*Meta, n)
+					for i := range all {
+						all[i] = benchMeta(i)
+					}
+					return all
+				})
+				stats := s.Stats()
+				if stats.Objects != int64(n) {
+					b.Fatalf("%+v", stats)
+				}
+				bodies := float64((1 + len(forms)) * len(body))
+				b.ReportMetric(all-empty-bodies-metas, "bytes/object")
+				b.ReportMetric(metas, "of-meta")
+				b.ReportMetric(all-empty-bodies, "without-bodies")
+				b.ReportMetric(float64(stats.MemoryBytes)/float64(n)-bodies, "counted")
+			}
+		})
 	}
 }
 
-// BenchmarkRecover starts with many objects on disk: with the journal, with what
-// it is read from dropped from the kernel's memory (as root), and without it.
+// BenchmarkRecover starts with many objects on disk: with the journal and without it,
+// each with what it is read from dropped from the kernel's memory (as root) too, and
+// with visitors meanwhile.
 func BenchmarkRecover(b *testing.B) {
 	o := TiersOptions{Memory: 64 << 20, Disk: 1 << 40, Dir: b.TempDir()}
 	n := benchObjects()
@@ -158,7 +261,8 @@ func BenchmarkRecover(b *testing.B) {
 	if err := s.Close(); err != nil {
 		b.Fatal(err)
 	}
-	run := func(b *testing.B, before func()) {
+	// serving, if true, has something asked for a thousand times a second meanwhile.
+	run := func(b *testing.B, serving bool, before func()) {
 		for b.Loop() {
 			b.StopTimer()
 			before()
@@ -166,6 +270,9 @@ func BenchmarkRecover(b *testing.B) {
 			s, err := OpenTiers(o)
 			if err != nil {
 				b.Fatal(err)
+			}
+			if serving {
+				serveMeanwhile(b, s, n)
 			}
 			<-s.scan.Load().over
 			b.StopTimer()
@@ -179,9 +286,54 @@ func BenchmarkRecover(b *testing.B) {
 			b.StartTimer()
 		}
 	}
-	b.Run("journal", func(b *testing.B) { run(b, func() {}) })
-	b.Run("journal-cold", func(b *testing.B) { run(b, func() { dropCaches(b) }) })
-	b.Run("heads", func(b *testing.B) { run(b, func() { remove(b, o.Dir+"/v1/index") }) })
+	lose := func() { remove(b, o.Dir+"/v1/index") }
+	b.Run("journal", func(b *testing.B) { run(b, false, func() {}) })
+	b.Run("journal-cold", func(b *testing.B) { run(b, false, func() { dropCaches(b) }) })
+	b.Run("journal-cold-serving", func(b *testing.B) { run(b, true, func() { dropCaches(b) }) })
+	b.Run("heads-cold", func(b *testing.B) { run(b, false, func() { lose(); dropCaches(b) }) })
+	b.Run("heads", func(b *testing.B) { run(b, false, lose) })
+	b.Run("heads-cold-serving", func(b *testing.B) { run(b, true, func() { lose(); dropCaches(b) }) })
+}
+
+// serveMeanwhile asks for objects until a store has found all of its own, and reports
+// how long each took. One that is slow holds up none behind it.
+func serveMeanwhile(b *testing.B, s *Tiers, n int) {
+	var took []time.Duration
+	var mu sync.Mutex // guards took
+	var asking sync.WaitGroup
+	every := time.NewTicker(time.Millisecond)
+	defer every.Stop()
+	x := rand.New(rand.NewPCG(1, 2))
+	for over := s.scan.Load().over; ; {
+		select {
+		case <-every.C:
+		case <-over:
+			asking.Wait()
+			slices.Sort(took)
+			if len(took) > 0 {
+				b.ReportMetric(float64(len(took)), "answers")
+				b.ReportMetric(float64(took[len(took)/2].Microseconds()), "median-µs")
+				b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "99%-µs")
+				b.ReportMetric(float64(took[len(took)-1].Microseconds()), "longest-µs")
+			}
+			return
+		}
+		key := benchKey(x.IntN(n))
+		asking.Go(func() {
+			begun := time.Now()
+			found := s.Find(key)
+			if len(found) != 1 {
+				b.Errorf("found %d", len(found))
+				return
+			}
+			if body, err := read(found[0].Forms[0].Body); err != nil || len(body) != 1000 {
+				b.Errorf("read %d, %v", len(body), err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			took = append(took, time.Since(begun))
+		})
+	}
 }
 
 // dropCaches has the kernel forget what it read.

@@ -67,10 +67,8 @@ func (t *Tiers) Renew(old *Object, meta *Meta) *Object {
 func (b *body) revived(e *entry) *live {
 	l := newLive(b.key, b.id)
 	l.forms = slices.Clone(b.live.forms[:1])
-	if e.extras != nil {
-		for _, file := range e.extras.files {
-			l.forms = append(l.forms, file.stored(b.tiers, b.key, b.id))
-		}
+	for file := e.extras; file != nil; file = file.next {
+		l.forms = append(l.forms, file.stored(b.tiers, b.key, b.id))
 	}
 	return l
 }
@@ -205,7 +203,8 @@ func (t *Tiers) Form(of *Object, coding string, from Draft) {
 		return
 	}
 	if pages > 0 {
-		file = extra{coding: coding, size: form.size, pages: pages, number: number, stamp: form.stamp.Load()}
+		file = extra{size: form.size, stamp: form.stamp.Load(), number: number}
+		file.coding, _ = extraCoding(coding)
 		e.add(file)
 	}
 	var out []*item
@@ -220,7 +219,7 @@ func (t *Tiers) Form(of *Object, coding string, from Draft) {
 	d.held = 0
 	t.forget(out)
 	if pages > 0 {
-		t.note(appendForm(nil, b.key, b.id, file))
+		t.note(appendForm(nil, b.key, b.id, &file))
 	}
 }
 
@@ -247,14 +246,15 @@ func (t *Tiers) nextForm(b *body, coding string) (number uint8, onDisk, ok bool)
 	if e == nil {
 		return 0, false, false
 	}
+	if _, known := extraCoding(coding); e.pages > 0 && !known {
+		return 0, false, false
+	}
 	numbers := []uint8{0}
-	if e.extras != nil {
-		for _, file := range e.extras.files {
-			if file.coding == coding {
-				return 0, false, false
-			}
-			numbers = append(numbers, file.number)
+	for file := e.extras; file != nil; file = file.next {
+		if file.name() == coding {
+			return 0, false, false
 		}
+		numbers = append(numbers, file.number)
 	}
 	if e.live != nil {
 		for _, form := range e.live.forms {
@@ -316,10 +316,8 @@ func (t *Tiers) erase(e entry) {
 		return
 	}
 	t.disk.unlink(t.disk.path(e.key, e.id, 0))
-	if e.extras != nil {
-		for _, file := range e.extras.files {
-			t.disk.unlink(t.disk.path(e.key, e.id, file.number))
-		}
+	for file := e.extras; file != nil; file = file.next {
+		t.disk.unlink(t.disk.path(e.key, e.id, file.number))
 	}
 	t.disk.give(e.onDisk())
 }
@@ -353,24 +351,12 @@ func (t *Tiers) stamped(b *body, stamp uint32) {
 	s := t.index.shard(b.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.get(b.key, b.id)
-	if e == nil {
-		return
-	}
-	if b.number == 0 {
+	switch e := s.get(b.key, b.id); {
+	case e == nil:
+	case b.number == 0:
 		e.stamp = stamp
-		return
-	}
-	if e.extras == nil {
-		return
-	}
-	for i := range e.extras.files {
-		if e.extras.files[i].number == b.number {
-			files := slices.Clone(e.extras.files)
-			files[i].stamp = stamp
-			e.extras = &extras{files}
-			return
-		}
+	default:
+		e.extras = e.extras.stamped(b.number, stamp)
 	}
 }
 

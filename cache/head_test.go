@@ -106,7 +106,7 @@ func FuzzReadSegment(f *testing.F) {
 	e := x.entry(testKey(1), 7, briefOf(metaOf(1, "a")))
 	e.pages = 2
 	segment := appendObject(append([]byte(nil), segmentMagic...), &e, "shop")
-	segment = appendForm(segment, e.key, e.id, extra{coding: "gzip", number: 1, pages: 2, size: 100})
+	segment = appendForm(segment, e.key, e.id, &extra{coding: 1, number: 1, size: 100})
 	f.Add(segment)
 	f.Add(segment[len(segmentMagic)+8:])
 	f.Fuzz(func(t *testing.T, b []byte) {

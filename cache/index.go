@@ -9,7 +9,7 @@ import (
 )
 
 // The index knows every object that is kept, in memory or on disk, in less than
-// 300 bytes each (BenchmarkIndex says how many): by key for Find, and URL and
+// 300 bytes each, with up to three forms (BenchmarkIndex says how many): by key for Find, and URL and
 // tags for purges and lists. It is cut in shards by the first byte of the key.
 //
 // Nobody does I/O under the lock of a shard.
@@ -41,14 +41,14 @@ type shard struct {
 	filed   int // on disk
 }
 
-// entry is an object, in 104 bytes and its label.
+// entry is an object, in 104 bytes, its label, and 24 for each form besides the first.
 type entry struct {
 	key    Key
-	id     uint64  // 0 is a free entry
-	label  string  // see label
-	live   *live   // what of it is in memory; nil is nothing
-	extras *extras // files of forms besides the one that came; nil is none
-	size   int64   // of the body that came
+	id     uint64 // 0 is a free entry
+	label  string // see label
+	live   *live  // what of it is in memory; nil is nothing
+	extras *extra // files of forms besides the one that came, by age; nil is none
+	size   int64  // of the body that came
 
 	next     uint32 // of the same key, or free
 	pages    uint32 // of 4 KiB that the file of the form that came takes; 0 is not on disk
@@ -63,17 +63,30 @@ type entry struct {
 	unseen   bool // the journal told of it, and its file wasn't met yet
 }
 
-// extras are the forms on disk besides the first.
-type extras struct{ files []extra }
-
-// extra is one of them.
+// extra is a form on disk besides the first, and a list of others. It is immutable,
+// as entries are copied.
 type extra struct {
-	coding string
+	next   *extra
 	size   int64
-	pages  uint32
 	stamp  uint32 // as an entry's
 	number uint8
+	coding uint8 // of extraCodings
 }
+
+// extraCodings are those that a form besides the first can be in on disk.
+var extraCodings = [...]string{"", "gzip", "br", "zstd"}
+
+// extraCoding is the number of a coding; false if there is none.
+func extraCoding(name string) (uint8, bool) {
+	n := slices.Index(extraCodings[:], name)
+	return uint8(n), n >= 0
+}
+
+// name is the coding.
+func (x *extra) name() string { return extraCodings[x.coding] }
+
+// pages is how many its file takes: the block of its head, and the body.
+func (x *extra) pages() int64 { return pagesOf(headSize + x.size) }
 
 func newIndex() *index {
 	x := &index{}
@@ -276,24 +289,52 @@ func (s *shard) remove(n uint32) {
 
 // add adds a file of a form, unless its number is there.
 func (e *entry) add(form extra) bool {
-	var files []extra
-	if e.extras != nil {
-		files = e.extras.files
-	}
-	if slices.ContainsFunc(files, func(file extra) bool { return file.number == form.number }) {
+	if e.extra(form.number) != nil {
 		return false
 	}
-	e.extras = &extras{append(slices.Clone(files), form)}
+	form.next = nil
+	e.extras = e.extras.with(&form)
 	return true
+}
+
+// with is a list with another at its end.
+func (x *extra) with(last *extra) *extra {
+	if x == nil {
+		return last
+	}
+	same := *x
+	same.next = x.next.with(last)
+	return &same
+}
+
+// stamped is a list in which the file of one form looks so.
+func (x *extra) stamped(number uint8, stamp uint32) *extra {
+	if x == nil {
+		return nil
+	}
+	same := *x
+	if same.number == number {
+		same.stamp = stamp
+	}
+	same.next = x.next.stamped(number, stamp)
+	return &same
+}
+
+// extra is the file of a form besides the first; nil if there is none.
+func (e *entry) extra(number uint8) *extra {
+	for file := e.extras; file != nil; file = file.next {
+		if file.number == number {
+			return file
+		}
+	}
+	return nil
 }
 
 // onDisk is the bytes that the files of an object take.
 func (e *entry) onDisk() int64 {
 	pages := int64(e.pages)
-	if e.extras != nil {
-		for _, file := range e.extras.files {
-			pages += int64(file.pages)
-		}
+	for file := e.extras; file != nil; file = file.next {
+		pages += file.pages()
 	}
 	return pages * headSize
 }

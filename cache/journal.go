@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -89,15 +90,15 @@ func appendObject(b []byte, e *entry, site string) []byte {
 }
 
 // appendForm appends the record of another form.
-func appendForm(b []byte, key Key, id uint64, form extra) []byte {
+func appendForm(b []byte, key Key, id uint64, form *extra) []byte {
 	return appendRecord(b, func(b []byte) []byte {
 		b = append(b, recordForm)
 		b = append(b, key[:]...)
 		b = binary.LittleEndian.AppendUint64(b, id)
 		b = append(b, form.number)
 		b = binary.AppendUvarint(b, uint64(form.size))
-		b = binary.AppendUvarint(b, uint64(form.pages))
-		return append(b, form.coding...)
+		b = binary.AppendUvarint(b, uint64(form.pages()))
+		return append(b, form.name()...)
 	})
 }
 
@@ -130,13 +131,17 @@ func parseRecord(b []byte) (r record, err error) {
 		r.entry.received, r.entry.until = f.uint32(), f.uint32()
 		r.entry.stale = f.byte() != 0
 		r.site = f.string()
-		r.entry.label = f.rest
+		r.entry.label = strings.Clone(f.rest) // and not all of the record
 		label := fields{rest: f.rest}
 		label.take(4 * label.count(4))
 		label.string()
 		f.bad = f.bad || label.bad
 	case recordForm:
-		r.form = &extra{number: f.byte(), size: int64(f.uvarint()), pages: uint32(f.uvarint()), coding: f.rest}
+		r.form = &extra{number: f.byte(), size: int64(f.uvarint())}
+		f.uvarint() // pages, which follow from the size
+		known := false
+		r.form.coding, known = extraCoding(f.rest)
+		f.bad = f.bad || !known
 	default:
 		f.bad = true
 	}
@@ -422,10 +427,8 @@ func (t *Tiers) writeIndex(path string) (length int64, err error) {
 			return
 		}
 		buffer = appendObject(buffer, e, t.index.siteName(e.site))
-		if e.extras != nil {
-			for _, form := range e.extras.files {
-				buffer = appendForm(buffer, e.key, e.id, form)
-			}
+		for form := e.extras; form != nil; form = form.next {
+			buffer = appendForm(buffer, e.key, e.id, form)
 		}
 	}, func() bool { return len(buffer) < 1<<16 || flush() })
 	if flush(); err == nil {

@@ -63,10 +63,8 @@ func (t *Tiers) loaded(meta *Meta, h *header, size int64) (*Object, []*item) {
 	first.onDisk.Store(true)
 	first.stamp.Store(e.stamp)
 	l.forms = []*stored{first}
-	if e.extras != nil {
-		for _, file := range e.extras.files {
-			l.forms = append(l.forms, file.stored(t, h.key, h.id))
-		}
+	for file := e.extras; file != nil; file = file.next {
+		l.forms = append(l.forms, file.stored(t, h.key, h.id))
 	}
 	object := l.object(meta, e.edition)
 	l.found = []*Object{object}
@@ -75,8 +73,8 @@ func (t *Tiers) loaded(meta *Meta, h *header, size int64) (*Object, []*item) {
 }
 
 // stored is the body of a form that is on disk.
-func (x extra) stored(t *Tiers, key Key, id uint64) *stored {
-	form := &stored{tiers: t, key: key, id: id, number: x.number, coding: x.coding, size: x.size}
+func (x *extra) stored(t *Tiers, key Key, id uint64) *stored {
+	form := &stored{tiers: t, key: key, id: id, number: x.number, coding: x.name(), size: x.size}
 	form.onDisk.Store(true)
 	form.stamp.Store(x.stamp)
 	return form

@@ -123,10 +123,8 @@ func (t *Tiers) listed(e *entry) Listed {
 		Site: t.index.siteName(e.site), URL: url, ID: id, Bytes: e.size, Tier: "disk", Hits: uint64(e.hits),
 		Stored: timeOf(e.received), Until: timeOf(e.until), Stale: e.stale,
 	}
-	if e.extras != nil {
-		for _, file := range e.extras.files {
-			listed.Bytes += file.size
-		}
+	for file := e.extras; file != nil; file = file.next {
+		listed.Bytes += file.size
 	}
 	if l := e.live; l != nil {
 		listed.Hits += uint64(l.hits.Load())
