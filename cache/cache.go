@@ -49,6 +49,7 @@ type Cache struct {
 	cut     context.CancelFunc
 	work    sync.WaitGroup // fetches and forms; begun under flights, while not closed
 	lone    atomic.Int64   // fetches that nobody waits for
+	ended   atomic.Uint64  // how many can be joined no more; written under flights
 	most    atomic.Int64   // Options.MostBytes, as it is now
 	rules   rules          // of No-Vary-Search
 	covers  covers         // failures that nobody saw

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -554,5 +555,53 @@ func TestRetire(t *testing.T) {
 				t.Errorf("asked %d times", o.asked.Load())
 			}
 		})
+	}
+}
+
+// hooked is a store that calls hook, once, after it found nothing for the n-th time.
+type hooked struct {
+	Store
+	n    atomic.Int32
+	hook func()
+}
+
+func (s *hooked) Find(key Key) []*Object {
+	found := s.Store.Find(key)
+	if len(found) == 0 && s.n.Add(-1) == 0 {
+		s.hook()
+	}
+	return found
+}
+
+// TestEndsBetween has a fetch end after another request found nothing, and before it
+// looked whether there is a fetch to wait for: it is given what was kept.
+func TestEndsBetween(t *testing.T) {
+	var asked atomic.Int32
+	answered := make(chan struct{})
+	store := &hooked{Store: newMapStore()}
+	c := New(Options{Store: store})
+	defer c.Close()
+	policy := Policy{}
+	r := &rig{&Transport{Cache: c, Policy: func(*http.Request) *Policy { return &policy }, Next: originFunc(func(req *http.Request) (*http.Response, error) {
+		asked.Add(1)
+		<-answered
+		return text(200, "tea", "Cache-Control: max-age=60"), nil
+	})}, t, nil}
+	first := make(chan Trace)
+	store.n.Store(2)
+	store.hook = func() {
+		close(answered)
+		<-first
+		r.idle()
+	}
+	go func() {
+		_, _, trace := r.get("/a")
+		first <- trace
+	}()
+	for asked.Load() == 0 {
+		runtime.Gosched()
+	}
+	if _, body, trace := r.get("/a"); body != "tea" || trace.Result != Hit || asked.Load() != 1 {
+		t.Errorf("%q, %+v, asked %d times", body, trace, asked.Load())
 	}
 }

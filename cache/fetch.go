@@ -163,6 +163,7 @@ func (f *flight) land(l landing) {
 func (f *flight) unjoin() {
 	if f.c.joined[f.key] == f {
 		delete(f.c.joined, f.key)
+		f.c.ended.Add(1)
 	}
 }
 

@@ -88,14 +88,15 @@ func (f *flight) soonOf(r *ranged) bool {
 // that is validated, and the part taken of it.
 func (a *ask) fetchesRange(f *finding) bool { return a.ranged != nil && f.object == nil }
 
-// join finds a fetch that the request can wait for, or begins one; nil when the
-// cache is closed.
-func (c *Cache) join(a *ask, found *finding, retried bool) (*flight, *seat) {
+// join finds a fetch that the request can wait for, or begins one. nil when the
+// cache is closed. ended is that one has ended since the request was looked up: what
+// it brought may be kept now, and is looked for before it is fetched again.
+func (c *Cache) join(a *ask, found *finding, retried bool) (f *flight, s *seat, ended bool) {
 	key := a.flightKey(found)
 	c.flights.Lock()
 	defer c.flights.Unlock()
 	if c.closed {
-		return nil, nil
+		return nil, nil, false
 	}
 	if m, ok := c.marks[a.key]; ok && time.Now().Before(m.uncacheable) {
 		found.solo = true
@@ -111,14 +112,16 @@ func (c *Cache) join(a *ask, found *finding, retried bool) (*flight, *seat) {
 			// Who wants it validated wants no answer from before.
 			if s := f.sit(a.req.Context(), a.control.noCache || found.reason == whyRequestControl); s != nil {
 				f.attend()
-				return f, s
+				return f, s, false
 			}
+		} else if found.ended != always && found.ended != c.ended.Load() {
+			return nil, nil, true
 		}
 	}
-	f := c.begin(a, found, key)
+	f = c.begin(a, found, key)
 	f.first = f.sit(a.req.Context(), false)
 	c.work.Go(f.run)
-	return f, f.first
+	return f, f.first, false
 }
 
 // refresh fetches in the background, once.

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"math"
 	"net/http"
 	"time"
 )
@@ -15,6 +16,7 @@ import (
 // finding is what was found for a request.
 type finding struct {
 	now    time.Time
+	ended  uint64    // Cache.ended before it was looked for
 	object *Object   // the whole; nil when there is none that it selects
 	parts  []*Object // fresh ones of it, for a range
 
@@ -34,14 +36,14 @@ type finding struct {
 
 // lookup finds what is kept for the request.
 func (a *ask) lookup() finding {
-	f := finding{reason: whyAbsent}
+	f := finding{reason: whyAbsent, ended: a.c.ended.Load()}
 	objects := a.find()
 	f.now = time.Now()
 	for _, o := range objects {
 		m := o.Meta
 		switch {
 		case a.said != nil && !m.by(a.said):
-			return finding{reason: whyVaryMiss}
+			return finding{reason: whyVaryMiss, ended: f.ended}
 		case m.implicit() && personal(a.req.Header):
 			continue
 		case !a.selects(m):
@@ -183,6 +185,9 @@ func joined(a, b string) string {
 // was not for it: then it fetches alone.
 const mostLooks = 4
 
+// always is a finding's ended that lets it be fetched whatever ended since.
+const always = math.MaxUint64
+
 // answer answers the request.
 func (a *ask) answer() (*http.Response, error) {
 	var after landed
@@ -192,7 +197,7 @@ func (a *ask) answer() (*http.Response, error) {
 			if res := a.fromStore(&found); res != nil {
 				return res, nil
 			}
-			found = finding{now: found.now, reason: whyAbsent} // it can't be read
+			found = finding{now: found.now, ended: found.ended, reason: whyAbsent} // it can't be read
 		}
 		if res := a.fromParts(&found); res != nil {
 			return res, nil
@@ -214,6 +219,9 @@ func (a *ask) answer() (*http.Response, error) {
 		if found.object == nil && conditional(a.req.Header) && a.expectsAlone() {
 			return a.passAlone(&found, whyExpected)
 		}
+		if after.looked {
+			found.ended = always
+		}
 		found.solo = after.solo || look >= mostLooks || found.reason == whyNoCache || a.control.noStore
 		if after.names != nil {
 			found.names = after.names
@@ -225,6 +233,10 @@ func (a *ask) answer() (*http.Response, error) {
 		res, again, err := a.fetch(&found, after.failed)
 		if again == nil {
 			return res, err
+		}
+		if again.looked {
+			after.looked = true
+			continue
 		}
 		after = *again
 	}
@@ -238,6 +250,7 @@ type landed struct {
 	own     bool     // it stays in the form in which it came
 	gapless bool     // what is missing of the range does not go with what is kept
 	apart   bool     // the range is not to be had of it soon
+	looked  bool     // it was looked for again, as a fetch had ended meanwhile
 	names   []string // the fields that it varies by
 }
 

@@ -18,7 +18,10 @@ import (
 // fetch gives the answer of a fetch. again is what was learnt of one that was not
 // for this request.
 func (a *ask) fetch(found *finding, retried bool) (*http.Response, *landed, error) {
-	f, s := a.c.join(a, found, retried)
+	f, s, ended := a.c.join(a, found, retried)
+	if ended {
+		return nil, &landed{looked: true}, nil
+	}
 	if f == nil {
 		res, err := a.pass(whyClosed)
 		return res, nil, err
@@ -97,7 +100,7 @@ func (a *ask) takeFirst(found *finding, f *flight, s *seat) (*http.Response, err
 // kept, or that can't be read.
 func (a *ask) gapless(found *finding) (*http.Response, error) {
 	next := *found
-	next.gap, next.parts, next.solo = nil, nil, true
+	next.gap, next.parts, next.solo, next.ended = nil, nil, true, always
 	a.status.anew()
 	a.trace.Kept = ""
 	a.status.forward(found.reason)
@@ -111,7 +114,7 @@ func (a *ask) again(found *finding) (*http.Response, error) {
 		return a.pass(whyCoding)
 	}
 	next := *found
-	next.own, next.object = true, nil
+	next.own, next.object, next.ended = true, nil, always
 	res, _, err := a.fetch(&next, true)
 	if res == nil && err == nil {
 		return a.pass(whyCoding)
