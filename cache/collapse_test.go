@@ -605,3 +605,33 @@ func TestEndsBetween(t *testing.T) {
 		t.Errorf("%q, %+v, asked %d times", body, trace, asked.Load())
 	}
 }
+
+// sluggish is a store that takes its time to keep.
+type sluggish struct{ Store }
+
+func (s sluggish) Keep(meta *Meta, draft Draft) *Object {
+	time.Sleep(time.Second)
+	return s.Store.Keep(meta, draft)
+}
+
+// TestAloneIsKept shows that what was fetched for one request alone, as such answers
+// were not kept before, is found by who comes when that has read it.
+func TestAloneIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		c := New(Options{Store: sluggish{newMapStore()}})
+		defer c.Close()
+		policy := Policy{}
+		r := &rig{&Transport{Cache: c, Policy: func(*http.Request) *Policy { return &policy }, Next: originFunc(func(*http.Request) (*http.Response, error) {
+			if asked++; asked == 1 {
+				return text(200, "tea", "Cache-Control: private"), nil
+			}
+			return text(200, "tea", "Cache-Control: max-age=60"), nil
+		})}, t, nil}
+		r.get("/a")
+		r.get("/a")
+		if _, _, trace := r.get("/a"); trace.Result != Hit || asked != 2 {
+			t.Errorf("%+v, asked %d times", trace, asked)
+		}
+	})
+}

@@ -36,7 +36,7 @@ type flight struct {
 	valid   *Object       // to be validated; nil for none
 	noStore bool
 	spare   bool // on an error of the origin there is something stale to give
-	solo    bool
+	solo    bool // for one request alone
 	rule    Key // of No-Vary-Search, that the answer says anew; zero for none
 
 	first    *seat         // whose request it is; nil in the background
@@ -261,12 +261,17 @@ func (f *flight) copy(x *exchanged, v *verdict) {
 		if err == io.EOF {
 			err = f.whole(meta, x.res.ContentLength)
 		}
-		f.finish(err)
-		if err == nil && f.ring == nil {
-			if v.shared {
-				f.c.remember(f.key.key, func(m *mark) { m.uncacheable = time.Time{} })
+		if err == nil && f.ring == nil && v.shared { // before who waits can come again
+			f.c.remember(f.key.key, func(m *mark) { m.uncacheable = time.Time{} })
+		}
+		if keep := err == nil && f.ring == nil; keep && f.solo {
+			f.keep(meta) // nobody can join it, so who comes next must find it
+			f.finish(err)
+		} else {
+			f.finish(err)
+			if keep {
+				f.keep(meta)
 			}
-			f.keep(meta)
 		}
 		return
 	}
