@@ -37,7 +37,7 @@ type flight struct {
 	noStore bool
 	spare   bool // on an error of the origin there is something stale to give
 	solo    bool // for one request alone
-	rule    Key // of No-Vary-Search, that the answer says anew; zero for none
+	rule    Key  // of No-Vary-Search, that the answer says anew; zero for none
 
 	first    *seat         // whose request it is; nil in the background
 	answered chan struct{} // closed by land, which sets the next
