@@ -358,10 +358,16 @@ const alertTime = time.Second
 // SendAlert tells the client that sent a hello why it is refused, with a fatal
 // alert, and that nothing follows. The caller closes c.
 func SendAlert(c net.Conn, alert Alert) error {
-	const alertRecord, fatal = 21, 2 // RFC 8446 sections 5.1 and 6
 	_ = c.SetWriteDeadline(time.Now().Add(alertTime))
-	if _, err := c.Write([]byte{alertRecord, 3, 1, 0, 2, fatal, byte(alert)}); err != nil {
+	record := alert.record()
+	if _, err := c.Write(record[:]); err != nil {
 		return err
 	}
 	return closeWrite(c)
+}
+
+// record is the alert as it is sent.
+func (a Alert) record() [7]byte {
+	const alertRecord, fatal = 21, 2 // RFC 8446 sections 5.1 and 6
+	return [...]byte{alertRecord, 3, 1, 0, 2, fatal, byte(a)}
 }

@@ -41,9 +41,6 @@ type Joint struct {
 	// Moved is told of bytes when they have moved, by both ways at the same time;
 	// nil: nobody asks. All that it was told are Joined.Sent and Joined.Received.
 	Moved func(sent, received int64)
-	// Go runs one of the two ways, beside the caller, which waits for it; nil: in a
-	// goroutine of its own.
-	Go func(func())
 }
 
 // Why says how a joined connection ended. Its text is a metric label and a word
@@ -92,15 +89,10 @@ func Join(ctx context.Context, a, b net.Conn, how Joint) Joined {
 	defer stop()
 
 	done := make(chan struct{})
-	run := func() {
+	go func() {
 		defer close(done)
 		j.back.run()
-	}
-	if how.Go != nil {
-		how.Go(run)
-	} else {
-		go run()
-	}
+	}()
 	j.there.run()
 	<-done
 	return j.result()

@@ -113,7 +113,7 @@ type Trust struct {
 // before the last byte of its signature. An error is an *Error.
 func (t *Trust) Accept(c net.Conn, limits Limits) (*ProxyHeader, *Conn, error) {
 	k := keep(c)
-	if !t.trusts(k.Conn.RemoteAddr()) {
+	if tcp, ok := k.Conn.RemoteAddr().(*net.TCPAddr); !ok || !t.Trusts(tcp.AddrPort().Addr()) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		k.plain.Store(false)
@@ -123,12 +123,12 @@ func (t *Trust) Accept(c net.Conn, limits Limits) (*ProxyHeader, *Conn, error) {
 	return readProxyHeader(k, limits, t.Optional)
 }
 
-func (t *Trust) trusts(peer net.Addr) bool {
-	tcp, ok := peer.(*net.TCPAddr)
-	if !ok {
+// Trusts says whether a peer is one that Accept reads a header of.
+func (t *Trust) Trusts(peer netip.Addr) bool {
+	if len(t.From) == 0 {
 		return false
 	}
-	addr := tcp.AddrPort().Addr().Unmap().WithZone("")
+	addr := peer.Unmap().WithZone("")
 	for _, prefix := range t.From {
 		if prefix.Contains(addr) {
 			return true

@@ -125,12 +125,20 @@ func notEOF(err error) error {
 	return err
 }
 
-// failed makes an *Error of what a step of doing gave; nil stays nil.
+// failed is the function failed for a connection.
 func (c *Conn) failed(doing string, err error) error {
 	if err == nil {
 		return nil
 	}
-	e := &Error{Peer: c.Conn.RemoteAddr(), doing: doing}
+	return failed(doing, c.Conn.RemoteAddr(), err)
+}
+
+// failed makes an *Error of what a step of doing gave; nil stays nil.
+func failed(doing string, peer net.Addr, err error) error {
+	if err == nil {
+		return nil
+	}
+	e := &Error{Peer: peer, doing: doing}
 	if f, ok := err.(*fault); ok {
 		e.Reason, e.Err = f.reason, f.err
 	} else {

@@ -264,10 +264,14 @@ func socketError(fd uintptr) error {
 // acknowledged is how many bytes the peer of a TCP socket took, and whether it
 // has to take more.
 func acknowledged(raw syscall.RawConn) (bytes uint64, waiting bool) {
-	_ = raw.Control(func(fd uintptr) {
-		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-			bytes, waiting = info.Bytes_acked, info.Unacked > 0 || info.Notsent_bytes > 0
-		}
-	})
+	_ = raw.Control(func(fd uintptr) { bytes, waiting = acknowledgedBy(int(fd)) })
 	return bytes, waiting
+}
+
+func acknowledgedBy(fd int) (bytes uint64, waiting bool) {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0, false
+	}
+	return info.Bytes_acked, info.Unacked > 0 || info.Notsent_bytes > 0
 }

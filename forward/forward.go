@@ -30,7 +30,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"slices"
 	"sync"
 	"time"
@@ -58,8 +57,8 @@ type Server struct {
 	meter   outcome.Meter   // nil when the sink is none
 	base    context.Context // ends when what is left is cut
 	cut     context.CancelFunc
-	tasks   sync.WaitGroup // listeners, connections, pools; Stop waits for them
-	crew    *crew          // runs connections
+	tasks   sync.WaitGroup // loops and pools; Stop waits for them
+	loops   *loops         // have the connections
 
 	mu        sync.Mutex // guards the rest: one change at a time
 	listeners map[string]*listener
@@ -81,7 +80,7 @@ func New(options Options) *Server {
 		s.names = resolve.New()
 	}
 	s.base, s.cut = context.WithCancel(context.Background())
-	s.crew = newCrew(&s.tasks)
+	s.loops = newLoops(s)
 	return s
 }
 
@@ -91,7 +90,7 @@ type Change struct {
 	server   *Server
 	services map[string]*service
 	tables   map[string]*table
-	sockets  map[string]net.Listener // those that were not open before
+	sockets  map[string]*entrance // those that were not open before
 }
 
 // Prepare makes what can fail. Nothing changes.
@@ -101,7 +100,7 @@ func (s *Server) Prepare(forwards []*config.Forward) (*Change, error) {
 	if err := mayProgram(forwards); err != nil {
 		return nil, err
 	}
-	c := &Change{server: s, services: make(map[string]*service), sockets: make(map[string]net.Listener)}
+	c := &Change{server: s, services: make(map[string]*service), sockets: make(map[string]*entrance)}
 	for _, f := range forwards {
 		made, err := s.service(f)
 		if err != nil {
@@ -114,7 +113,7 @@ func (s *Server) Prepare(forwards []*config.Forward) (*Change, error) {
 		if s.listeners[address] != nil {
 			continue
 		}
-		socket, err := listen(address)
+		socket, err := s.loops.listen(address)
 		if err != nil {
 			c.closeSockets()
 			return nil, fmt.Errorf("listen for forward %s: %w", c.tables[address].names(), err)
@@ -124,17 +123,9 @@ func (s *Server) Prepare(forwards []*config.Forward) (*Change, error) {
 	return c, nil
 }
 
-// listen opens a socket. Keep-alives are off: idle_timeout ends what is dead.
-// MPTCP is off too: what it carries can't be spliced.
-func listen(address string) (net.Listener, error) {
-	settings := net.ListenConfig{KeepAlive: -1}
-	settings.SetMultipathTCP(false)
-	return settings.Listen(context.Background(), "tcp", address)
-}
-
 func (c *Change) closeSockets() {
 	for _, socket := range c.sockets {
-		socket.Close()
+		socket.close()
 	}
 }
 
@@ -170,7 +161,7 @@ func (c *Change) Apply() {
 		if t := c.tables[address]; t != nil {
 			l.table.Store(t)
 		} else {
-			l.socket.Close()
+			l.socket.close()
 			delete(s.listeners, address)
 		}
 	}
@@ -183,7 +174,7 @@ func (c *Change) Apply() {
 		l := &listener{server: s, address: address, socket: socket}
 		l.table.Store(c.tables[address])
 		s.listeners[address] = l
-		s.tasks.Go(l.accept)
+		socket.serve(l)
 	}
 }
 
@@ -193,7 +184,7 @@ func (s *Server) Stop(ctx context.Context) {
 	s.mu.Lock()
 	s.stopped = true
 	for _, l := range s.listeners {
-		l.socket.Close()
+		l.socket.close()
 	}
 	if s.kernel != nil {
 		s.kernel()
@@ -202,7 +193,7 @@ func (s *Server) Stop(ctx context.Context) {
 		made.pool.stop()
 	}
 	s.mu.Unlock()
-	s.crew.dismiss()
+	s.loops.stop()
 	ended := make(chan struct{})
 	go func() { s.tasks.Wait(); close(ended) }()
 	select {
@@ -215,7 +206,9 @@ func (s *Server) Stop(ctx context.Context) {
 		p.kill()
 	}
 	s.mu.Unlock()
+	s.loops.cut()
 	<-ended
+	s.loops.records.close()
 	if s.options.Resolver == nil {
 		s.names.Close()
 	}

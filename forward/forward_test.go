@@ -546,7 +546,7 @@ func TestHalfCloseAndReset(t *testing.T) {
 	a := target(t, "127.0.0.1:0", func(c net.Conn) {
 		all, _ := io.ReadAll(c)
 		if string(all) == "reset" {
-			reset(c)
+			_ = c.(*net.TCPConn).SetLinger(0)
 			return
 		}
 		fmt.Fprint(c, "all of ", len(all))
@@ -565,7 +565,7 @@ func TestHalfCloseAndReset(t *testing.T) {
 	c := dial(t, at)
 	fmt.Fprint(c, "x")
 	until(t, "it is open", func() bool { return s.State()[0].Targets[0].Open == 1 })
-	reset(c)
+	_ = c.(*net.TCPConn).SetLinger(0)
 	c.Close()
 	if rec := s.ended(3); rec.End != outcome.EndResetClient {
 		t.Errorf("record %+v", rec)

@@ -229,3 +229,10 @@ func (c *check) ask(over net.Conn, scheme, name string) error {
 	}
 	return nil
 }
+
+// dialer has no keep-alives, as the listeners.
+var dialer = func() *net.Dialer {
+	d := &net.Dialer{KeepAlive: -1}
+	d.SetMultipathTCP(false)
+	return d
+}()

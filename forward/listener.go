@@ -3,7 +3,7 @@ package forward
 import (
 	"errors"
 	"fmt"
-	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -12,7 +12,6 @@ import (
 
 	"causeway/config"
 	"causeway/conn"
-	"causeway/outcome"
 )
 
 // listener is one socket. The forwards that are served on it change with the
@@ -20,7 +19,7 @@ import (
 type listener struct {
 	server   *Server
 	address  string // as in the file
-	socket   net.Listener
+	socket   *entrance
 	table    atomic.Pointer[table]
 	arriving atomic.Int64 // connections whose forward is not known yet
 }
@@ -110,34 +109,36 @@ func (t *table) single() *service {
 	return nil
 }
 
+// isOwn says whether a connection that this node made leads to the listener.
+func (l *listener) isOwn(from, to netip.AddrPort) bool {
+	if to.Port() != l.socket.own.Port() {
+		return false
+	}
+	if l.socket.own.Addr().IsUnspecified() { // this machine is the one which dials itself from its own address
+		return from.Addr() == to.Addr() || to.Addr().IsLoopback()
+	}
+	return to.Addr() == l.socket.own.Addr()
+}
+
 // acceptPause is how long accept waits when there is no descriptor left, twice as
 // long each time, as net/http does.
 const acceptFirst, acceptMost = 5 * time.Millisecond, time.Second
 
-// accept takes connections until the socket is closed.
-func (l *listener) accept() {
-	pause := time.Duration(0)
-	for {
-		socket, err := l.socket.Accept()
-		if err == nil {
-			pause = 0
-			l.take(socket)
-			continue
-		}
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if !passes(err) {
-			l.socket.Close()
-			l.server.options.Failed(fmt.Errorf("forward connections of %s: %w", l.address, err))
-			return
-		}
-		if pause == 0 {
-			l.server.options.Log.Warn("no connection can be taken for the moment", "listen", l.address, "err", err)
-		}
-		pause = min(max(2*pause, acceptFirst), acceptMost)
-		time.Sleep(pause)
+// again is when accept(2) is called again, after errors that go away: the longer,
+// the more there were.
+type again struct{ pause time.Duration }
+
+// after says how long to wait after err; over: it does not go away.
+func (a *again) after(l *listener, err error) (pause time.Duration, over bool) {
+	if !passes(err) {
+		l.server.options.Failed(fmt.Errorf("forward connections of %s: %w", l.address, err))
+		return 0, true
 	}
+	if a.pause == 0 {
+		l.server.options.Log.Warn("no connection can be taken for the moment", "listen", l.address, "err", err)
+	}
+	a.pause = min(max(2*a.pause, acceptFirst), acceptMost)
+	return a.pause, false
 }
 
 // passes says whether an error of accept(2) is one that goes away.
@@ -148,18 +149,4 @@ func passes(err error) bool {
 		}
 	}
 	return false
-}
-
-// take starts on a connection, if it may be one more.
-func (l *listener) take(socket net.Conn) {
-	p := &passing{listener: l, table: l.table.Load(), socket: socket}
-	p.record.Start = time.Now()
-	p.record.ID = outcome.NewRequestID()
-	p.record.Node = l.server.options.Node
-	p.record.Client, p.record.Local = addrPort(socket.RemoteAddr()), addrPort(socket.LocalAddr())
-	if !p.enter() {
-		p.refuse(outcome.EndLimit, nil)
-		return
-	}
-	l.server.crew.run(p.run)
 }

@@ -1,7 +1,6 @@
 package forward
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -14,35 +13,40 @@ import (
 	"causeway/outcome"
 )
 
-// passing is one connection on its way. One goroutine has it.
+// passing is one connection on its way, and what is decided of it. A flow takes it
+// through its steps.
 type passing struct {
 	listener *listener
 	table    *table
 	service  *service // nil as long as it is not known
-	socket   net.Conn // the client; *conn.Conn once it has arrived
-	header   *conn.ProxyHeader
+	client   client
+	header   *conn.ProxyHeader // what a trusted peer said; nil: none did
 	hello    conn.Hello
 	counted  netip.Addr // the client as its limit counts it; zero when it does not
+	search   search
 	record   outcome.Connection
 }
 
-// run takes the connection through all its steps.
-func (p *passing) run() {
-	defer p.leave()
-	for _, step := range []func() (outcome.End, error){p.arrive, p.identify, p.admit} {
-		if end, err := step(); end != "" {
-			p.refuse(end, err)
-			return
-		}
-	}
-	p.record.Hello = time.Since(p.record.Start)
-	target, at, end, err := p.connect()
-	if end != "" {
-		p.alert(conn.AlertInternalError)
-		p.refuse(end, err)
-		return
-	}
-	p.join(target, at)
+// client is who made the connection.
+type client interface {
+	tell(conn.Alert) // why it is refused: it speaks TLS
+	close(reset bool)
+}
+
+// search is the looking for a target that takes the connection.
+type search struct {
+	until    time.Time
+	tried    []*endpoint
+	failures []error
+}
+
+// begin is a connection of a listener.
+func (p *passing) begin(l *listener, from, to netip.AddrPort) {
+	p.listener, p.table = l, l.table.Load()
+	p.record.Start = time.Now()
+	p.record.ID = outcome.NewRequestID()
+	p.record.Node = l.server.options.Node
+	p.record.Client, p.record.Local = from, to
 }
 
 // enter takes a place: of the listener's forward, where it has one, or among
@@ -76,27 +80,8 @@ func (p *passing) leave() {
 	}
 }
 
-// arrive hears who the client is.
-func (p *passing) arrive() (outcome.End, error) {
-	header, kept, err := p.table.trust.Accept(p.socket, helloLimits(p.table.hello))
-	p.socket, p.header = kept, header
-	if err != nil {
-		return outcome.End(conn.ReasonOf(err)), err
-	}
-	if header != nil {
-		p.record.Peer = p.record.Client
-		p.record.Client, p.record.Local = addrPort(kept.RemoteAddr()), addrPort(kept.LocalAddr())
-	}
-	return "", nil
-}
-
-// identify finds the forward by the name that the client asks for.
-func (p *passing) identify() (outcome.End, error) {
-	if p.table.only != nil {
-		return "", nil
-	}
-	hello, kept, err := conn.PeekHello(p.socket, helloLimits(p.table.hello))
-	p.socket, p.hello = kept, hello
+// heard finds the forward by the hello, or says why there is none.
+func (p *passing) heard(err error) (outcome.End, error) {
 	if reason := conn.ReasonOf(err); reason != "" {
 		switch {
 		case reason.OfName():
@@ -106,11 +91,11 @@ func (p *passing) identify() (outcome.End, error) {
 		}
 		return outcome.End(reason), err
 	}
-	p.record.Name = hello.ServerName
-	s := p.table.find(hello.ServerName)
+	p.record.Name = p.hello.ServerName
+	s := p.table.find(p.hello.ServerName)
 	if s == nil {
 		p.alert(conn.AlertUnrecognizedName)
-		if hello.ServerName == "" {
+		if p.hello.ServerName == "" {
 			return outcome.EndNoName, nil
 		}
 		return outcome.EndUnknownName, nil
@@ -155,50 +140,74 @@ func clientKey(addr netip.Addr) netip.Addr {
 	return prefix.Addr()
 }
 
-// connect dials targets, one after the other, until one answers or dial_timeout
-// is over.
-func (p *passing) connect() (*net.TCPConn, *endpoint, outcome.End, error) {
+// another chooses the target to be dialled next, and within what: half of the time
+// that is left, or all of it when no other is left to try; nil when there is none, or
+// no time.
+func (p *passing) another() (at *endpoint, within time.Duration) {
+	now := time.Now()
+	if !now.Before(p.search.until) || p.listener.server.base.Err() != nil {
+		return nil, 0
+	}
+	at, left := p.service.pool.choose(clientKey(p.record.Client.Addr()), p.search.tried)
+	if at == nil {
+		return nil, 0
+	}
+	p.record.Tries++
+	p.record.Target, p.record.Address = at.name, p.addressOf(at)
+	at.tally.dials.Add(1)
+	within = p.search.until.Sub(now)
+	if left > 0 {
+		within /= 2
+	}
+	return at, within
+}
+
+// failed notes that a target was dialled in vain. over: no other is to be tried.
+func (p *passing) failed(at *endpoint, err error) (over outcome.End, because error) {
 	pool := p.service.pool
-	end := time.Now().Add(p.service.file.Limits.DialTimeout)
-	if err := pool.wait(p.listener.server.base, end); err != nil {
-		return nil, nil, outcome.EndDialFailed, err
+	pool.leave(at)
+	if pool.goesRound(at) { // the connection that this one made was faster, and reset it
+		err = errComesRound
 	}
-	pool.dialing.Add(1)
-	defer pool.dialing.Add(-1)
-	var tried []*endpoint
-	var failures []error
-	for time.Now().Before(end) && p.listener.server.base.Err() == nil {
-		at, left := pool.choose(clientKey(p.record.Client.Addr()), tried)
-		if at == nil {
-			break
-		}
-		p.record.Tries++
-		p.record.Target, p.record.Address = at.name, p.addressOf(at)
-		socket, err := p.dial(end, at, left)
-		if err == nil {
-			p.record.Dial = time.Since(p.record.Start)
-			return socket, at, "", nil
-		}
-		pool.leave(at)
-		failures = append(failures, err)
-		if noFiles(err) {
-			return nil, nil, outcome.EndNoFiles, err
-		}
-		if !noPorts(err) && p.listener.server.base.Err() == nil {
-			pool.missed(at, netip.Addr{}, err)
-		}
-		tried = append(tried, at)
+	at.tally.dialErrors.Add(1)
+	err = fmt.Errorf("dial target %s: %w", at.name, err)
+	p.search.failures = append(p.search.failures, err)
+	if noFiles(err) {
+		return outcome.EndNoFiles, err
 	}
+	if !noPorts(err) && p.listener.server.base.Err() == nil {
+		pool.missed(at, netip.Addr{}, err)
+	}
+	p.search.tried = append(p.search.tried, at)
+	return "", nil
+}
+
+// found says of a connection to a target whether it is one, and none that leads to
+// the listener that its client came to.
+func (p *passing) found(at *endpoint, from, to netip.AddrPort) error {
+	if p.listener.isOwn(from, to) {
+		p.service.pool.comesRound(at)
+		return errComesRound
+	}
+	p.record.Dial = time.Since(p.record.Start)
+	return nil
+}
+
+var errComesRound = errors.New("it leads back to this listener")
+
+// unfound is why no target was found.
+func (p *passing) unfound() (outcome.End, error) {
+	failures := p.search.failures
 	err := errors.Join(failures...)
 	switch {
 	case err == nil && p.listener.server.base.Err() != nil:
-		return nil, nil, outcome.EndStopped, nil
+		return outcome.EndStopped, nil
 	case err == nil:
-		return nil, nil, outcome.EndDialFailed, fmt.Errorf("forward %s: no target has an address", p.service.file.Name)
+		return outcome.EndDialFailed, fmt.Errorf("forward %s: no target has an address", p.service.file.Name)
 	case noPorts(failures[len(failures)-1]):
-		return nil, nil, outcome.EndNoPorts, err
+		return outcome.EndNoPorts, err
 	}
-	return nil, nil, outcome.EndDialFailed, err
+	return outcome.EndDialFailed, err
 }
 
 // noPorts says that no port of this machine is left for a connection to an
@@ -220,78 +229,25 @@ func (p *passing) addressOf(at *endpoint) netip.AddrPort {
 	return netip.AddrPortFrom(at.addr, uint16(came))
 }
 
-// dialer has no keep-alives, as the listeners.
-var dialer = func() *net.Dialer {
-	d := &net.Dialer{KeepAlive: -1}
-	d.SetMultipathTCP(false)
-	return d
-}()
-
-// dial connects to an address within half of the time that is left, or all of it
-// when no other is left to try; not at all when its checks fail meanwhile.
-func (p *passing) dial(end time.Time, at *endpoint, left int) (*net.TCPConn, error) {
-	share := time.Until(end)
-	if left > 0 {
-		share /= 2
-	}
-	ctx, cancel := context.WithTimeout(p.service.pool.alive(at), share)
-	defer cancel()
-	at.tally.dials.Add(1)
-	made, err := dialer.DialContext(ctx, "tcp", p.record.Address.String()) // DialTCP of Go 1.26 would bind first, and so take a port of all targets
-	socket, _ := made.(*net.TCPConn)
-	if err == nil && p.comesRound(socket) {
-		p.service.pool.comesRound(at)
-		socket.Close()
-		err = errComesRound
-	} else if err != nil && p.service.pool.goesRound(at) { // the connection that this one made was faster, and reset it
-		err = errComesRound
-	}
-	if err != nil {
-		at.tally.dialErrors.Add(1)
-		return nil, fmt.Errorf("dial target %s: %w", at.name, err)
-	}
-	return socket, nil
-}
-
-var errComesRound = errors.New("it leads back to this listener")
-
-// comesRound says whether a connection leads to the listener that its client
-// came to.
-func (p *passing) comesRound(socket *net.TCPConn) bool {
-	from, to, own := addrPort(socket.LocalAddr()), addrPort(socket.RemoteAddr()), addrPort(p.listener.socket.Addr())
-	if to.Port() != own.Port() {
-		return false
-	}
-	if own.Addr().IsUnspecified() { // this machine is the one which dials itself from its own address
-		return from.Addr() == to.Addr() || to.Addr().IsLoopback()
-	}
-	return to.Addr() == own.Addr()
-}
-
-// join passes the bytes, and ends the connection.
-func (p *passing) join(target *net.TCPConn, at *endpoint) {
-	pool := p.service.pool
-	defer pool.leave(at)
+// joint is how the connection is joined with its target.
+func (p *passing) joint() (conn.Joint, error) {
 	before, err := p.proxyHeader()
-	if err != nil {
-		target.Close()
-		p.refuse(outcome.EndBadProxy, err)
-		return
-	}
-	limits := &p.service.file.Limits
 	p.hello, p.header = conn.Hello{}, nil // may be forgotten
-	joint := conn.Joint{Before: before, Idle: limits.IdleTimeout, HalfClosed: limits.HalfCloseTimeout, Go: p.listener.server.crew.run}
-	if meter := p.listener.server.meter; meter != nil {
-		joint.Moved = meter.Moving(&p.record)
-	}
-	came := conn.Join(p.listener.server.base, p.socket, target, joint)
+	limits := &p.service.file.Limits
+	return conn.Joint{Before: before, Idle: limits.IdleTimeout, HalfClosed: limits.HalfCloseTimeout, Moved: p.service.moved}, err
+}
+
+// joined notes what became of it.
+func (p *passing) joined(at *endpoint, came conn.Joined) {
+	pool := p.service.pool
 	if came.Received > 0 || came.Why == conn.WhyDone {
 		pool.answered(at)
 	} else if came.Why == conn.WhyResetB || came.Why == conn.WhyFailedB {
 		pool.missed(at, clientKey(p.record.Client.Addr()), came.Err)
 	}
+	pool.leave(at)
 	p.record.In, p.record.Out, p.record.Err = came.Sent, came.Received, came.Err
-	p.emit(endOf(came.Why))
+	p.end(endOf(came.Why))
 }
 
 // endOf is what the record says of how a joint ended.
@@ -328,7 +284,11 @@ func (p *passing) proxyHeader() ([]byte, error) {
 		header.Local = true
 		return header.Append(nil)
 	}
-	header.Source, header.Destination = p.socket.RemoteAddr(), p.socket.LocalAddr()
+	if p.header != nil {
+		header.Source, header.Destination = p.header.Source, p.header.Destination
+	} else {
+		header.Source, header.Destination = net.TCPAddrFromAddrPort(p.record.Client), net.TCPAddrFromAddrPort(p.record.Local)
+	}
 	header.Authority = p.hello.ServerName
 	if len(p.hello.ALPN) > 0 {
 		header.ALPN = p.hello.ALPN[0]
@@ -347,8 +307,7 @@ func proxyVersion(send string) conn.ProxyHeader {
 // alert tells a TLS client why it is refused.
 func (p *passing) alert(why conn.Alert) {
 	if p.table.only == nil {
-		_ = p.socket.SetWriteDeadline(time.Now().Add(time.Second)) // it fits into an empty send buffer
-		_ = conn.SendAlert(p.socket, why)
+		p.client.tell(why)
 	}
 }
 
@@ -356,29 +315,15 @@ func (p *passing) alert(why conn.Alert) {
 // closed; any other is reset, so that it does not take it for an empty answer,
 // and costs no port for a minute.
 func (p *passing) refuse(end outcome.End, err error) {
-	if p.table.only != nil || end == outcome.EndLimit || end == outcome.EndLimitClient || end == outcome.EndDenied {
-		reset(p.socket)
-	}
-	p.socket.Close()
+	p.client.close(p.table.only != nil || end == outcome.EndLimit || end == outcome.EndLimitClient || end == outcome.EndDenied)
 	p.record.Err = err
-	p.emit(end)
+	p.end(end)
 }
 
-// reset makes the close of a connection a reset.
-func reset(c net.Conn) {
-	if kept, ok := c.(*conn.Conn); ok {
-		c = kept.NetConn()
-	}
-	if tcp, ok := c.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
-	}
-}
-
-// emit hands the record out.
-func (p *passing) emit(end outcome.End) {
+// end closes the record.
+func (p *passing) end(end outcome.End) {
 	p.record.End = end
 	p.record.Total = time.Since(p.record.Start)
-	p.listener.server.options.Sink.EmitConnection(&p.record)
 }
 
 // addrPort is the address of a TCP connection.

@@ -169,15 +169,7 @@ func (p *pool) stop() { p.end() }
 // wait waits, where no target has an address yet, until every name was looked up
 // once.
 func (p *pool) wait(ctx context.Context, end time.Time) error {
-	select {
-	case <-p.ready:
-		return nil
-	default:
-	}
-	p.mu.Lock()
-	some := len(p.all) > 0
-	p.mu.Unlock()
-	if some {
+	if p.settled() {
 		return nil
 	}
 	ctx, cancel := context.WithDeadline(ctx, end)
@@ -188,6 +180,18 @@ func (p *pool) wait(ctx context.Context, end time.Time) error {
 	case <-ctx.Done():
 		return fmt.Errorf("forward %s: wait for the addresses of its targets: %w", p.file.Name, ctx.Err())
 	}
+}
+
+// settled says that there is nothing to wait for.
+func (p *pool) settled() bool {
+	select {
+	case <-p.ready:
+		return true
+	default:
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.all) > 0
 }
 
 // follow keeps the addresses of a name.

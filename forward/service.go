@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"causeway/config"
+	"causeway/outcome"
 )
 
 // service is a forward as one file has it. It is immutable but for its pool and
@@ -16,6 +17,7 @@ type service struct {
 	settings string // another text is another service
 	pool     *pool
 	tally    *tally
+	moved    func(in, out int64) // counts bytes; nil: nobody does
 }
 
 // service is the one that there is, when nothing changed, or a new one, which
@@ -33,6 +35,9 @@ func (s *Server) service(f *config.Forward) (*service, error) {
 	made := &service{file: f, settings: settings, tally: s.tallies[f.Name]}
 	if made.tally == nil {
 		made.tally = newTally()
+	}
+	if s.meter != nil {
+		made.moved = s.meter.Moving(&outcome.Connection{Forward: f.Name})
 	}
 	made.pool = newPool(f, s.names, check, made.tally, s.options.Log)
 	if old != nil {
