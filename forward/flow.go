@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"time"
 
@@ -232,9 +233,9 @@ func (f *flow) lookAtDial() {
 
 // dialled goes on when a target has answered, or not.
 func (f *flow) dialled() {
-	err := f.answer()
+	from, err := f.answer()
 	if err == nil {
-		err = f.found(f.at, local(f.fds[targetSocket]), f.record.Address)
+		err = f.found(f.at, from, f.record.Address)
 	}
 	if err != nil {
 		f.closeTarget()
@@ -246,21 +247,21 @@ func (f *flow) dialled() {
 	f.join()
 }
 
-// answer is what a target said to the dial.
-func (f *flow) answer() error {
+// answer is what a target said to the dial: the address that it sees us at.
+func (f *flow) answer() (from netip.AddrPort, err error) {
 	if f.told[targetSocket]&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
 		code, err := unix.GetsockoptInt(f.fds[targetSocket], unix.SOL_SOCKET, unix.SO_ERROR)
 		if err == nil && code != 0 {
 			err = unix.Errno(code)
 		}
 		if err != nil {
-			return os.NewSyscallError("connect", err)
+			return from, os.NewSyscallError("connect", err)
 		}
 	}
-	if local(f.fds[targetSocket]) == f.record.Address { // it took the port that it asked for, and answered itself (RFC 9293 section 3.5)
-		return os.NewSyscallError("connect", unix.ECONNREFUSED)
+	if from = local(f.fds[targetSocket]); from == f.record.Address { // it took the port that it asked for, and answered itself (RFC 9293 section 3.5)
+		return from, os.NewSyscallError("connect", unix.ECONNREFUSED)
 	}
-	return nil
+	return from, nil
 }
 
 // join joins the client with the target.
