@@ -13,16 +13,15 @@ import (
 	"time"
 )
 
-// Joining two connections, a and b:
+// Joining two connections, a and b, of which one may be no socket. Two sockets are
+// joined by a Pair (pair_linux.go), in less time and memory.
 //
 //  1. Join finds the sockets below a and b, starts the one timer, and runs a
 //     way from a to b and one from b to a: two goroutines, one of them the caller's,
 //  2. way.first sends what goes before, and what was peeked at, in one write,
 //     and gives the buffer back,
-//  3. way.rest moves the rest. From a socket it waits without a buffer and
-//     without a pipe: to another socket, once a small buffer did not hold what
-//     came at once, by splice(2) (splice_linux.go), to anything else through a
-//     buffer that is taken when there is something to read (idle.go),
+//  3. way.rest moves the rest, through a buffer that is taken when there is
+//     something to read: it waits without one (idle.go),
 //  4. at its end a way passes the half-close on, and watches for a reset of the
 //     connection it has read to its end, which nobody else would see,
 //  5. joint.end closes both, once both ways have ended, or one has failed, or
@@ -64,7 +63,7 @@ const (
 type Joined struct {
 	Sent     int64 // bytes from a that b's socket took, without Joint.Before
 	Received int64 // bytes from b that a's socket took
-	Spliced  int64 // how many of them never came to user space
+	Spliced  int64 // how many of them never came to user space: those of a Pair
 	Why      Why
 	Err      error // what failed, for the reasons that have a cause
 }
@@ -160,11 +159,9 @@ type way struct {
 	before        []byte
 	reset, failed Why // when reading fails
 
-	moved   int64 // read by others when the way has ended
-	spliced int64
+	moved int64 // read by others when the way has ended
 
-	pipe *pipe // holds bytes on their way, otherwise nil
-	n    int   // bytes in the pipe, or read
+	n    int   // bytes read
 	err  error // of the last system call
 	buf  []byte
 	size int // of buf
@@ -289,39 +286,26 @@ func (w *way) rest() error {
 	if w.from.raw == nil {
 		return w.copyStream()
 	}
-	if w.to.raw != nil {
-		if ended, err := w.copySocket(smallBuffer); ended || err != nil {
-			return err
-		}
-		if handled, err := w.splice(); handled {
-			return err
-		}
-	}
-	_, err := w.copySocket(copyBuffer)
-	return err
+	return w.copySocket()
 }
 
 // copySocket moves through a buffer that is taken when there is something to
-// read. With a small one it goes on until that is filled: less is copied in less
-// time than it takes to splice it, and more tells of more to come.
-func (w *way) copySocket(size int) (ended bool, err error) {
+// read.
+func (w *way) copySocket() error {
 	fill := w.fillBuffer
-	w.size = size
+	w.size = copyBuffer
 	for {
 		if err := w.from.raw.Read(fill); err != nil {
-			return false, err
+			return err
 		}
 		if w.err != nil || w.n == 0 {
 			release(w.buf)
-			return w.err == nil, w.err
+			return w.err
 		}
 		err := w.sendBuffer(w.buf[:w.n])
 		release(w.buf)
 		if err != nil {
-			return false, err
-		}
-		if size == smallBuffer && w.n == size {
-			return false, nil
+			return err
 		}
 	}
 }
@@ -534,7 +518,6 @@ func (j *joint) result() Joined {
 	return Joined{
 		Sent:     j.there.moved,
 		Received: j.back.moved,
-		Spliced:  j.there.spliced + j.back.spliced,
 		Why:      j.why,
 		Err:      j.err,
 	}

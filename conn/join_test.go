@@ -144,120 +144,133 @@ func join(t testing.TB, a, b net.Conn, how Joint) <-chan Joined {
 	return done
 }
 
+// joining are the ways to join two ends of kinds: Join all of them, a Pair sockets.
+type joining func(t testing.TB, a, b net.Conn, how Joint) <-chan Joined
+
 // TestMoved sees that bytes are counted while both ends are open, each once.
 func TestMoved(t *testing.T) {
-	for kind, pair := range kinds {
-		t.Run(kind, func(t *testing.T) {
-			var sent, received atomic.Int64
-			a, client := pair(t)
-			b, target := pair(t)
-			done := join(t, a, b, Joint{Before: []byte("who"), Moved: func(there, back int64) { sent.Add(there); received.Add(back) }})
-			counted := func(whom string, is *atomic.Int64, want int64) {
-				t.Helper()
-				for end := time.Now().Add(10 * time.Second); is.Load() != want; time.Sleep(time.Millisecond) {
-					if time.Now().After(end) {
-						t.Fatalf("%d bytes are counted from the %s, %d have moved", is.Load(), whom, want)
-					}
-				}
-			}
-			if _, err := io.ReadFull(target, make([]byte, 3)); err != nil {
-				t.Fatal(err)
-			}
-			total := int64(0)
-			for _, size := range []int{5, 100_000, 7} {
-				total += int64(size)
-				var moving sync.WaitGroup
-				for _, way := range []struct{ from, to half }{{client, target}, {target, client}} {
-					moving.Go(func() { way.from.Write(make([]byte, size)) })
-					moving.Go(func() { io.ReadFull(way.to, make([]byte, size)) })
-				}
-				moving.Wait()
-				counted("client", &sent, total)
-				counted("target", &received, total)
-			}
-			client.Close()
-			target.Close()
-			if joined := <-done; joined.Sent != total || joined.Received != total {
-				t.Errorf("%+v, %d were counted", joined, total)
-			}
-		})
+	for kind := range kinds {
+		testMoved(t, kind, join)
 	}
+}
+
+func testMoved(t *testing.T, kind string, join joining) {
+	pair := kinds[kind]
+	t.Run(kind, func(t *testing.T) {
+		var sent, received atomic.Int64
+		a, client := pair(t)
+		b, target := pair(t)
+		done := join(t, a, b, Joint{Before: []byte("who"), Moved: func(there, back int64) { sent.Add(there); received.Add(back) }})
+		counted := func(whom string, is *atomic.Int64, want int64) {
+			t.Helper()
+			for end := time.Now().Add(10 * time.Second); is.Load() != want; time.Sleep(time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("%d bytes are counted from the %s, %d have moved", is.Load(), whom, want)
+				}
+			}
+		}
+		if _, err := io.ReadFull(target, make([]byte, 3)); err != nil {
+			t.Fatal(err)
+		}
+		total := int64(0)
+		for _, size := range []int{5, 100_000, 7} {
+			total += int64(size)
+			var moving sync.WaitGroup
+			for _, way := range []struct{ from, to half }{{client, target}, {target, client}} {
+				moving.Go(func() { way.from.Write(make([]byte, size)) })
+				moving.Go(func() { io.ReadFull(way.to, make([]byte, size)) })
+			}
+			moving.Wait()
+			counted("client", &sent, total)
+			counted("target", &received, total)
+		}
+		client.Close()
+		target.Close()
+		if joined := <-done; joined.Sent != total || joined.Received != total {
+			t.Errorf("%+v, %d were counted", joined, total)
+		}
+	})
 }
 
 // TestHalfClose is the conformance of every two kinds: what was sent arrives
 // whole, each end of it is passed on by itself, and what is sent the other way
 // after that arrives as well.
 func TestHalfClose(t *testing.T) {
-	request, answer := bytes.Repeat([]byte("request "), 1<<15), bytes.Repeat([]byte("answer"), 1<<16)
-	for nameA, newA := range kinds {
-		for nameB, newB := range kinds {
-			t.Run(nameA+" to "+nameB, func(t *testing.T) {
-				a, client := newA(t)
-				b, target := newB(t)
-				done := join(t, a, b, Joint{Before: []byte("PROXY\r\n"), Idle: time.Minute})
-				go func() {
-					client.Write(request)
-					client.CloseWrite()
-				}()
-				got, err := io.ReadAll(target)
-				if want := "PROXY\r\n" + string(request); err != nil || string(got) != want {
-					t.Fatalf("the target got %d bytes of %d: %v", len(got), len(want), err)
-				}
-				go func() {
-					target.Write(answer)
-					target.CloseWrite()
-				}()
-				got, err = io.ReadAll(client)
-				if err != nil || !bytes.Equal(got, answer) {
-					t.Fatalf("the client got %d bytes of %d: %v", len(got), len(answer), err)
-				}
-				joined := <-done
-				if joined.Why != WhyDone || joined.Err != nil || joined.Sent != int64(len(request)) || joined.Received != int64(len(answer)) {
-					t.Errorf("%+v", joined)
-				}
-				sockets := nameA != "tls" && nameA != "pipes" && nameB != "tls" && nameB != "pipes"
-				if want := joined.Sent + joined.Received - 2*smallBuffer; sockets && spliceable && joined.Spliced != want {
-					t.Errorf("spliced %d bytes, want %d", joined.Spliced, want)
-				}
-			})
+	for a := range kinds {
+		for b := range kinds {
+			testHalfClose(t, a, b, join)
 		}
 	}
+}
+
+func testHalfClose(t *testing.T, nameA, nameB string, join joining) {
+	request, answer := bytes.Repeat([]byte("request "), 1<<15), bytes.Repeat([]byte("answer"), 1<<16)
+	t.Run(nameA+" to "+nameB, func(t *testing.T) {
+		a, client := kinds[nameA](t)
+		b, target := kinds[nameB](t)
+		done := join(t, a, b, Joint{Before: []byte("PROXY\r\n"), Idle: time.Minute})
+		go func() {
+			client.Write(request)
+			client.CloseWrite()
+		}()
+		got, err := io.ReadAll(target)
+		if want := "PROXY\r\n" + string(request); err != nil || string(got) != want {
+			t.Fatalf("the target got %d bytes of %d: %v", len(got), len(want), err)
+		}
+		go func() {
+			target.Write(answer)
+			target.CloseWrite()
+		}()
+		got, err = io.ReadAll(client)
+		if err != nil || !bytes.Equal(got, answer) {
+			t.Fatalf("the client got %d bytes of %d: %v", len(got), len(answer), err)
+		}
+		joined := <-done
+		if joined.Why != WhyDone || joined.Err != nil || joined.Sent != int64(len(request)) || joined.Received != int64(len(answer)) {
+			t.Errorf("%+v", joined)
+		}
+	})
 }
 
 // TestReset sees that who breaks off does so for the other side too, whichever
 // side it is, also when it had ended what it sends before.
 func TestReset(t *testing.T) {
+	for name := range kinds {
+		testReset(t, name, join)
+	}
+}
+
+func testReset(t *testing.T, name string, join joining) {
+	newB := kinds[name]
 	for _, halfClosed := range []bool{false, true} {
-		for name, newB := range kinds {
-			if halfClosed && !spliceable {
-				continue // nobody notices before the next write
+		if halfClosed && !asksSockets {
+			continue // nobody notices before the next write
+		}
+		for _, fromB := range []bool{false, true} {
+			a, client := tcpPair(t)
+			b, target := newB(t)
+			var done <-chan Joined
+			want := WhyResetA
+			if fromB {
+				done, want = join(t, b, a, Joint{}), WhyResetB
+			} else {
+				done = join(t, a, b, Joint{})
 			}
-			for _, fromB := range []bool{false, true} {
-				a, client := tcpPair(t)
-				b, target := newB(t)
-				var done <-chan Joined
-				want := WhyResetA
-				if fromB {
-					done, want = join(t, b, a, Joint{}), WhyResetB
-				} else {
-					done = join(t, a, b, Joint{})
+			if halfClosed {
+				client.CloseWrite()
+				if _, err := target.Read(make([]byte, 1)); err != io.EOF {
+					t.Fatal(err)
 				}
-				if halfClosed {
-					client.CloseWrite()
-					if _, err := target.Read(make([]byte, 1)); err != io.EOF {
-						t.Fatal(err)
-					}
-				}
-				abort(client)
-				if joined := <-done; joined.Why != want || joined.Err == nil {
-					t.Errorf("%s, half closed %t: %+v", name, halfClosed, joined)
-				}
-				if name == "unix" || halfClosed {
-					continue // it knows no reset; and the end was read
-				}
-				if _, err := target.Read(make([]byte, 1)); err == nil || err == io.EOF {
-					t.Errorf("%s: the other side sees %v, not a reset", name, err)
-				}
+			}
+			abort(client)
+			if joined := <-done; joined.Why != want || joined.Err == nil {
+				t.Errorf("%s, half closed %t: %+v", name, halfClosed, joined)
+			}
+			if name == "unix" || halfClosed {
+				continue // it knows no reset; and the end was read
+			}
+			if _, err := target.Read(make([]byte, 1)); err == nil || err == io.EOF {
+				t.Errorf("%s: the other side sees %v, not a reset", name, err)
 			}
 		}
 	}

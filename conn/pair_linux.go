@@ -190,9 +190,9 @@ type lane struct {
 	reset, failed Why // when reading fails
 }
 
-// turns is how often a lane moves something before others have their turn: 4 MB,
+// turns is how often a lane moves something before others have their turn: 2 MB,
 // at most, of what is spliced.
-const turns = 4
+const turns = 2
 
 // Start joins a and b, two nonblocking sockets, which the Pair closes. What peek
 // has read of a goes first; nil: nothing was read, and a PROXY header that a sends
@@ -351,7 +351,9 @@ func (p *Pair) fill(l *lane) {
 	l.large = l.large || n == size
 	if l == &p.there {
 		if allowed, late := p.stranger.watch(buf[:n]); late != nil {
-			_, _ = writeSocket(uintptr(l.to.fd), buf[:allowed])
+			if allowed > 0 {
+				_, _ = writeSocket(uintptr(l.to.fd), buf[:allowed])
+			}
 			release(buf)
 			p.end(WhyStranger, failed("read the first bytes", net.TCPAddrFromAddrPort(p.peer), late))
 			return

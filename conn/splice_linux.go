@@ -8,92 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Splicing from socket to socket. Go's own (net.TCPConn.ReadFrom) holds a pipe
-// as long as it copies, two descriptors for a way that may be idle for hours,
-// and says nothing of its progress. So:
-//
-//  1. fillPipe takes a pipe when bytes are there, and gives it back when none
-//     are: then it waits with none,
-//  2. drainPipe gives all of it to the other socket, and waits with the pipe
-//     as long as that takes no more,
-//  3. pipes keeps a few for the next, and opens no more than its share of the
-//     descriptors: a way that gets none copies once, and asks again.
-
-// splice moves everything to the end. It is not handled when the kernel can't
-// splice from that socket: nothing was moved then that is not counted.
-func (w *way) splice() (handled bool, err error) {
-	fill, drain := w.fillPipe, w.drainPipe
-	w.size = copyBuffer
-	for {
-		if err := w.from.raw.Read(fill); err != nil {
-			return true, err
-		}
-		switch {
-		case w.pipe == nil: // none was to be had: it was read
-			err = w.err
-			if err == nil && w.n > 0 {
-				err = w.sendBuffer(w.buf[:w.n])
-			}
-			release(w.buf)
-			if err == nil && w.n == 0 {
-				return true, nil
-			}
-		case w.err == unix.EINVAL:
-			w.putPipe()
-			return false, nil
-		case w.err != nil:
-			w.putPipe()
-			return true, w.err
-		case w.n == 0:
-			w.putPipe()
-			return true, nil
-		default:
-			if err = w.to.raw.Write(drain); err == nil {
-				err = w.err
-			}
-			if err != nil {
-				w.dropPipe()
-			}
-			err = writing(err)
-		}
-		if err != nil {
-			return true, err
-		}
-	}
-}
-
-// fillPipe takes what is there; false is the wait for more.
-func (w *way) fillPipe(fd uintptr) bool {
-	if w.pipe == nil {
-		if w.pipe = pipes.get(); w.pipe == nil {
-			return w.fillBuffer(fd)
-		}
-	}
-	w.n, w.err = splice(int(fd), w.pipe.write)
-	if w.err == unix.EAGAIN {
-		w.putPipe()
-		return false
-	}
-	return true
-}
-
-// drainPipe gives what is in the pipe; false is the wait for room.
-func (w *way) drainPipe(fd uintptr) bool {
-	for w.n > 0 {
-		n, err := splice(w.pipe.read, int(fd))
-		if err == unix.EAGAIN {
-			return false
-		}
-		if err != nil {
-			w.err = err
-			return true
-		}
-		w.n -= n
-		w.spliced += int64(n)
-		w.note(n)
-	}
-	return true
-}
+// Splicing from socket to socket, by a pipe. Go's own (net.TCPConn.ReadFrom) holds
+// one as long as it copies, two descriptors for a way that may be idle for hours, and
+// says nothing of its progress. A lane takes one when bytes are there, and gives it
+// back when none are: then it waits with none. pipes keeps a few for the next, and
+// opens no more than its share of the descriptors: a lane that gets none copies.
 
 // splice moves what it can at once, up to what a pipe holds. It never waits, and is
 // as readSocket: a GB takes an eighth less so. It keeps a collection of garbage
@@ -107,19 +26,6 @@ func splice(from, to int) (int, error) {
 		if err != unix.EINTR {
 			return 0, err
 		}
-	}
-}
-
-func (w *way) putPipe() {
-	pipes.put(w.pipe)
-	w.pipe = nil
-}
-
-// dropPipe is putPipe for a pipe that bytes may be in.
-func (w *way) dropPipe() {
-	if w.pipe != nil {
-		pipes.drop(w.pipe)
-		w.pipe = nil
 	}
 }
 

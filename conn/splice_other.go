@@ -4,13 +4,9 @@ package conn
 
 import "syscall"
 
-// Without splice(2), and without asking a socket how it is: bytes pass through
-// user space, a reset of a half-closed connection is seen at the next write, and
-// what waits in a socket's queue does not count against idleness.
-
-type pipe struct{}
-
-func (w *way) splice() (handled bool, err error) { return false, nil }
+// Without asking a socket how it is: a reset of a half-closed connection is seen at
+// the next write, and what waits in a socket's queue does not count against
+// idleness.
 
 func readSocket(fd uintptr, p []byte) (int, error) {
 	for {

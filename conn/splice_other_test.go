@@ -2,4 +2,4 @@
 
 package conn
 
-const spliceable = false
+const asksSockets = false
