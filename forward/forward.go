@@ -1,18 +1,18 @@
 // Package forward passes connections on as they are, to targets, without a
 // relay: what the file calls forwards.
 //
-// The path of a connection:
+// A few loops have all connections, each one thread that never waits for one of them
+// (loop.go). The path of a connection:
 //
-//  1. listener.accept takes it off its socket, within limits.connections,
-//  2. passing.arrive hears from a trusted load balancer who the client is,
-//  3. passing.identify reads, where forwards have sni, the TLS hello, and finds
-//     the forward; without, the listener has one forward,
+//  1. ear.take has it from its socket, within limits.connections,
+//  2. flow.arrive hears from a trusted load balancer who the client is,
+//  3. flow.hear reads, where forwards have sni, the TLS hello, and passing.heard
+//     finds the forward; without, the listener has one forward,
 //  4. passing.admit holds the client against allow and the limits,
-//  5. passing.connect asks the pool for a target that is well (pool.go,
-//     balance.go) and dials it; when that fails, another, within one
-//     limits.dial_timeout,
-//  6. conn.Join sends the PROXY header and moves the bytes both ways,
-//  7. the record of the connection is emitted, once.
+//  5. passing.another asks the pool for a target that is well (pool.go), flow.next
+//     dials it; when that fails, another, within one limits.dial_timeout,
+//  6. a conn.Pair sends the PROXY header and moves the bytes both ways,
+//  7. records hands the record of the connection out, once.
 //
 // A forward with entry kernel has no connections here: the kernel passes them on
 // as it is told (kernel.go).

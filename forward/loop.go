@@ -10,14 +10,14 @@ import (
 )
 
 // A loop is one thread that has thousands of connections, and waits for all of them
-// with epoll(7): a goroutine for each takes a third more for a short connection, and
-// ten times the memory for an idle one.
+// with epoll(7): with goroutines a short connection takes a third more, and an idle one
+// ten times the memory (docs/adr/0014).
 //
-//  1. ear.ready takes a connection off a listening socket,
-//  2. flow.begin, flow.hear, flow.next, flow.dialled and flow.move are its steps, each
-//     called when its sockets say that it can go on (flow_linux.go),
+//  1. ear.ready takes a connection off a listening socket (ear.go),
+//  2. flow.start, arrive, hear, next, dialled and move are its steps, each called when
+//     a socket says that it can go on (flow.go),
 //  3. alarms ring for those who wait for too long,
-//  4. records hands out, in a goroutine, what became of it.
+//  4. records hands out, in a goroutine, what became of it (records.go).
 //
 // Nothing that a loop calls may wait.
 
