@@ -87,7 +87,6 @@ type ear struct {
 	slot     uint32
 	alarm    alarm
 	again    again
-	ended    bool
 }
 
 // listen waits for connections.

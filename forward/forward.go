@@ -32,10 +32,8 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	"causeway/config"
-	"causeway/conn"
 	"causeway/nft"
 	"causeway/outcome"
 	"causeway/resolve"
@@ -275,6 +273,3 @@ func (s *Server) State() []State {
 	slices.SortFunc(all, func(a, b State) int { return cmp.Compare(a.Forward, b.Forward) })
 	return all
 }
-
-// limits of what is read of a connection before it is joined.
-func helloLimits(timeout time.Duration) conn.Limits { return conn.Limits{Time: timeout} }

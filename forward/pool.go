@@ -2,7 +2,6 @@ package forward
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"math"
 	"net/netip"
@@ -166,23 +165,8 @@ func (p *pool) run(tasks *sync.WaitGroup) {
 // stop ends what run began. Connections may still be dialled.
 func (p *pool) stop() { p.end() }
 
-// wait waits, where no target has an address yet, until every name was looked up
-// once.
-func (p *pool) wait(ctx context.Context, end time.Time) error {
-	if p.settled() {
-		return nil
-	}
-	ctx, cancel := context.WithDeadline(ctx, end)
-	defer cancel()
-	select {
-	case <-p.ready:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("forward %s: wait for the addresses of its targets: %w", p.file.Name, ctx.Err())
-	}
-}
-
-// settled says that there is nothing to wait for.
+// settled says that some target has an address, or that every name was looked up
+// once: there is nothing to wait for.
 func (p *pool) settled() bool {
 	select {
 	case <-p.ready:
