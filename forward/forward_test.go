@@ -540,6 +540,34 @@ func TestStop(t *testing.T) {
 	}
 }
 
+// stuck is a sink that takes nothing until it is let go.
+type stuck chan struct{}
+
+func (s stuck) EmitConnection(*outcome.Connection) { <-s }
+
+// A log that nobody reads holds up no connection, and no stop.
+func TestStuckLog(t *testing.T) {
+	sink := make(stuck)
+	r := &running{t: t}
+	r.Server = New(Options{Sink: sink, Log: slog.New(slog.DiscardHandler), Failed: func(err error) { t.Error(err) }})
+	at, a := free(t), target(t, "127.0.0.1:0", named("a"))
+	r.change(fmt.Sprintf(`[{name: app, listen: %q, targets: [%q], health: {check: off}, limits: {connections: 5}}]`, at, a))
+	for range recordsMost + 5 {
+		if answer, err := ask(t, at); err != nil || answer != "a hello" {
+			t.Fatalf("%q, %v", answer, err)
+		}
+	}
+	// From now on they keep their places.
+	refused := func() bool { _, err := ask(t, at); return err != nil }
+	until(t, "the limit of connections holds for records too", refused)
+	began := time.Now()
+	r.stop(0)
+	if took := time.Since(began); took > patience {
+		t.Errorf("it stopped after %v", took)
+	}
+	close(sink)
+}
+
 // A half-close goes through, and so does a reset.
 func TestHalfCloseAndReset(t *testing.T) {
 	at := free(t)

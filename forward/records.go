@@ -85,11 +85,20 @@ func (r *records) run() {
 	}
 }
 
-// close waits until all that was put is handed out.
+// recordsWait is how long a sink may take for what is left at the end.
+const recordsWait = time.Second
+
+// close waits until all that was put is handed out, but not for ever for a sink that
+// takes nothing.
 func (r *records) close() {
 	r.mu.Lock()
 	r.closed = true
 	r.mu.Unlock()
 	r.wake.Signal()
-	r.tasks.Wait()
+	done := make(chan struct{})
+	go func() { r.tasks.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(recordsWait):
+	}
 }
