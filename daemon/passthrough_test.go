@@ -298,6 +298,12 @@ func TestPassThroughDefault(t *testing.T) {
 	}
 }
 
+// toEnd reads an answer to its end: what is under way holds up the stop of a node.
+func toEnd(res *http.Response) {
+	_, _ = io.Copy(io.Discard, res.Body)
+	res.Body.Close()
+}
+
 // A site that ends here and one that passes through share a listener; neither is
 // served on a connection made for the other.
 func TestPassThroughBesideTerminate(t *testing.T) {
@@ -306,6 +312,8 @@ func TestPassThroughBesideTerminate(t *testing.T) {
 	client := p.client(t, "h2")
 	if res, err := client.Get("https://example.cn/"); err != nil || res.StatusCode != 200 {
 		t.Errorf("passed through: %v %v", res, err)
+	} else {
+		toEnd(res)
 	}
 	for _, c := range []struct{ name, host string }{
 		{"example.cn", "other.cn"}, // at the relay
@@ -399,6 +407,8 @@ func TestPassThroughReload(t *testing.T) {
 	}
 	if res, err := p.client(t).Get("https://example.cn/"); err != nil || res.StatusCode != 200 {
 		t.Errorf("a new connection: %v %v", res, err)
+	} else {
+		toEnd(res)
 	}
 	elsewhere := freeAddress(t) // where the relay listens from now on
 	for i, n := range []*node{p.relay, p.edge} {
@@ -410,6 +420,8 @@ func TestPassThroughReload(t *testing.T) {
 	until(t, "the link is up again", func() bool { return p.edge.Ready() == nil })
 	if res, err := p.client(t).Get("https://example.cn/"); err != nil || res.StatusCode != 200 {
 		t.Errorf("over another address of the relay: %v %v", res, err)
+	} else {
+		toEnd(res)
 	}
 }
 
