@@ -21,13 +21,17 @@ import (
 //  4. Pair.Look ends what was idle for too long, and says when it is to be called
 //     next.
 //
-// Sockets are watched edge-triggered, once, for EPOLLIN, EPOLLOUT and EPOLLRDHUP:
-// what is known of them stays known until a call finds that it is over. A read
-// that does not fill its buffer has emptied the socket, unless the peer has ended:
-// epoll(7), question 9.
+// Sockets are watched edge-triggered, once, for PairEvents: what is known of them stays known until a call finds that it is over. A read
+// that does not fill its buffer has emptied the socket (epoll(7), question 9), with the
+// exceptions of PairMore.
 
 // PairEvents are those that a socket is watched for.
-const PairEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
+const PairEvents = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
+
+// PairMore are those of a socket that a read which does not fill its buffer has not
+// emptied: its peer has ended, or is gone, or has sent urgent data (RFC 9293 section
+// 3.8.5), before which a read ends.
+const PairMore = unix.EPOLLPRI | unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
 
 // Peek is Trust.Accept and PeekHello for a socket that nobody waits for. Its zero
 // value has read nothing. Close, or handing it to a Pair, ends it.
@@ -121,8 +125,8 @@ func (p *Peek) room() {
 	p.kept = larger
 }
 
-// Drained says whether Read has left nothing to be read, as long as epoll does not
-// say that there is more.
+// Drained says whether reading has left nothing, as long as epoll does not say that
+// there is more, or said PairMore.
 func (p *Peek) Drained() bool { return p.drained }
 
 // TimedOut is the error of a hello that did not come in time.
@@ -168,7 +172,7 @@ type Pair struct {
 type socket struct {
 	fd       int
 	readable bool // reading it gives something, or EAGAIN
-	last     bool // its peer has ended, or is gone: reading goes on to the end
+	more     bool // reading goes on until EAGAIN or the end (PairMore)
 	writable bool // as readable
 }
 
@@ -239,11 +243,11 @@ func (p *Pair) Ready(ofA, ofB uint32, now time.Time) (again bool) {
 			continue
 		}
 		from := s.from
-		if s.events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		if s.events&(unix.EPOLLIN|PairMore) != 0 {
 			from.readable = true
 		}
-		if s.events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-			from.last = true
+		if s.events&PairMore != 0 {
+			from.more = true
 		}
 		if s.events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 			from.writable = true
@@ -265,7 +269,7 @@ func (p *Pair) move(l *lane, now time.Time) (more bool) {
 		if p.why != "" || !p.flush(l, now) || l.ended || !l.from.readable {
 			return false
 		}
-		p.fill(l)
+		p.fill(l, now)
 	}
 	return p.why == ""
 }
@@ -326,14 +330,14 @@ func (p *Pair) note(l *lane, n int, now time.Time) {
 }
 
 // fill takes what is there, of which nothing is held.
-func (p *Pair) fill(l *lane) {
+func (p *Pair) fill(l *lane, now time.Time) {
 	size := smallBuffer
 	if l.large {
 		if l.pipe == nil && !l.whole {
 			l.pipe = pipes.get()
 		}
 		if l.pipe != nil {
-			p.fillPipe(l)
+			p.fillPipe(l, now)
 			return
 		}
 		size = copyBuffer
@@ -342,10 +346,10 @@ func (p *Pair) fill(l *lane) {
 	n, err := readSocket(uintptr(l.from.fd), buf)
 	if n <= 0 {
 		release(buf)
-		p.nothing(l, n, err)
+		p.nothing(l, n, err, now)
 		return
 	}
-	if n < size && !l.from.last {
+	if n < size && !l.from.more {
 		l.from.readable = false
 	}
 	l.large = l.large || n == size
@@ -363,7 +367,7 @@ func (p *Pair) fill(l *lane) {
 }
 
 // fillPipe is fill by splice(2).
-func (p *Pair) fillPipe(l *lane) {
+func (p *Pair) fillPipe(l *lane, now time.Time) {
 	n, err := splice(l.from.fd, l.pipe.write)
 	if n > 0 {
 		l.held = n
@@ -375,24 +379,24 @@ func (p *Pair) fillPipe(l *lane) {
 		l.whole = true
 		return
 	}
-	p.nothing(l, n, err)
+	p.nothing(l, n, err, now)
 }
 
 // nothing is what a read says that gave no byte.
-func (p *Pair) nothing(l *lane, n int, err error) {
+func (p *Pair) nothing(l *lane, n int, err error, now time.Time) {
 	switch {
 	case err == unix.EAGAIN:
 		l.from.readable = false
 	case err != nil:
 		p.fail(l, err)
 	default:
-		p.finish(l)
+		p.finish(l, now)
 	}
 }
 
 // finish ends a lane in order.
-func (p *Pair) finish(l *lane) {
-	l.ended = true
+func (p *Pair) finish(l *lane, now time.Time) {
+	l.ended, p.active = true, now
 	if p.ended++; p.ended == 2 { // closing says it too, and nothing is left to read
 		p.end(WhyDone, nil)
 		return
@@ -446,6 +450,9 @@ func (p *Pair) drains() bool {
 	}
 	return drains
 }
+
+// Large says whether much came at once: moving it takes long.
+func (p *Pair) Large() bool { return p.there.large || p.back.large }
 
 // Limit is how long the Pair may be without a byte now; 0: for ever.
 func (p *Pair) Limit() time.Duration { return p.limit }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,7 +25,8 @@ type entrance struct {
 
 	once   sync.Once // closes it
 	served bool
-	ears   atomic.Int32 // those that have fd still
+	ears   atomic.Int32  // those that have fd still
+	closed chan struct{} // is closed when none has
 }
 
 // listen opens a socket. Keep-alives are off: idle_timeout ends what is dead.
@@ -44,7 +46,7 @@ func (ls *loops) listen(address string) (*entrance, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &entrance{loops: ls, own: addrPort(opened.Addr())}
+	e := &entrance{loops: ls, own: addrPort(opened.Addr()), closed: make(chan struct{})}
 	if failed := raw.Control(func(fd uintptr) { e.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }); failed != nil {
 		err = failed
 	}
@@ -68,11 +70,12 @@ func (e *entrance) serve(l *listener) {
 	})
 }
 
-// close ends it.
+// close ends it, soon: closed says when.
 func (e *entrance) close() {
 	e.once.Do(func() {
 		if !e.served {
 			_ = unix.Close(e.fd)
+			close(e.closed)
 			return
 		}
 		e.loops.each(func(loop *loop) { loop.ears[e].end() })
@@ -96,18 +99,59 @@ func (e *ear) listen() {
 	}
 }
 
-// ready takes one connection: there may be others who wait, and epoll says so again.
+// acceptsAtOnce is how many connections are taken before others have their turn, where
+// that may be long.
+const acceptsAtOnce = 32
+
+// recordsAgain is how often it is looked whether a log that was not read is read again.
+const recordsAgain = 50 * time.Millisecond
+
+// ready takes a connection: there may be others who wait, and epoll says so again.
 func (e *ear) ready(int, uint32) {
-	fd, from, err := accept(e.fd)
-	switch {
-	case err == nil:
+	if e.loop.records.full() {
+		e.unwatch()
+		e.loop.alarms.set(&e.alarm, e.loop.now.Add(recordsAgain))
+		return
+	}
+	most := 1
+	if len(e.loop.more) > 0 {
+		most = acceptsAtOnce
+	}
+	for range most {
+		fd, from, err := accept(e.fd)
+		if errors.Is(err, unix.EAGAIN) { // another loop has it
+			return
+		}
+		if err != nil {
+			e.fail(err)
+			return
+		}
 		e.again.pause = 0
-		e.take(fd, from)
-	case errors.Is(err, unix.EAGAIN): // another loop has it
-	default:
-		e.fail(err)
+		e.share(fd, from)
 	}
 }
+
+// share gives a connection to a loop that has clearly fewer than this one, or keeps it:
+// the kernel likes to wake the same one always.
+func (e *ear) share(fd int, from netip.AddrPort) {
+	fewest := e.loop
+	for _, other := range e.loops.all {
+		if other.load.Load() < fewest.load.Load() {
+			fewest = other
+		}
+	}
+	if fewest.load.Load()+unevenness < e.loop.load.Load() {
+		there := &ear{entrance: e.entrance, loop: fewest, listener: e.listener}
+		if fewest.post(func() { there.take(fd, from) }) {
+			return
+		}
+	}
+	e.take(fd, from)
+}
+
+// unevenness is how many more connections than another a loop may have: to hand one
+// over wakes a thread.
+const unevenness = 16
 
 // fail waits a while, or ends the entrance.
 func (e *ear) fail(err error) {
@@ -133,6 +177,7 @@ func (e *ear) end() {
 	delete(e.loop.ears, e.entrance)
 	if e.ears.Add(-1) == 0 {
 		_ = unix.Close(e.fd)
+		close(e.closed)
 	}
 }
 
@@ -148,6 +193,11 @@ func (e *ear) take(fd int, from netip.AddrPort) {
 	if !f.enter() {
 		f.refuse(outcome.EndLimit, nil)
 		e.loop.records.put(&f.passing, false)
+		return
+	}
+	if f.loop.server.base.Err() != nil { // what was under way is cut already
+		f.refuse(outcome.EndStopped, nil)
+		e.loop.records.put(&f.passing, true)
 		return
 	}
 	f.start()

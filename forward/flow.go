@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"time"
 
@@ -48,9 +47,6 @@ const (
 	targetSocket = 1
 )
 
-// gone are the events of a socket whose peer has ended or is gone.
-const gone = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
-
 // start begins with the first step.
 func (f *flow) start() {
 	f.slot = f.loop.enter(f)
@@ -84,6 +80,8 @@ func (f *flow) identify() {
 func (f *flow) ready(socket int, events uint32) {
 	f.told[socket] |= events
 	switch {
+	case f.step == stepPair && f.pair.Large():
+		f.wait() // it may take long, and others have a word to say
 	case f.step == stepProxy:
 		f.arrive()
 	case f.step == stepHello:
@@ -116,7 +114,9 @@ func (f *flow) ringIn(d time.Duration) { f.loop.alarms.set(&f.alarm, f.loop.now.
 
 // arrive hears who the client is.
 func (f *flow) arrive() {
+	f.told[clientSocket] &^= unix.EPOLLIN
 	header, err := f.peek.ReadProxy(f.fds[clientSocket])
+	f.leftover()
 	switch {
 	case err != nil:
 		f.turnAway(outcome.End(conn.ReasonOf(err)), err)
@@ -132,9 +132,18 @@ func (f *flow) arrive() {
 
 // hear reads the hello.
 func (f *flow) hear() {
+	f.told[clientSocket] &^= unix.EPOLLIN
 	done, err := f.peek.ReadHello(f.fds[clientSocket], &f.hello)
+	f.leftover()
 	if done || err != nil {
 		f.heardOf(err)
+	}
+}
+
+// leftover notes that peek may have left something to be read.
+func (f *flow) leftover() {
+	if !f.peek.Drained() || f.told[clientSocket]&conn.PairMore != 0 {
+		f.told[clientSocket] |= unix.EPOLLIN
 	}
 }
 
@@ -187,7 +196,10 @@ func (f *flow) next() {
 		fd, err := connect(f.record.Address)
 		if err == nil {
 			f.step, f.fds[targetSocket], f.told[targetSocket] = stepDial, fd, 0
-			if err = f.loop.watch(fd, f.slot, targetSocket, conn.PairEvents); err == nil {
+			if err = f.lead(); err == nil {
+				err = f.loop.watch(fd, f.slot, targetSocket, conn.PairEvents)
+			}
+			if err == nil {
 				f.ringIn(min(within, dialAgain))
 				return
 			}
@@ -233,35 +245,39 @@ func (f *flow) lookAtDial() {
 
 // dialled goes on when a target has answered, or not.
 func (f *flow) dialled() {
-	from, err := f.answer()
-	if err == nil {
-		err = f.found(f.at, from, f.record.Address)
-	}
-	if err != nil {
+	if err := f.answer(); err != nil {
 		f.closeTarget()
 		if !f.miss(err) {
 			f.next()
 		}
 		return
 	}
+	f.record.Dial = time.Since(f.record.Start)
 	f.join()
 }
 
-// answer is what a target said to the dial: the address that it sees us at.
-func (f *flow) answer() (from netip.AddrPort, err error) {
+// lead says what is wrong with where the dial leads, which is known before there is an
+// answer.
+func (f *flow) lead() error {
+	from := local(f.fds[targetSocket])
+	if from == f.record.Address { // it took the port that it asked for, and would answer itself (RFC 9293 section 3.5)
+		return os.NewSyscallError("connect", unix.ECONNREFUSED)
+	}
+	return f.leadsOut(f.at, from, f.record.Address)
+}
+
+// answer is what a target said to the dial.
+func (f *flow) answer() error {
 	if f.told[targetSocket]&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
 		code, err := unix.GetsockoptInt(f.fds[targetSocket], unix.SOL_SOCKET, unix.SO_ERROR)
 		if err == nil && code != 0 {
 			err = unix.Errno(code)
 		}
 		if err != nil {
-			return from, os.NewSyscallError("connect", err)
+			return os.NewSyscallError("connect", err)
 		}
 	}
-	if from = local(f.fds[targetSocket]); from == f.record.Address { // it took the port that it asked for, and answered itself (RFC 9293 section 3.5)
-		return from, os.NewSyscallError("connect", unix.ECONNREFUSED)
-	}
-	return from, nil
+	return nil
 }
 
 // join joins the client with the target.
@@ -270,14 +286,11 @@ func (f *flow) join() {
 	if err != nil {
 		f.closeTarget()
 		f.service.pool.leave(f.at)
-		f.unserved(outcome.EndBadProxy, err)
+		f.turnAway(outcome.EndBadProxy, err)
 		return
 	}
 	f.service.pool.dialing.Add(-1)
 	f.step = stepPair
-	if f.peek != nil && f.peek.Drained() && f.told[clientSocket]&gone == 0 {
-		f.told[clientSocket] &^= unix.EPOLLIN
-	}
 	f.pair.Start(f.fds[clientSocket], f.fds[targetSocket], f.record.Client, f.peek, joint, f.loop.now)
 	f.peek = nil
 	f.move()
@@ -293,12 +306,19 @@ func (f *flow) move() {
 		f.over()
 		return
 	}
-	if again && !f.moves {
-		f.moves = true
-		f.loop.more = append(f.loop.more, f)
+	if again {
+		f.wait()
 	}
 	if now := f.pair.Limit(); now > 0 && (now != limit || f.alarm.index < 0 || f.alarm.at.Sub(f.loop.now) > now) {
 		f.ringIn(now)
+	}
+}
+
+// wait has again called, after others.
+func (f *flow) wait() {
+	if !f.moves {
+		f.moves = true
+		f.loop.more = append(f.loop.more, f)
 	}
 }
 
@@ -324,7 +344,7 @@ func (f *flow) look() {
 // cut ends the flow, wherever it is.
 func (f *flow) cut() {
 	switch f.step {
-	case stepHello:
+	case stepProxy, stepHello:
 		f.turnAway(outcome.EndStopped, nil)
 	case stepNames:
 		f.unserved(outcome.EndStopped, nil)

@@ -27,6 +27,7 @@ package forward
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -57,6 +58,7 @@ type Server struct {
 	cut     context.CancelFunc
 	tasks   sync.WaitGroup // loops and pools; Stop waits for them
 	loops   *loops         // have the connections
+	lines   *lineWriter    // writes the log
 
 	mu        sync.Mutex // guards the rest: one change at a time
 	listeners map[string]*listener
@@ -78,6 +80,8 @@ func New(options Options) *Server {
 		s.names = resolve.New()
 	}
 	s.base, s.cut = context.WithCancel(context.Background())
+	s.lines = newLineWriter(options.Log)
+	s.options.Log = s.lines.logger()
 	s.loops = newLoops(s)
 	return s
 }
@@ -95,6 +99,9 @@ type Change struct {
 func (s *Server) Prepare(forwards []*config.Forward) (*Change, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.stopped {
+		return nil, errors.New("the forwards are stopped")
+	}
 	if err := mayProgram(forwards); err != nil {
 		return nil, err
 	}
@@ -155,13 +162,18 @@ func (c *Change) Apply() {
 		s.tallies[name] = made.tally
 	}
 	s.services = c.services
+	var gone []*listener
 	for address, l := range s.listeners {
 		if t := c.tables[address]; t != nil {
 			l.table.Store(t)
 		} else {
 			l.socket.close()
+			gone = append(gone, l)
 			delete(s.listeners, address)
 		}
+	}
+	for _, l := range gone { // its address is free when this returns
+		<-l.socket.closed
 	}
 	if s.kernel == nil && slices.ContainsFunc(slices.Collect(maps.Values(c.services)), func(made *service) bool { return made.file.Entry == config.ForwardKernel }) {
 		ctx, stop := context.WithCancel(context.Background())
@@ -207,6 +219,7 @@ func (s *Server) Stop(ctx context.Context) {
 	s.loops.cut()
 	<-ended
 	s.loops.records.close()
+	s.lines.close()
 	if s.options.Resolver == nil {
 		s.names.Close()
 	}

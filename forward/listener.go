@@ -131,7 +131,7 @@ type again struct{ pause time.Duration }
 // after says how long to wait after err; over: it does not go away.
 func (a *again) after(l *listener, err error) (pause time.Duration, over bool) {
 	if !passes(err) {
-		l.server.options.Failed(fmt.Errorf("forward connections of %s: %w", l.address, err))
+		go l.server.options.Failed(fmt.Errorf("forward connections of %s: %w", l.address, err))
 		return 0, true
 	}
 	if a.pause == 0 {
@@ -143,7 +143,7 @@ func (a *again) after(l *listener, err error) (pause time.Duration, over bool) {
 
 // passes says whether an error of accept(2) is one that goes away.
 func passes(err error) bool {
-	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.EPROTO, syscall.ENETDOWN, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EPERM} {
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ENOSPC, syscall.ECONNABORTED, syscall.EPROTO, syscall.ENETDOWN, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EPERM} {
 		if errors.Is(err, errno) {
 			return true
 		}

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -79,8 +80,8 @@ type loop struct {
 	slots    []slot // who has sockets here
 	free     []uint32
 	alarms   alarms
-	more     []*flow // those that can go on, but have had their turn
-	taken    int     // slots
+	more     []*flow      // those that can go on, but have had their turn
+	load     atomic.Int64 // slots that are taken
 	stopping bool
 	now      time.Time // since the loop last waited
 
@@ -136,14 +137,15 @@ func (b *bell) ready(int, uint32) {
 }
 
 // post has f called by the loop, if it runs.
-func (l *loop) post(f func()) {
+func (l *loop) post(f func()) (runs bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.runs || l.over {
-		return
+		return false
 	}
 	l.posted = append(l.posted, f)
 	_, _ = unix.Write(l.bell, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // of any byte order more than 0
+	return true
 }
 
 // callPosted calls what was posted, and says whether there is nothing left to do.
@@ -152,7 +154,7 @@ func (l *loop) callPosted() (over bool) {
 		l.mu.Lock()
 		posted := l.posted
 		l.posted = nil
-		l.over = len(posted) == 0 && l.stopping && l.taken == 0
+		l.over = len(posted) == 0 && l.stopping && l.load.Load() == 0
 		l.mu.Unlock()
 		if len(posted) == 0 {
 			return l.over
@@ -186,12 +188,25 @@ func (l *loop) run() {
 				s.of.ready(socket, token.Events)
 			}
 		}
-		more := l.more
-		l.more = nil
-		for _, f := range more {
-			f.again()
-		}
+		l.goOn()
 		l.alarms.ring(l.now)
+	}
+}
+
+// longest is how long those of loop.more may go on before it is looked whether others
+// have something to say.
+const longest = time.Millisecond
+
+// goOn has those go on that have had their turn, each once, as long as there is time.
+func (l *loop) goOn() {
+	more := l.more
+	l.more = nil
+	for i, f := range more {
+		if i > 0 && time.Since(l.now) > longest {
+			l.more = append(more[i:], l.more...)
+			return
+		}
+		f.again()
 	}
 }
 
@@ -209,7 +224,7 @@ func (l *loop) patience() int {
 
 // enter gives w a slot.
 func (l *loop) enter(w watcher) uint32 {
-	l.taken++
+	l.load.Add(1)
 	if n := len(l.free); n > 0 {
 		index := l.free[n-1]
 		l.free = l.free[:n-1]
@@ -222,7 +237,7 @@ func (l *loop) enter(w watcher) uint32 {
 
 // leave gives a slot back.
 func (l *loop) leave(index uint32) {
-	l.taken--
+	l.load.Add(-1)
 	l.slots[index] = slot{gen: l.slots[index].gen + 1}
 	l.free = append(l.free, index)
 }

@@ -182,14 +182,13 @@ func (p *passing) failed(at *endpoint, err error) (over outcome.End, because err
 	return "", nil
 }
 
-// found says of a connection to a target whether it is one, and none that leads to
-// the listener that its client came to.
-func (p *passing) found(at *endpoint, from, to netip.AddrPort) error {
+// leadsOut says of a connection to a target that it does not lead to the listener that
+// its client came to.
+func (p *passing) leadsOut(at *endpoint, from, to netip.AddrPort) error {
 	if p.listener.isOwn(from, to) {
 		p.service.pool.comesRound(at)
 		return errComesRound
 	}
-	p.record.Dial = time.Since(p.record.Start)
 	return nil
 }
 
@@ -216,7 +215,8 @@ func noPorts(err error) bool { return errors.Is(err, syscall.EADDRNOTAVAIL) }
 
 // noFiles says that this process, or this machine, can open nothing more.
 func noFiles(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM) ||
+		errors.Is(err, syscall.ENOSPC) // no more may be watched: fs.epoll.max_user_watches
 }
 
 // addressOf is the address to dial.

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"causeway/outcome"
@@ -11,7 +12,8 @@ import (
 // that nobody reads makes that one wait, and no loop. Those of recordsTime after
 // others wait for each other, so that it is woken once for all of them.
 type records struct {
-	sink outcome.ConnectionSink
+	sink    outcome.ConnectionSink
+	backlog atomic.Int64 // records that are not handed out
 
 	mu      sync.Mutex // guards the rest
 	waiting []ended
@@ -40,6 +42,9 @@ func newRecords(sink outcome.ConnectionSink) *records {
 	return r
 }
 
+// full says that a log is not read: no more should come.
+func (r *records) full() bool { return r.backlog.Load() >= 2*recordsMost }
+
 // put takes a record. placed: the connection has places, which are given back.
 func (r *records) put(p *passing, placed bool) {
 	r.mu.Lock()
@@ -48,6 +53,7 @@ func (r *records) put(p *passing, placed bool) {
 		placed = false
 	}
 	r.waiting = append(r.waiting, ended{p, placed})
+	r.backlog.Add(1)
 	if !r.runs {
 		r.runs = true
 		r.tasks.Go(r.run)
@@ -71,6 +77,7 @@ func (r *records) run() {
 		r.mu.Unlock()
 		for i, e := range taken {
 			r.sink.EmitConnection(&e.record)
+			r.backlog.Add(-1)
 			if e.placed {
 				e.leave()
 			}
