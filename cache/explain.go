@@ -78,6 +78,9 @@ func (t *Transport) Explain(ctx context.Context, req *http.Request) []Step {
 func (e *explaining) key() {
 	p := e.policy
 	e.say("key", "RFC 9111 §2", "%s of site %q", e.at(), p.Site)
+	if p.Made != "" {
+		e.say("key", "hosts, rewrite", "what was made with other hosts, origins or rewriting than the file has now is not found (%s)", p.Made)
+	}
 	if p.Query.drops(e.req.URL) {
 		counts, _ := p.Query.of(e.req.URL)
 		e.say("key", "policy "+p.Query.rule(), "of the query %q this counts: %q", e.req.URL.RawQuery, counts)
@@ -157,7 +160,14 @@ func (m *Meta) madeFor(field string) string {
 func (e *explaining) weighed(f *finding) {
 	m := f.object.Meta
 	of := m.facts()
-	if l := e.policy.freshness(of, m.Status); l.life == unsaid {
+	if l := e.policy.freshness(of, m.Status); m.Note != l.note { // the policy is another by now
+		by := m.Note
+		if by == "" {
+			by = "what it says itself"
+		}
+		e.say("freshness", "RFC 9111 §4.2", "when it was stored, by %s, it was fresh for %s, and is %s old; what the policy says now is for what is fetched from now on, and a purge has all of it fetched",
+			by, m.Until.Sub(m.Received).Round(time.Second), m.age(f.now).Round(time.Second))
+	} else if l.life == unsaid {
 		e.say("freshness", "RFC 9111 §4.2.1", "nothing says how long it is fresh")
 	} else {
 		e.say("freshness", freshnessSection(l), "fresh for %s by %s, %s old", l.life, l.source, m.age(f.now).Round(time.Second))

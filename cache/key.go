@@ -13,7 +13,8 @@ import (
 //
 //  1. the URL as the policy sees it: scheme, host in lower case, and the target
 //     byte for byte, less the parameters that do not count,
-//  2. the site, and the parts of the request that the policy names,
+//  2. the site, what its answers are made with, and the parts of the request that the
+//     policy names,
 //  3. all of it hashed, each part with its length before it: nobody can write one
 //     part so that it looks like two.
 //
@@ -135,7 +136,7 @@ func named(names []string, name string) bool {
 // keyOf is the key of req, whose URL as the policy sees it is at.
 func keyOf(req *http.Request, policy *Policy, at []byte) Key {
 	var room [768]byte
-	b := appendPart(room[:0], policy.Site)
+	b := appendPart(appendPart(room[:0], policy.Site), policy.Made)
 	b = binary.AppendUvarint(b, uint64(len(at)))
 	b = append(b, at...)
 	for _, name := range policy.KeyHeaders {

@@ -7,6 +7,10 @@ import "time"
 type Policy struct {
 	Site string // for purges, lists and metrics; and no object of one is found by another
 	Off  bool   // requests pass by the cache
+	// Made says what answers are made with on the way, so that none that was made
+	// with something else is found, also after a restart; short, as it is hashed for
+	// each request. "" is that nothing is changed.
+	Made string
 
 	// Freshness, where it is not the answer's own (RFC 9111 §4.2).
 	TTL        time.Duration // of answers with a status in Statuses, whatever they say of it; 0 obeys them

@@ -83,15 +83,16 @@ func (a *ask) invalidate(res *http.Response) {
 
 // forget removes all that is kept of a URL of the request's host.
 func (a *ask) forget(u *url.URL) {
-	of := &http.Request{Method: http.MethodGet, URL: u, Host: hostOfRequest(a.req), Header: a.req.Header}
-	at := URL(of, a.policy)
-	if len(a.policy.KeyHeaders) > 0 || len(a.policy.KeyCookies) > 0 {
+	of := (&http.Request{Method: http.MethodGet, URL: u, Host: hostOfRequest(a.req), Header: a.req.Header}).WithContext(a.req.Context())
+	policy := a.t.policyOf(of) // another than that of the request, where a rule is for a method or a path
+	at := URL(of, policy)
+	if len(policy.KeyHeaders) > 0 || len(policy.KeyCookies) > 0 {
 		a.c.Purge(Match{URL: at}, false) // under several keys
 		return
 	}
-	key := keyOf(of, a.policy, []byte(at))
+	key := keyOf(of, policy, []byte(at))
 	a.c.overtake(func(f *flight) bool { return f.key.key == key }, purge{})
-	kept := &ask{c: a.c, req: of, policy: a.policy, key: key}
+	kept := &ask{c: a.c, req: of, policy: policy, key: key}
 	for range mostForgets {
 		list := kept.find()
 		if len(list) == 0 {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -109,8 +110,6 @@ type Caching struct {
 
 	// The file says `off`.
 	Off bool `yaml:"-"`
-
-	policy *cache.Policy
 }
 
 // CacheDir is the folder of the cache of a node, "" for none.
@@ -178,10 +177,10 @@ func whole(n int64) Size {
 // Caching is the policy for a request, with that of its route (nil: none
 // matched) in place of the site's. What stays is kept by nobody.
 func (s *Site) Caching(route *Route) *cache.Policy {
-	if route != nil && route.Cache != nil {
-		return route.Cache.policy
+	if route != nil {
+		return route.policy
 	}
-	return s.Cache.policy
+	return s.policy
 }
 
 // makePolicies makes what Caching gives.
@@ -190,19 +189,18 @@ func makePolicies(c *Config) {
 		if s.Cache == nil {
 			s.Cache = &Caching{}
 		}
-		s.Cache.policy = s.Cache.of(c, s)
+		s.policy = s.Cache.of(c, s, nil)
 		for i := range s.Routes {
-			if route := &s.Routes[i]; route.Cache != nil {
-				route.Cache.policy = route.Cache.of(c, s)
-			}
+			route := &s.Routes[i]
+			route.policy = cmp.Or(route.Cache, s.Cache).of(c, s, route)
 		}
 	}
 }
 
-// of is the policy as the cache wants it.
-func (w *Caching) of(c *Config, s *Site) *cache.Policy {
+// of is the policy as the cache wants it, for a route or the rest of the site (nil).
+func (w *Caching) of(c *Config, s *Site, route *Route) *cache.Policy {
 	p := &cache.Policy{
-		Site: s.Name, Off: w.Off || c.Cache.Off || s.Entry == Passthrough,
+		Site: s.Name, Made: s.made(route), Off: w.Off || c.Cache.Off || s.Entry == Passthrough,
 		TTL: w.TTL, DefaultTTL: w.DefaultTTL, Heuristic: w.Heuristic, Statuses: w.Statuses, Negative: w.NegativeTTL,
 		StaleWhileRevalidate: w.StaleWhileRevalidate, StaleIfError: w.StaleIfError,
 		Query:      cache.Query{Ignore: w.QueryIgnore},

@@ -25,6 +25,7 @@ import (
 	"log/slog"
 	"time"
 
+	"causeway/cache"
 	"causeway/rewrite"
 )
 
@@ -198,6 +199,7 @@ type Site struct {
 
 	maps   ruledMaps      // Map with the rules of Rewrite
 	others []rewrite.Base // third parties
+	policy *cache.Policy  // where no route matches
 }
 
 // Host is one public host and the origin behind it.
@@ -397,7 +399,8 @@ type Route struct {
 	// `cache: off` keeps nothing of the route; what stays is never kept.
 	Cache *Caching `yaml:"cache,omitempty" example:"{ttl: 24h}"`
 
-	maps ruledMaps // the site's Map with the rules of Rewrite
+	maps   ruledMaps // the site's Map with the rules of Rewrite
+	policy *cache.Policy
 }
 
 // Headers is what a site adds to answers.

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"crypto/sha256"
+	"encoding/base32"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -119,6 +121,27 @@ func (s *Site) Names(route *Route, path, query string) *rewrite.Map {
 func (s *Site) AllNames(route *Route) []*rewrite.Map {
 	m := s.mapsOf(route)
 	return []*rewrite.Map{m.ruled, m.untouched}
+}
+
+// made is a short hash of what answers to requests of a route (nil: none matched)
+// are made with: the hosts and where they lead, the rules of the rewriting, and the
+// route's own origin. It is the same on each node and after each restart with the
+// same file. Where an origin is dialled is not in it: another address of one server
+// has the same pages, and what is kept is worth most when that is changed in a hurry.
+func (s *Site) made(route *Route) string {
+	m := s.mapsOf(route)
+	made := m.ruled.Version()
+	if len(m.rewrite.Exclude) > 0 {
+		made += fmt.Sprintf(" %q", slices.Sorted(slices.Values(m.rewrite.Exclude)))
+	}
+	if route != nil && route.Origin != nil {
+		made += " " + route.Origin.String()
+	}
+	if len(made) > len(m.ruled.Version()) {
+		sum := sha256.Sum256([]byte(made))
+		made = strings.ToLower(base32.StdEncoding.EncodeToString(sum[:5]))
+	}
+	return made
 }
 
 func (s *Site) mapsOf(route *Route) *ruledMaps {

@@ -53,8 +53,8 @@ func policyOf(req *http.Request) *cache.Policy {
 	if !ok {
 		return &cache.Policy{Off: true}
 	}
-	x := ask.x
-	return x.site.Caching(x.site.Route(x.r.Method, x.r.URL.Path))
+	site := ask.x.site
+	return site.Caching(site.Route(req.Method, req.URL.Path))
 }
 
 // look asks the cache.
