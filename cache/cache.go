@@ -215,8 +215,10 @@ const (
 	// aloneFor is as Varnish's hit-for-miss (default_ttl, 120 s).
 	aloneFor = 2 * time.Minute
 	// troubleFor is how long an origin that failed is asked in the background only,
-	// where something stale may be given; every retryAfter at most.
-	troubleFor = 10 * time.Minute
+	// where something stale may be given; every retryAfter at most. Who wants
+	// something fresh waits for it once retryAfter is over. Of a page that is asked for
+	// less often than that nobody knows how its origin does.
+	troubleFor = time.Minute
 	retryAfter = 5 * time.Second
 )
 

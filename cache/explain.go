@@ -66,7 +66,7 @@ func (t *Transport) Explain(ctx context.Context, req *http.Request) []Step {
 		return e.steps
 	}
 	if found.onError && e.troubled(&found) {
-		e.say("answer", "RFC 5861 §4", "given stale: the origin failed less than %s ago, and is asked in the background", troubleFor)
+		e.say("answer", "RFC 5861 §4", "given stale: the origin failed less than %s ago, and is asked in the background, %s after that", troubleFor, retryAfter)
 		return e.steps
 	}
 	e.say("lookup", sections[found.reason], "the origin is asked: %s", explained[found.reason])

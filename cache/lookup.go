@@ -260,10 +260,11 @@ func (a *ask) troubled(f *finding) bool {
 	a.c.flights.Lock()
 	failed := a.c.marks[a.key].failed
 	a.c.flights.Unlock()
-	if failed.IsZero() || f.now.Sub(failed) > troubleFor {
+	since := f.now.Sub(failed)
+	if failed.IsZero() || since > troubleFor || since > retryAfter && f.reason == whyRequestControl {
 		return false
 	}
-	f.refresh = f.now.Sub(failed) > retryAfter
+	f.refresh = since > retryAfter
 	f.reason = whyError
 	return true
 }

@@ -576,8 +576,15 @@ func (h *history) may(l *lineage, v *visit) string {
 	if _, more, ok := asked.number("stale-if-error"); ok {
 		onError = max(onError, more)
 	}
-	spare := h.failing(v) && !must && stale <= onError && onError > 0 // RFC 5861 §4
 	noCache := len(asked.args["no-cache"]) > 0
+	never := s.has("immutable") && fresh && !l.overrides(v.policy) // RFC 8246 §2
+	_, maxAge, limited := asked.number("max-age")
+	tooOld := limited && age > maxAge && !never && !(hasMaxStale && age-maxAge <= maxStale)
+	failing := h.failing(v, time.Minute)
+	if noCache || tooOld {
+		failing = h.failing(v, 5*time.Second) // it is asked again for who wants it fresher
+	}
+	spare := failing && !must && stale <= onError && onError > 0 // RFC 5861 §4
 	switch {
 	case s.plain("no-cache") && !l.overrides(v.policy):
 		return "no-cache, and it was not validated"
@@ -586,8 +593,7 @@ func (h *history) may(l *lineage, v *visit) string {
 	case spare:
 		return ""
 	}
-	never := s.has("immutable") && fresh && !l.overrides(v.policy) // RFC 8246 §2
-	if _, limit, ok := asked.number("max-age"); ok && age > limit && !never && !(hasMaxStale && age-limit <= maxStale) {
+	if tooOld {
 		return fmt.Sprintf("older (%v) than the request's max-age", age)
 	}
 	if fresh && !soft {
@@ -682,10 +688,10 @@ func (h *history) sure(v *visit) *fetched {
 	return nil
 }
 
-// failing reports whether the origin fails, or did a while ago.
-func (h *history) failing(v *visit) bool {
+// failing reports whether the origin fails, or did so long ago.
+func (h *history) failing(v *visit, ago time.Duration) bool {
 	for _, x := range h.fetched {
-		if x.url == v.url && (x.failed || x.cut || x.status >= 500) && x.sentAt < v.doneAt && v.begun.Sub(x.sent) <= 11*time.Minute {
+		if x.url == v.url && (x.failed || x.cut || x.status >= 500) && x.sentAt < v.doneAt && v.begun.Sub(x.answered) <= ago {
 			return true
 		}
 	}
