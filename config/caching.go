@@ -44,10 +44,13 @@ type Cache struct {
 // was used in place of what the origin said stands in the `Cache-Status` of the
 // answer.
 type Caching struct {
-	// How long answers are fresh, whatever they say of it themselves.
-	TTL time.Duration `yaml:"ttl,omitempty" min:"0s" max:"8760h" example:"10m"`
+	// How long answers are fresh, whatever they say of it themselves. To keep
+	// nothing, write `cache: off`.
+	TTL time.Duration `yaml:"ttl,omitempty" min:"1s" max:"8760h" example:"10m" mend:"write cache: off to keep nothing, or 1s to 8760h"`
 
-	// How long answers are fresh that say nothing of it.
+	// How long answers are fresh that say nothing of it. `0s`, as left out: such
+	// an answer is asked for with its entity tag or date each time, and is not kept
+	// where it has none.
 	DefaultTTL time.Duration `yaml:"default_ttl,omitempty" min:"0s" max:"8760h" example:"1m"`
 
 	// The status of the answers that `ttl` and `default_ttl` are for. Left out:
@@ -60,16 +63,18 @@ type Caching struct {
 	Heuristic bool `yaml:"heuristic,omitempty" default:"false"`
 
 	// How long answers that there is nothing (404, 405, 410, 414, 501) are fresh
-	// when they do not say it themselves.
+	// when they do not say it themselves. `0s`, as left out: as with `default_ttl`.
 	NegativeTTL time.Duration `yaml:"negative_ttl,omitempty" min:"0s" max:"24h" example:"10s"`
 
 	// How long an answer that is fresh no more may still be given while it is
-	// asked for anew, where it does not say it itself.
+	// asked for anew, where it does not say it itself. `0s`, as left out: not at all;
+	// what an answer says itself counts all the same.
 	StaleWhileRevalidate time.Duration `yaml:"stale_while_revalidate,omitempty" min:"0s" max:"8760h" example:"1m"`
 
 	// How long an answer that is fresh no more may still be given when the origin
 	// fails (500, 502, 503, 504) or can't be reached, where it does not say it
-	// itself.
+	// itself. `0s`, as left out: not at all; what an answer says itself counts all the
+	// same.
 	StaleIfError time.Duration `yaml:"stale_if_error,omitempty" min:"0s" max:"8760h" example:"24h"`
 
 	// The parameters of the query that make another page; others do not count.
@@ -249,7 +254,7 @@ func checkCaching(r *report, path string, s *Site, w *Caching) {
 	if w.QueryOnly != nil && w.QueryIgnore != nil {
 		r.value(path+".query_ignore", "keep one of them", "with query_only nothing else counts anyway")
 	}
-	if len(w.Statuses) > 0 && w.TTL == 0 && w.DefaultTTL == 0 {
+	if len(w.Statuses) > 0 && w.TTL == 0 && w.DefaultTTL == 0 && r.good(path+".ttl") {
 		r.value(path+".statuses", "add ttl: 10m or default_ttl: 10m, or take it out", "there is no ttl that it is for")
 	}
 	for i, status := range w.Statuses {

@@ -617,6 +617,9 @@ func (d *decoder) outside(path, written string, tag reflect.StructTag) {
 	if value, ok := tag.Lookup("default"); ok {
 		mend += " (default " + value + ")"
 	}
+	if own, ok := tag.Lookup("mend"); ok {
+		mend = own
+	}
 	d.report.value(path, mend, "%s is out of range", written)
 }
 
