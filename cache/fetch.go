@@ -208,6 +208,9 @@ func (f *flight) meta(x *exchanged, v *verdict) *Meta {
 	}).settled()
 }
 
+// DropTags takes the tags out of an answer that goes past every cache.
+func DropTags(h http.Header) { takeTags(h) }
+
 // takeTags takes out of an answer what purges know it by: that is for the cache, and
 // no visitor's affair.
 func takeTags(h http.Header) (tags []string) {

@@ -641,7 +641,8 @@ func (d *decoder) mistyped(n *yaml.Node, t reflect.Type, tag reflect.StructTag, 
 
 // field is one key of a mapping. Its tags: `yaml` the key, required unless
 // omitempty; `kind` a form of text; `enum` the words allowed, with |; `min`,
-// `max` the range; `default`; `example`.
+// `max` the range, `mend` what to write in place of what is outside it; `default`;
+// `example`.
 type field struct {
 	index    int
 	tag      reflect.StructTag

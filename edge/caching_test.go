@@ -79,3 +79,46 @@ func TestCacheStatus(t *testing.T) {
 		})
 	}
 }
+
+// Tags are for caches alone: no visitor gets them, whatever way the answer took.
+func TestNoTags(t *testing.T) {
+	tagged := roundTrip(func(req *http.Request) (*http.Response, error) {
+		res, err := shelf{}.RoundTrip(req)
+		res.Header["Cache-Tag"], res.Header["Surrogate-Key"] = []string{"tea"}, []string{"tea cup"}
+		res.Header["Cdn-Cache-Control"], res.Header["Surrogate-Control"] = []string{"max-age=60"}, []string{"max-age=60"}
+		return res, err
+	})
+	const file = `
+sites:
+  - name: shop
+    hosts: {example.cn: https://example.com}
+    http: serve
+    routes:
+      - {path: /off, cache: off}
+      - {path: /stays, stay: cn, origin: "http://10.0.1.5:3000"}
+`
+	cfg, err := config.Parse("causeway.yaml", []byte(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := cache.OpenTiers(cache.TiersOptions{Memory: 64 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keeps := cache.New(cache.Options{Store: store, Codings: edge.Codings{}})
+	t.Cleanup(func() { keeps.Close(); _ = store.Close() })
+	for _, with := range []*cache.Cache{keeps, nil} {
+		server := edge.New(edge.Crossing{Config: cfg, Over: tagged, Stay: tagged, Cache: with}, edge.Options{Sink: &records{}, Log: slog.New(slog.DiscardHandler)})
+		for _, path := range []string{"/", "/", "/off", "/stays", "/private"} {
+			w := httptest.NewRecorder()
+			server.HTTP(config.Limits{}).Handler.ServeHTTP(w, httptest.NewRequest("GET", "http://example.cn"+path, nil))
+			h := w.Header()
+			if w.Code != 200 || h["Cache-Tag"] != nil || h["Surrogate-Key"] != nil {
+				t.Errorf("a cache %t, %s: %d %v", with != nil, path, w.Code, h)
+			}
+			if h.Get("Cdn-Cache-Control") == "" || h.Get("Surrogate-Control") == "" {
+				t.Errorf("a cache %t, %s: what goes on is gone: %v", with != nil, path, h)
+			}
+		}
+	}
+}

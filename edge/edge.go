@@ -437,6 +437,7 @@ func (x *exchange) cross(ctx context.Context) (*http.Response, error) {
 	if err := x.openBody(res); err != nil {
 		return nil, err
 	}
+	cache.DropTags(res.Header) // the cache has taken them, where it was asked
 	return res, nil
 }
 
