@@ -83,6 +83,7 @@ func TestExplain(t *testing.T) {
 		explain(request("GET", "/fails"), "fetch: failed: no way [RFC 9110 §15.6]")
 		explain(request("GET", "/a?utm_x=1&b=2", "X-Original-Url: /b"),
 			`of the query "utm_x=1&b=2" this counts: "b=2" [policy query_ignore]`, "X-Original-Url is dropped: it is in no key, and origins may answer by it [RFC 9111 §7.1]")
+		explain(request("GET", "/a", "X-Forwarded-Base: /b", "X_Forwarded_Script_Name: /b"), "X-Forwarded-Base is dropped", "X_forwarded_script_name is dropped")
 		r.get("/text")
 		r.get("/coded")
 		r.get("/silent")

@@ -161,11 +161,13 @@ func overrides(name string) bool {
 // that no key has: another host, another path, another scheme. Those that the
 // edge makes itself, Forwarded and X-Forwarded-For, -Host and -Proto, are true.
 var poisonous = map[string]bool{
+	"X-Forwarded-Base":           true,
 	"X-Forwarded-By":             true,
 	"X-Forwarded-Path":           true,
 	"X-Forwarded-Port":           true,
 	"X-Forwarded-Prefix":         true,
 	"X-Forwarded-Scheme":         true,
+	"X-Forwarded-Script-Name":    true,
 	"X-Forwarded-Server":         true,
 	"X-Forwarded-Ssl":            true,
 	"X-Forwarded-Uri":            true,

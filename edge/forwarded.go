@@ -17,10 +17,12 @@ var clientClaims = map[string]bool{
 	"X-Forwarded-Proto": true,
 	"X-Real-Ip":         true,
 
+	"X-Forwarded-Base":         true,
 	"X-Forwarded-By":           true,
 	"X-Forwarded-Port":         true,
 	"X-Forwarded-Prefix":       true,
 	"X-Forwarded-Scheme":       true,
+	"X-Forwarded-Script-Name":  true,
 	"X-Forwarded-Server":       true,
 	"X-Forwarded-Ssl":          true,
 	"X-Forwarded-Uri":          true,
