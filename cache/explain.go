@@ -211,22 +211,44 @@ func freshnessSection(l lifetimes) string {
 // served says what is given.
 func (e *explaining) served(f *finding) {
 	form := e.pick(f.object.Meta, f.object.Forms)
-	coding := codingText(form.coding)
+	what, section, bodiless := e.shape(f, codingText(form.coding))
 	if f.reason == "" {
-		e.say("answer", "RFC 9111 §4", "a hit, in %s", coding)
+		e.say("answer", section, "a hit, %s", what)
 	} else {
-		e.say("answer", sections[f.reason], "given stale, in %s: %s", coding, explained[f.reason])
+		e.say("answer", sections[f.reason], "given stale, %s: %s", what, explained[f.reason])
 	}
 	if f.refresh {
 		e.say("answer", "RFC 5861 §3", "another is fetched meanwhile")
 	}
 	switch {
+	case bodiless:
 	case form.form != nil && form.wanted == form.coding:
 	case f.object.Forms[0].Body.Size() > mostCoded:
 		e.say("form", "RFC 9110 §12.5.3", "no other form is made of it: it is longer than %d bytes", mostCoded)
 	default:
 		e.say("form", "RFC 9110 §12.5.3", "the client would rather have it in %s: that form is made in the background, and kept", codingText(form.wanted))
 	}
+}
+
+// shape says what is given of what is kept: all of it, a part, or no body.
+func (e *explaining) shape(f *finding, coding string) (what, section string, bodiless bool) {
+	given := *e.ask
+	given.head, given.trace = true, &Trace{} // so that no body is opened, and no form made
+	m := f.object.Meta
+	res, err := given.give(&source{meta: m, forms: f.object.Forms, object: f.object, aged: true, age: m.age(f.now)})
+	if err == nil {
+		span := first(res.Header, "Content-Range")
+		switch res.StatusCode {
+		case m.Status:
+		case http.StatusNotModified:
+			return "304: the client has it already", "RFC 9110 §13.1", true
+		case http.StatusPartialContent:
+			return "206, " + span + ", in " + coding, "RFC 9110 §14.2", false
+		case http.StatusRequestedRangeNotSatisfiable:
+			return "416: the range is not in its " + strings.TrimPrefix(span, "bytes */") + " bytes", "RFC 9110 §15.5.17", true
+		}
+	}
+	return "in " + coding, "RFC 9111 §4", false
 }
 
 // telling are the fields of an answer that decide.

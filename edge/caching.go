@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync/atomic"
 
@@ -80,6 +82,12 @@ func (s *Server) Explain(ctx context.Context, r *http.Request) ([]cache.Step, er
 		return nil, fmt.Errorf("no site has the host %s", r.Host)
 	}
 	x.site = site
+	var dropped []cache.Step
+	for _, name := range slices.Sorted(maps.Keys(r.Header)) {
+		if isClaim(name) {
+			dropped = append(dropped, cache.Step{About: "request", Says: name + " is dropped: in it a client may claim to be another, or to ask for something else", Section: "RFC 7239 §8.1"})
+		}
+	}
 	x.out = x.outgoing(ctx)
 	route := site.Route(r.Method, r.URL.Path)
 	switch secure := r.URL.Scheme == "https"; {
@@ -101,7 +109,7 @@ func (s *Server) Explain(ctx context.Context, r *http.Request) ([]cache.Step, er
 	early := hop.NewEarly(nil, r, nil)
 	early.Stop()
 	ctx = context.WithValue(ctx, askingKey{}, &asking{x: x, early: early})
-	return x.keeps.Explain(ctx, x.out.WithContext(ctx)), nil
+	return append(dropped, x.keeps.Explain(ctx, x.out.WithContext(ctx))...), nil
 }
 
 // KeptURL is what a URL is kept under: parameters that do not count are left out.

@@ -122,3 +122,28 @@ sites:
 		}
 	}
 }
+
+// What the edge drops is explained too.
+func TestExplainDropped(t *testing.T) {
+	server, _ := newCaching(t, shelf{})
+	r := httptest.NewRequest("GET", "https://example.cn/a", nil)
+	for _, name := range []string{"X-Forwarded-Host", "X-Original-Url", "X_host", "X-Mine"} {
+		r.Header[name] = []string{"/admin"}
+	}
+	steps, err := server.Explain(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := ""
+	for _, s := range steps {
+		said += s.About + ": " + s.Says + " [" + s.Section + "]\n"
+	}
+	for _, want := range []string{"request: X-Forwarded-Host is dropped: ", "request: X-Original-Url is dropped: ", "request: X_host is dropped: ", "[RFC 7239 §8.1]"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("no %q in\n%s", want, said)
+		}
+	}
+	if strings.Count(said, "dropped") != 3 {
+		t.Errorf("more is dropped:\n%s", said)
+	}
+}

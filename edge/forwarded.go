@@ -72,10 +72,15 @@ func forwarded(h http.Header, client, host, scheme string) {
 // dropClaims drops a client's own claims from h.
 func dropClaims(h http.Header) {
 	for name := range h {
-		if clientClaims[name] || (strings.IndexByte(name, '_') >= 0 && clientClaims[underscored(name)]) {
+		if isClaim(name) {
 			delete(h, name)
 		}
 	}
+}
+
+// isClaim reports whether a field is one of clientClaims.
+func isClaim(name string) bool {
+	return clientClaims[name] || strings.IndexByte(name, '_') >= 0 && clientClaims[underscored(name)]
 }
 
 // cleanTrailer drops what a client must not say in a trailer: its claims there
