@@ -58,8 +58,10 @@ type Cache struct {
 	closed  bool
 	joined  map[flightKey]*flight // those that can be joined
 	all     map[*flight]struct{}  // under way
-	making  map[making]bool
-	never   map[never]bool // forms that are larger than is kept
+	making  map[making]bool       // forms that wait or are made
+	wishes  []wish                // those that wait
+	makers  int                   // goroutines that make them
+	never   map[never]bool        // forms that are larger than is kept
 	marks   marks
 }
 

@@ -43,7 +43,9 @@ type flight struct {
 	answered chan struct{} // closed by land, which sets the next
 	landing  landing
 
-	detached bool // under c.flights: it counts in c.lone
+	detached bool    // under c.flights: it counts in c.lone
+	wanted   []wish  // under c.flights: forms of what comes, by those who share it
+	kept     *Object // under c.flights: what came, in the store
 
 	stream // the body; it has a lock of its own
 
@@ -303,8 +305,13 @@ func (f *flight) keep(meta *Meta) {
 	}
 	f.keepRule(meta)
 	f.c.bound(meta)
-	if o := f.c.options.Store.Keep(meta, f.draft); o != nil && meta.Span != nil {
+	o := f.c.options.Store.Keep(meta, f.draft)
+	switch {
+	case o == nil:
+	case meta.Span != nil:
 		f.c.assemble(o)
+	default:
+		f.fulfil(o)
 	}
 }
 

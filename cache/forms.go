@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -17,7 +18,9 @@ import (
 //  3. where there is none, recoded opens the body as it is read, and of what comes
 //     from the origin closes it again. A hit is not closed, but for who does not take
 //     it open,
-//  4. and form makes the one that was wanted once, in the background.
+//  4. and form has the one that was wanted made once, in the background: it waits
+//     behind others, and makeForms makes one after the other. want is the same for
+//     who shares a fetch: it is made when that is kept.
 
 // Codings opens and closes bodies in "br", "zstd" and "gzip".
 type Codings interface {
@@ -325,60 +328,152 @@ func (e *encoding) Close() error {
 	return e.src.Close()
 }
 
-// making names a form that is made.
+// making names a form that is to be made, or is being made.
 type making struct {
 	key        Key
 	id, coding string
 }
 
+// wish is a form that waits to be made, of whatever is kept under its key by then.
+type wish struct {
+	making
+	most int64 // bytes of it, at most
+}
+
 // never names a form that is larger than is kept, of an answer.
 type never struct {
-	making
+	wish
 	received int64
 }
 
-// mostNever bounds how many forms are remembered that are too large to be kept.
-const mostNever = 1 << 12
+// mostWishes bounds how many forms wait to be made: a megabyte of names. Of more,
+// each is wished for again by the next who asks for it. mostNever bounds how many are
+// remembered that are too large to be kept.
+const (
+	mostWishes = 1 << 13
+	mostNever  = 1 << 12
+)
 
-// form makes a form of an object in the background, once, unless too many are
-// made already.
-func (c *Cache) form(o *Object, coding string) {
-	came := o.Forms[0]
-	if came.Body.Size() > mostCoded {
-		return
+// mostOf is the length of the largest body that is kept under a policy.
+func (c *Cache) mostOf(policy *Policy) int64 {
+	most := c.most.Load()
+	if policy.MostBytes > 0 {
+		most = min(most, policy.MostBytes)
 	}
-	of := making{o.Meta.Key, o.Meta.ID, coding}
+	return most
+}
+
+// form has a form of an object made in the background, once.
+func (c *Cache) form(o *Object, coding string, most int64) {
 	c.flights.Lock()
 	defer c.flights.Unlock()
-	hopeless := never{of, o.Meta.Received.UnixNano()}
-	if c.never[hopeless] || c.closed || c.making[of] || len(c.making) >= c.options.MostForms {
+	c.wish(o, coding, most)
+}
+
+// wish puts a form behind those that wait, and begins a maker if there may be one
+// more. c.flights is held.
+func (c *Cache) wish(o *Object, coding string, most int64) {
+	came := o.Forms[0]
+	if size := came.Body.Size(); size > mostCoded || size < leastCoded && came.Coding == "" {
 		return
 	}
-	c.making[of] = true
-	c.work.Go(func() {
-		err := c.makeForm(o, coding)
-		if err != nil {
-			c.options.Log.Debug("form not made", "url", o.Meta.URL, "coding", coding, "err", err)
-		}
+	w := wish{making{o.Meta.Key, o.Meta.ID, coding}, most}
+	if c.closed || c.making[w.making] || len(c.wishes) >= mostWishes || c.never[never{w, o.Meta.Received.UnixNano()}] {
+		return
+	}
+	c.making[w.making] = true
+	c.wishes = append(c.wishes, w)
+	if c.makers < c.options.MostForms {
+		c.makers++
+		c.work.Go(c.makeForms)
+	}
+}
+
+// makeForms makes what is wished for, until there is no more or the cache is closed.
+func (c *Cache) makeForms() {
+	for {
 		c.flights.Lock()
-		defer c.flights.Unlock()
-		delete(c.making, of)
-		if errors.Is(err, errWhole) { // a bomb is not opened for each who asks for it
-			for other := range c.never {
-				if len(c.never) < mostNever {
-					break
-				}
-				delete(c.never, other) // any one
-			}
-			c.never[hopeless] = true
+		if c.closed || len(c.wishes) == 0 {
+			c.wishes = nil
+			c.makers--
+			c.flights.Unlock()
+			return
 		}
-	})
+		w := c.wishes[0]
+		c.wishes = c.wishes[1:]
+		c.flights.Unlock()
+		c.fulfil(w)
+	}
+}
+
+// fulfil makes a form, if what it is of is still kept, and has it not yet.
+func (c *Cache) fulfil(w wish) {
+	var err error
+	o := c.without(w.making)
+	if o != nil {
+		err = c.makeForm(o, w.coding, w.most)
+	}
+	if err != nil {
+		c.options.Log.Debug("form not made", "url", o.Meta.URL, "coding", w.coding, "err", err)
+	}
+	c.flights.Lock()
+	defer c.flights.Unlock()
+	delete(c.making, w.making)
+	if errors.Is(err, errWhole) { // a bomb is not opened for each who asks for it
+		for other := range c.never {
+			if len(c.never) < mostNever {
+				break
+			}
+			delete(c.never, other) // any one
+		}
+		c.never[never{w, o.Meta.Received.UnixNano()}] = true
+	}
+}
+
+// without is the object that is kept without the form; nil for none.
+func (c *Cache) without(of making) *Object {
+	for _, o := range c.options.Store.Find(of.key) {
+		if o.Meta.ID == of.id {
+			if slices.ContainsFunc(o.Forms, func(form Form) bool { return form.Coding == of.coding }) {
+				return nil
+			}
+			return o
+		}
+	}
+	return nil
+}
+
+// want has a form made of what comes, when it is kept, for one who shares the fetch.
+// Whose request it is does not count: most pages that are asked for once are not asked
+// for again.
+func (s *seat) want(coding string, most int64) {
+	f := s.f
+	if s == f.first {
+		return
+	}
+	f.c.flights.Lock()
+	defer f.c.flights.Unlock()
+	if f.kept != nil {
+		f.c.wish(f.kept, coding, most)
+	} else if !slices.ContainsFunc(f.wanted, func(w wish) bool { return w.coding == coding }) {
+		f.wanted = append(f.wanted, wish{making{coding: coding}, most})
+	}
+}
+
+// fulfil has the forms made of what is kept now that were wanted while it came.
+func (f *flight) fulfil(o *Object) {
+	f.c.flights.Lock()
+	defer f.c.flights.Unlock()
+	f.kept = o
+	for _, w := range f.wanted {
+		f.c.wish(o, w.coding, w.most)
+	}
 }
 
 // errWhole is why a form is not made that would be larger than is kept.
 var errWhole = errors.New("larger than is kept")
 
-func (c *Cache) makeForm(o *Object, coding string) error {
+func (c *Cache) makeForm(o *Object, coding string, most int64) error {
 	came := o.Forms[0]
 	r, err := came.Body.Open()
 	if err != nil {
@@ -394,7 +489,7 @@ func (c *Cache) makeForm(o *Object, coding string) error {
 	defer chunks.Put(buffer)
 	for n := int64(0); ; {
 		k, err := body.Read(*buffer)
-		if n += int64(k); n > c.most.Load() {
+		if n += int64(k); n > most {
 			draft.Discard()
 			return errWhole
 		}

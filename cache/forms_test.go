@@ -2,6 +2,7 @@ package cache
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -58,7 +59,7 @@ func TestFormsOnce(t *testing.T) {
 				t.Errorf("%q", body[:10])
 			}
 		}
-		if n := codings.encoders.Load(); n != 1 {
+		if n := codings.encoders.Load(); n != 2 { // of /a and /b
 			t.Errorf("%d were made", n)
 		}
 	})
@@ -267,4 +268,162 @@ func TestHitIsNotCoded(t *testing.T) {
 		}
 		close(codings.hold)
 	})
+}
+
+// TestFormsWait shows that forms that can't be made at once are made later, each once,
+// one at a time, and that what is not kept any more by then has none.
+func TestFormsWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		page := strings.Repeat("<p>", 1000)
+		r := newRig(t, Policy{}, func(*http.Request) (*http.Response, error) {
+			return text(200, page, "Cache-Control: max-age=60", "Content-Type: text/html"), nil
+		})
+		defer r.Cache.Close()
+		codings := &countedCodings{hold: make(chan struct{})}
+		r.Cache.options.Codings = codings
+		for range 3 {
+			for i := range 50 {
+				r.get(fmt.Sprintf("/%d", i), "Accept-Encoding: gzip")
+			}
+		}
+		synctest.Wait()
+		if n := codings.encoders.Load(); n != 1 {
+			t.Errorf("%d are made at once", n)
+		}
+		r.Cache.Purge(Match{URL: "https://example.cn/49"}, false)
+		close(codings.hold)
+		synctest.Wait()
+		if n := codings.encoders.Load(); n != 49 {
+			t.Errorf("%d were made", n)
+		}
+		for i := range 49 {
+			if res, _, trace := r.get(fmt.Sprintf("/%d", i), "Accept-Encoding: gzip"); trace.Result != Hit || res.Header.Get("Content-Encoding") != "gzip" {
+				t.Errorf("/%d: %+v %v", i, trace, res.Header)
+			}
+		}
+	})
+}
+
+// TestFormsWaitBounded shows that no more wait than may.
+func TestFormsWaitBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Policy{}, func(*http.Request) (*http.Response, error) {
+			return text(200, strings.Repeat("<p>", 1000), "Cache-Control: max-age=60", "Content-Type: text/html"), nil
+		})
+		defer r.Cache.Close()
+		codings := &countedCodings{hold: make(chan struct{})}
+		r.Cache.options.Codings = codings
+		r.get("/a")
+		o := r.store.Find(r.keyOf("/a"))[0]
+		for i := range mostWishes + 100 {
+			other := *o.Meta
+			other.ID = fmt.Sprint(i)
+			r.Cache.form(&Object{Meta: &other, Forms: o.Forms}, "gzip", 1<<20)
+			if i == 0 {
+				synctest.Wait() // it is being looked for
+			}
+		}
+		r.Cache.flights.Lock()
+		if n := len(r.Cache.wishes); n > mostWishes || n != len(r.Cache.making) {
+			t.Errorf("%d wait, %d are named", n, len(r.Cache.making))
+		}
+		r.Cache.flights.Unlock()
+		close(codings.hold)
+		synctest.Wait()
+		if n := len(r.Cache.wishes) + len(r.Cache.making); n != 0 {
+			t.Errorf("%d are left", n)
+		}
+	})
+}
+
+// TestFormsEnd shows that a cache that ends makes none of those that wait.
+func TestFormsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Policy{}, func(*http.Request) (*http.Response, error) {
+			return text(200, strings.Repeat("<p>", 1000), "Cache-Control: max-age=60", "Content-Type: text/html"), nil
+		})
+		codings := &countedCodings{hold: make(chan struct{})}
+		r.Cache.options.Codings = codings
+		for range 2 {
+			for i := range 10 {
+				r.get(fmt.Sprintf("/%d", i), "Accept-Encoding: gzip")
+			}
+		}
+		synctest.Wait()
+		time.AfterFunc(time.Second, func() { close(codings.hold) })
+		r.Cache.Close()
+		if n := codings.encoders.Load(); n != 1 {
+			t.Errorf("%d were made", n)
+		}
+	})
+}
+
+// TestFormsOfShared shows that who shares a fetch has the form that he would rather
+// have made when it is kept, and that whose request it is has not.
+func TestFormsOfShared(t *testing.T) {
+	page := strings.Repeat("<p>", 1000)
+	for sharers, want := range map[int]string{0: "", 1: "gzip", 3: "gzip"} {
+		o := newSlow("Cache-Control: max-age=60", "Content-Type: text/html")
+		bubble(t, Policy{}, o, func(r *rig) {
+			_, first := r.begin(1, request("GET", "/a", "Accept-Encoding: br"), nil)
+			synctest.Wait()
+			all, done := r.begin(sharers, request("GET", "/a", "Accept-Encoding: gzip"), nil)
+			w := <-o.bodies
+			_, _ = io.WriteString(w, page)
+			synctest.Wait()
+			w.Close()
+			first()
+			done()
+			synctest.Wait()
+			for _, c := range all {
+				if c.trace.Result != Collapsed || string(c.body) != page {
+					t.Errorf("%+v %.10q", c.trace, c.body)
+				}
+			}
+			if res, _, trace := r.get("/a", "Accept-Encoding: gzip"); trace.Result != Hit || res.Header.Get("Content-Encoding") != want {
+				t.Errorf("%d share: %+v %v", sharers, trace, res.Header)
+			}
+		})
+	}
+}
+
+// TestFormsOfHead shows that a HEAD has a form made as a GET does.
+func TestFormsOfHead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Policy{}, func(*http.Request) (*http.Response, error) {
+			return text(200, strings.Repeat("<p>", 1000), "Cache-Control: max-age=60", "Content-Type: text/html"), nil
+		})
+		defer r.Cache.Close()
+		r.get("/a")
+		for _, want := range []string{"", "gzip"} {
+			synctest.Wait()
+			if res, _, trace := r.do(request("HEAD", "/a", "Accept-Encoding: gzip")); trace.Result != Hit || res.Header.Get("Content-Encoding") != want {
+				t.Errorf("%+v %v", trace, res.Header)
+			}
+		}
+	})
+}
+
+// TestFormsAreBounded shows that no form is kept that is larger than a body of its
+// site or route may be.
+func TestFormsAreBounded(t *testing.T) {
+	for most, want := range map[int64]string{0: "", 2 << 10: "gzip"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := &bombs{}
+			r := newRig(t, Policy{MostBytes: most}, func(*http.Request) (*http.Response, error) {
+				return text(200, strings.Repeat("gzip", 300), "Cache-Control: max-age=60", "Content-Encoding: gzip", "Content-Type: text/plain"), nil
+			})
+			defer r.Cache.Close()
+			r.Cache.SetMostBytes(4 << 20)
+			r.Cache.options.Codings = b
+			r.get("/a", "Accept-Encoding: gzip")
+			synctest.Wait()
+			r.get("/a") // opened as he reads, and in the background
+			synctest.Wait()
+			found := r.store.Find(r.keyOf("/a"))
+			if forms := len(found[0].Forms); (forms == 1) != (want == "gzip") {
+				t.Errorf("at most %d bytes: %d forms", most, forms)
+			}
+		})
+	}
 }
