@@ -73,6 +73,7 @@ var floors = []struct {
 
 	{"admin", 3, map[string]string{"cert": "what a certificate says of itself"}},
 	{"audit", 3, map[string]string{
+		"cache":   "what an edge puts into other codings",
 		"config":  "the hosts and targets to ask for, and what the file says of them",
 		"forward": "checks targets as in service",
 		"keypair": "the chains of certificates",

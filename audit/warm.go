@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"causeway/cache"
 )
 
 // Warming asks an edge for pages so that its cache has them before visitors come:
@@ -22,7 +24,10 @@ import (
 //     those of a text, a line each,
 //  2. Warm reads them some way ahead, so that it knows how many there are, and asks
 //     for each, a few at a time, once for every coding that visitors take,
-//  3. what the edge says of it in Cache-Status (RFC 9211) is counted, and what is
+//  3. what is kept and came in no coding is asked for again, by HEAD, until the edge
+//     has made the form that was wanted (await): so it is asked for no more than it
+//     makes,
+//  4. what the edge says of it in Cache-Status (RFC 9211) is counted, and what is
 //     not kept or failed is named.
 
 // Sitemap limits (https://www.sitemaps.org/protocol.html): 50 000 URLs and 50 MB
@@ -46,6 +51,10 @@ type Warming struct {
 	Unnamed int            `json:"more_not_kept,omitempty"`
 	Failed  []Missed       `json:"failed,omitempty"`
 	More    int            `json:"more_failed,omitempty"`
+	Plain   []string       `json:"not_compressed,omitempty"` // kept, but given in no coding to some who would rather have one
+	Plainer int            `json:"more_not_compressed,omitempty"`
+	Others  []string       `json:"left_out,omitempty"` // of other hosts than that of their sitemap
+	Away    int            `json:"more_left_out,omitempty"`
 	Bytes   int64          `json:"bytes"` // of bodies, as they came
 	Took    time.Duration  `json:"took"`
 }
@@ -64,8 +73,18 @@ func (m Missed) String() string {
 	return m.URL + ": " + statusLine(m.Status) + ": " + m.Why
 }
 
-// mostNamed is how many that failed, and that are not kept, are named.
+// mostNamed is how many that failed, and that are not kept, and so on, are named.
 const mostNamed = 20
+
+// A form is waited for as long as a large one takes to be made behind some others;
+// and where they don't come, as on an edge that has no room for them, the patience for
+// all ends, and each is looked for once.
+const (
+	leastPause   = 5 * time.Millisecond
+	mostPause    = 500 * time.Millisecond
+	patience     = 10 * time.Second
+	mostPatience = time.Minute
+)
 
 // aheadLists is how many lists, of at most 50 000 URLs each, are read before those
 // of the first have been asked for.
@@ -75,6 +94,9 @@ const aheadLists = 8
 // of how many known, and whether those are all. It is called by one goroutine at a
 // time.
 type Progress func(done, known int, all bool)
+
+// Leave notes a URL that is left out.
+func (w *Warming) Leave(of string) { name(&w.Others, &w.Away, of) }
 
 // Warm asks for each URL of some lists by client, so many at a time. progress may be
 // nil.
@@ -125,10 +147,11 @@ type warmer struct {
 	client   *http.Client
 	progress Progress
 
-	mu    sync.Mutex // guards the rest
-	came  Warming
-	known int
-	all   bool
+	mu     sync.Mutex // guards the rest
+	came   Warming
+	known  int
+	all    bool
+	waited time.Duration // for forms that did not come
 }
 
 // tell notes that more are known.
@@ -141,8 +164,9 @@ func (w *warmer) tell(more int, all bool) {
 
 // ask asks for one URL in each coding; the first answer tells.
 func (w *warmer) ask(ctx context.Context, of string) {
+	plain := false
 	for i, coding := range warmCodings {
-		said, n, err := w.get(ctx, of, coding)
+		said, n, err := w.get(ctx, http.MethodGet, of, coding)
 		if err != nil && ctx.Err() != nil {
 			return // nobody knows what it would have been
 		}
@@ -167,14 +191,53 @@ func (w *warmer) ask(ctx context.Context, of string) {
 			w.progress(w.came.URLs, w.known, w.all)
 		}
 		w.mu.Unlock()
-		if failed || !kept {
-			return
+		if failed || i == 0 && !kept {
+			break
+		}
+		if said.plain && cache.Recodes(said.header, n) && !w.await(ctx, of, coding) {
+			plain = true
+		}
+	}
+	if plain {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		name(&w.came.Plain, &w.came.Plainer, of)
+	}
+}
+
+// await asks for what is kept until it comes in a coding, and says whether it does.
+func (w *warmer) await(ctx context.Context, of, coding string) bool {
+	begun := time.Now()
+	for wait, looks := leastPause, 0; ; wait, looks = min(2*wait, mostPause), looks+1 {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(wait):
+		}
+		said, _, err := w.get(ctx, http.MethodHead, of, coding)
+		if err == nil && said.status < 400 && !said.plain {
+			return true
+		}
+		lost := err != nil || said.status >= 400 || looks >= mostMisses && !said.hit // the edge does not have it any more
+		w.mu.Lock()
+		waited := time.Since(begun)
+		over := lost || waited > patience || w.waited+waited > mostPatience && looks > 0
+		if over {
+			w.waited += waited
+		}
+		w.mu.Unlock()
+		if over {
+			return false
 		}
 	}
 }
 
+// mostMisses is how many of the first looks may be no hit: one that shares the fetch,
+// one that validates.
+const mostMisses = 3
+
 // name adds one to those that are named, or to the number of the others.
-func name(named *[]Missed, more *int, one Missed) {
+func name[T any](named *[]T, more *int, one T) {
 	if len(*named) == mostNamed {
 		*more++
 		return
@@ -183,8 +246,8 @@ func name(named *[]Missed, more *int, one Missed) {
 }
 
 // get asks once and reads the whole answer.
-func (w *warmer) get(ctx context.Context, of, coding string) (said cacheSaid, n int64, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, of, nil)
+func (w *warmer) get(ctx context.Context, method, of, coding string) (said cacheSaid, n int64, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, of, nil)
 	if err != nil {
 		return said, 0, err
 	}
@@ -198,6 +261,7 @@ func (w *warmer) get(ctx context.Context, of, coding string) (said cacheSaid, n 
 	n, err = io.Copy(io.Discard, res.Body)
 	said = readCacheStatus(strings.Join(res.Header["Cache-Status"], ", "))
 	said.status = res.StatusCode
+	said.header, said.plain = res.Header, len(res.Header["Content-Encoding"]) == 0
 	return said, n, err
 }
 
@@ -207,6 +271,8 @@ type cacheSaid struct {
 	status      int // of the answer
 	hit, stored bool
 	why         string // it is not kept
+	header      http.Header
+	plain       bool // it is in no coding
 }
 
 // whyFailed is why an answer that failed did: the error, or what was done with one
@@ -337,8 +403,9 @@ func whole(of string) error {
 // Sitemap gives the URLs of the sitemap at a URL, and of the sitemaps that it
 // lists if it is an index, fetched by client: a list for each, when it has been
 // read; of one that is cut off what came, and then the error. Those of other hosts
-// than that of the sitemap are left out, as the protocol says.
-func Sitemap(ctx context.Context, client *http.Client, at string) iter.Seq2[[]string, error] {
+// than that of the sitemap are left out, as the protocol says, and other is told of
+// each.
+func Sitemap(ctx context.Context, client *http.Client, at string, other func(of string)) iter.Seq2[[]string, error] {
 	return func(yield func([]string, error) bool) {
 		from, err := url.Parse(at)
 		if err != nil {
@@ -351,6 +418,7 @@ func Sitemap(ctx context.Context, client *http.Client, at string) iter.Seq2[[]st
 			err := readSitemap(ctx, client, next[0], func(kind, of string) {
 				switch {
 				case !sameHost(of, from.Host):
+					other(of)
 				case kind == "sitemap" && first && len(listed) < mostSitemaps:
 					listed = append(listed, of)
 				case kind == "url":

@@ -137,7 +137,7 @@ func TestWarmAhead(t *testing.T) {
 		"/two.xml":   sitemap(`<urlset><url><loc>HERE/c</loc></url></urlset>`),
 		"/a":         page, "/b": page, "/c": page,
 	})
-	got, err := audit.Warm(t.Context(), http.DefaultClient, audit.Sitemap(t.Context(), http.DefaultClient, s.URL+"/index.xml"), 1, func(done, n int, all bool) {
+	got, err := audit.Warm(t.Context(), http.DefaultClient, audit.Sitemap(t.Context(), http.DefaultClient, s.URL+"/index.xml", nil), 1, func(done, n int, all bool) {
 		if done == 0 && n == 3 && all {
 			close(known)
 		}
@@ -169,6 +169,57 @@ func TestWarmBadList(t *testing.T) {
 	}
 }
 
+// TestWarmForms shows that each coding of what is kept is asked for until it is there,
+// what does not come is named, and it is not waited for what is not made.
+func TestWarmForms(t *testing.T) {
+	page := strings.Repeat("<p>", 1000)
+	var mu sync.Mutex // guards looks
+	looks := map[string]int{}
+	serve := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		coding, status := r.Header.Get("Accept-Encoding"), "causeway; hit"
+		mu.Lock()
+		looks[r.Method+" "+r.URL.Path+" "+coding]++
+		look := looks["HEAD "+r.URL.Path+" "+coding]
+		mu.Unlock()
+		w.Header().Set("Content-Type", "text/html")
+		w.Header().Set("Vary", "Accept-Encoding")
+		switch path := r.URL.Path; {
+		case path == "/image":
+			w.Header().Set("Content-Type", "image/png")
+		case path == "/there", path == "/slow" && look > 2:
+			w.Header().Set("Content-Encoding", strings.Fields(strings.ReplaceAll(coding, ",", " "))[0])
+		case path == "/gone" && r.Method == http.MethodHead:
+			status = "causeway; fwd=uri-miss"
+		}
+		w.Header().Set("Cache-Status", status)
+		_, _ = io.WriteString(w, page)
+	})
+	s := httptest.NewServer(serve)
+	defer s.Close()
+	var list strings.Builder
+	for _, path := range []string{"/there", "/slow", "/image", "/gone"} {
+		fmt.Fprintln(&list, s.URL+path)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableCompression: true}}
+	defer client.CloseIdleConnections()
+	got, err := audit.Warm(t.Context(), client, audit.List(strings.NewReader(list.String())), 2, nil)
+	if err != nil || got.URLs != 4 || got.Were != 4 || !slices.Equal(got.Plain, []string{s.URL + "/gone"}) || got.Plainer != 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	want := map[string]int{}
+	for _, coding := range []string{"br, zstd, gzip", "gzip"} {
+		for path, heads := range map[string]int{"/there": 0, "/slow": 3, "/image": 0, "/gone": 4} {
+			want["GET "+path+" "+coding] = 1
+			if heads > 0 {
+				want["HEAD "+path+" "+coding] = heads
+			}
+		}
+	}
+	if !reflect.DeepEqual(looks, want) {
+		t.Errorf("%v\nwant %v", looks, want)
+	}
+}
+
 func TestWarmEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -178,14 +229,14 @@ func TestWarmEnds(t *testing.T) {
 }
 
 // urlsOf is a sitemap's, or the error.
-func urlsOf(t *testing.T, at string) (urls []string, err error) {
-	for some, err := range audit.Sitemap(t.Context(), http.DefaultClient, at) {
+func urlsOf(t *testing.T, at string) (urls, others []string, err error) {
+	for some, err := range audit.Sitemap(t.Context(), http.DefaultClient, at, func(of string) { others = append(others, of) }) {
 		if err != nil {
-			return urls, err
+			return urls, others, err
 		}
 		urls = append(urls, some...)
 	}
-	return urls, nil
+	return urls, others, nil
 }
 
 func TestSitemap(t *testing.T) {
@@ -206,18 +257,21 @@ func TestSitemap(t *testing.T) {
 		"/cut":     text(`<urlset><url><loc>HERE/a</loc>`),
 		"/zip":     func(w http.ResponseWriter) { _, _ = w.Write(packed.Bytes()) },
 	})
-	got, err := urlsOf(t, s.URL+"/index.xml")
+	got, others, err := urlsOf(t, s.URL+"/index.xml")
 	if want := []string{s.URL + "/a?x=1&y=2", s.URL + "/c"}; err != nil || len(got) < 2 || got[0] != want[0] || got[len(got)-1] != want[1] {
 		t.Errorf("%q, %v", got, err)
+	}
+	if want := []string{"http://elsewhere.example/two.xml", "http://elsewhere.example/b"}; !slices.Equal(others, want) {
+		t.Errorf("left out: %q", others)
 	}
 	for path, want := range map[string]string{
 		"/page": "it is no sitemap, but begins with <html>", "/empty": "it is no sitemap", "/cut": "unexpected EOF", "/none": "404 Not Found",
 	} {
-		if _, err := urlsOf(t, s.URL+path); err == nil || !strings.HasSuffix(err.Error(), want) {
+		if _, _, err := urlsOf(t, s.URL+path); err == nil || !strings.HasSuffix(err.Error(), want) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
-	if got, err := urlsOf(t, s.URL+"/zip"); err != nil || len(got) != 0 { // of another host
+	if got, others, err := urlsOf(t, s.URL+"/zip"); err != nil || len(got) != 0 || !slices.Equal(others, []string{"PLACE/zipped"}) { // of another host
 		t.Errorf("%q, %v", got, err)
 	}
 }

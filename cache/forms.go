@@ -145,6 +145,12 @@ const leastCoded = 1 << 10
 // a second or so of a core.
 const mostCoded = 32 << 20
 
+// Recodes reports whether a kept answer with this header, in no coding, and of this
+// length, is given in others once they have been made.
+func Recodes(h http.Header, size int64) bool {
+	return !opaque(h) && compressible(h) && leastCoded <= size && size <= mostCoded
+}
+
 // chosen is the form that a client is given.
 type chosen struct {
 	form   *Form  // that is kept; nil for one that is made as it is read

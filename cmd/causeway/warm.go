@@ -38,8 +38,10 @@ line (- is standard input), once for every coding that browsers take, and says
 how many are kept now, and why the others are not: of those, and of those that
 failed, the first 20 are named, each with its status and what the cache says of
 it. What has an error for a status (404 too) has failed, whether it is kept or
-not; what may not be kept has not. The sitemap is read through the edge as well;
-of an index, all the sitemaps that it lists.
+not; what may not be kept has not. What the origin does not compress is waited for
+until the edge has: up to ten seconds a page, and what has not come by then is
+named too. The sitemap is read through the edge as well; of an index, all the
+sitemaps that it lists. What they list of other hosts is left out, and named.
 
 Exit status: 0, all answered; 1, one or more failed, or not all could be read.
 
@@ -67,7 +69,8 @@ machine trusts, or that the file names.`,
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			lists, end, err := warmURLs(ctx, client, sitemap, list)
+			var left audit.Warming
+			lists, end, err := warmURLs(ctx, client, sitemap, list, left.Leave)
 			if err != nil {
 				return err
 			}
@@ -79,6 +82,7 @@ machine trusts, or that the file names.`,
 			}
 			came, err := audit.Warm(ctx, client, lists, atOnce, progress)
 			clear()
+			came.Others, came.Away = left.Others, left.Away
 			if asJSON {
 				if failed := sayJSON(cmd.OutOrStdout(), came); failed != nil {
 					return failed
@@ -106,14 +110,14 @@ machine trusts, or that the file names.`,
 	return verb
 }
 
-// warmURLs opens what names the URLs.
-func warmURLs(ctx context.Context, client *http.Client, sitemap, list string) (lists iter.Seq2[[]string, error], end func(), err error) {
+// warmURLs opens what names the URLs. other is told of those that are left out.
+func warmURLs(ctx context.Context, client *http.Client, sitemap, list string, other func(of string)) (lists iter.Seq2[[]string, error], end func(), err error) {
 	switch list {
 	case "":
 		if sitemap, err = publicURL("warm:", sitemap); err != nil {
 			return nil, nil, err
 		}
-		return audit.Sitemap(ctx, client, sitemap), func() {}, nil
+		return audit.Sitemap(ctx, client, sitemap, other), func() {}, nil
 	case "-":
 		return audit.List(os.Stdin), func() {}, nil
 	}
@@ -228,6 +232,8 @@ func warmText(came audit.Warming) string {
 	if came.Unnamed > 0 {
 		fmt.Fprintf(&text, "and %d more not kept\n", came.Unnamed)
 	}
+	warmNames(&text, "kept, but not yet in every coding", came.Plain, came.Plainer)
+	warmNames(&text, "left out, as of another host than the sitemap", came.Others, came.Away)
 	for _, one := range came.Failed {
 		fmt.Fprintf(&text, "failed: %s\n", one)
 	}
@@ -235,4 +241,18 @@ func warmText(came audit.Warming) string {
 		fmt.Fprintf(&text, "and %d more failed\n", came.More)
 	}
 	return text.String()
+}
+
+// warmNames says of some URLs what they are, and how many there are.
+func warmNames(text *strings.Builder, what string, named []string, more int) {
+	if len(named) == 0 {
+		return
+	}
+	fmt.Fprintf(text, "%d %s\n", len(named)+more, what)
+	for _, one := range named {
+		fmt.Fprintf(text, "%s: %s\n", what, one)
+	}
+	if more > 0 {
+		fmt.Fprintf(text, "and %d more\n", more)
+	}
 }

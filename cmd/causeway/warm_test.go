@@ -40,6 +40,7 @@ func TestWarmText(t *testing.T) {
 	got := warmText(audit.Warming{
 		URLs: 40, Kept: 3, Were: 2, NotKept: map[string]int{"private": 9, "no-store": 1}, Bytes: 2048, Took: 1_200_000_000,
 		Unkept: []audit.Missed{{URL: "https://example.cn/me", Status: 200, Why: "private"}}, Unnamed: 9,
+		Plain: []string{"https://example.cn/long"}, Plainer: 4, Others: []string{"https://example.com/"},
 		Failed: []audit.Missed{{URL: "https://example.cn/old", Status: 404, Why: "not kept: status"}, {URL: "https://example.cn/cut", Why: "unexpected EOF"}}, More: 23,
 	})
 	want := `40 URLs in 1.2s, 2.0 KiB: 3 kept now, 2 were kept before
@@ -47,6 +48,11 @@ func TestWarmText(t *testing.T) {
 9 not kept: private
 not kept: https://example.cn/me: 200 OK: private
 and 9 more not kept
+5 kept, but not yet in every coding
+kept, but not yet in every coding: https://example.cn/long
+and 4 more
+1 left out, as of another host than the sitemap
+left out, as of another host than the sitemap: https://example.com/
 failed: https://example.cn/old: 404 Not Found: not kept: status
 failed: https://example.cn/cut: unexpected EOF
 and 23 more failed
