@@ -24,9 +24,8 @@ import (
 //     those of a text, a line each,
 //  2. Warm reads them some way ahead, so that it knows how many there are, and asks
 //     for each, a few at a time, once for every coding that visitors take,
-//  3. what is kept and came in no coding is asked for again, by HEAD, until the edge
-//     has made the form that was wanted (await): so it is asked for no more than it
-//     makes,
+//  3. what is kept is asked for again, by HEAD, until the edge has made the form that
+//     was wanted (await): so it is asked for no more than it makes,
 //  4. what the edge says of it in Cache-Status (RFC 9211) is counted, and what is
 //     not kept or failed is named.
 
@@ -194,8 +193,12 @@ func (w *warmer) ask(ctx context.Context, of string) {
 		if failed || i == 0 && !kept {
 			break
 		}
-		if said.plain && cache.Recodes(said.header, n) && !w.await(ctx, of, coding) {
-			plain = true
+		switch {
+		case said.coded && said.hit:
+		case said.coded: // it may have been compressed on its way, and be kept as it came
+			plain = !w.await(ctx, of, coding, unknown) || plain
+		case cache.Recodes(said.header, n):
+			plain = !w.await(ctx, of, coding, n) || plain
 		}
 	}
 	if plain {
@@ -205,8 +208,12 @@ func (w *warmer) ask(ctx context.Context, of string) {
 	}
 }
 
-// await asks for what is kept until it comes in a coding, and says whether it does.
-func (w *warmer) await(ctx context.Context, of, coding string) bool {
+// unknown is the length of what has come in a coding alone.
+const unknown = -1
+
+// await asks for what is kept, of a length, until it comes in a coding, or is of those
+// that don't. It says whether it does.
+func (w *warmer) await(ctx context.Context, of, coding string, length int64) bool {
 	begun := time.Now()
 	for wait, looks := leastPause, 0; ; wait, looks = min(2*wait, mostPause), looks+1 {
 		select {
@@ -214,11 +221,20 @@ func (w *warmer) await(ctx context.Context, of, coding string) bool {
 			return false
 		case <-time.After(wait):
 		}
-		said, _, err := w.get(ctx, http.MethodHead, of, coding)
-		if err == nil && said.status < 400 && !said.plain {
-			return true
+		method := http.MethodHead
+		if length == unknown {
+			method = http.MethodGet
 		}
+		said, n, err := w.get(ctx, method, of, coding)
 		lost := err != nil || said.status >= 400 || looks >= mostMisses && !said.hit // the edge does not have it any more
+		if err == nil && said.status < 400 && (said.hit || lost) {
+			if length == unknown {
+				length = n
+			}
+			if said.coded || !cache.Recodes(said.header, length) {
+				return true
+			}
+		}
 		w.mu.Lock()
 		waited := time.Since(begun)
 		over := lost || waited > patience || w.waited+waited > mostPatience && looks > 0
@@ -261,7 +277,7 @@ func (w *warmer) get(ctx context.Context, method, of, coding string) (said cache
 	n, err = io.Copy(io.Discard, res.Body)
 	said = readCacheStatus(strings.Join(res.Header["Cache-Status"], ", "))
 	said.status = res.StatusCode
-	said.header, said.plain = res.Header, len(res.Header["Content-Encoding"]) == 0
+	said.header, said.coded = res.Header, len(res.Header["Content-Encoding"]) > 0
 	return said, n, err
 }
 
@@ -272,7 +288,7 @@ type cacheSaid struct {
 	hit, stored bool
 	why         string // it is not kept
 	header      http.Header
-	plain       bool // it is in no coding
+	coded       bool // it has a Content-Encoding
 }
 
 // whyFailed is why an answer that failed did: the error, or what was done with one
