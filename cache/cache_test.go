@@ -254,3 +254,17 @@ func TestCovered(t *testing.T) {
 		lines(4, 6, "")
 	})
 }
+
+// TestTooLargeFor shows that Cache-Status names the key of the file by which an answer is
+// not kept, and none where the cache's own limit says so.
+func TestTooLargeFor(t *testing.T) {
+	for most, want := range map[int64]string{0: "too-large", 1 << 10: "object_bytes", 8 << 20: "too-large"} {
+		r := newRig(t, Policy{MostBytes: most}, func(*http.Request) (*http.Response, error) {
+			return text(200, strings.Repeat("x", 2<<20), "Cache-Control: max-age=60"), nil
+		})
+		res, _, trace := r.get("/a")
+		if status := res.Header.Get("Cache-Status"); status != `causeway; fwd=uri-miss; fwd-status=200; detail="`+want+`"` || trace.Kept != "too-large" {
+			t.Errorf("%d: %s, %+v", most, status, trace)
+		}
+	}
+}

@@ -200,6 +200,15 @@ func (f *flight) hand(res *http.Response, reason Reason) bool {
 	return handed
 }
 
+// detail is why the answer is not kept, as Cache-Status says it: too large by a rule
+// of the owner, or for the cache.
+func (f *flight) detail(reason Reason) Reason {
+	if most := f.policy.MostBytes; reason == whyTooLarge && most > 0 && most <= f.c.most.Load() {
+		return "object_bytes"
+	}
+	return reason
+}
+
 // meta is what is known of an answer that is kept.
 func (f *flight) meta(x *exchanged, v *verdict) *Meta {
 	coding, _ := codingOf(v.header)

@@ -83,7 +83,7 @@ var sections = map[Reason]string{
 	whyTrailers:       "RFC 9110 §6.5.1",
 	whyCoding:         "RFC 9110 §8.4",
 	whyBadHeader:      "RFC 9110 §5.5",
-	whyTooLarge:       "policy object_bytes",
+	whyTooLarge:       "cache: object_bytes",
 	whyExtension:      "policy match_extension",
 	whyBadRange:       "RFC 9111 §3.3",
 	whyNoFreshness:    "RFC 9111 §4.2.1",

@@ -68,7 +68,7 @@ func (a *ask) takeFirst(found *finding, f *flight, s *seat) (*http.Response, err
 		return a.again(found)
 	case l.alone != nil:
 		a.trace.Result, a.trace.Kept = Uncacheable, string(l.reason)
-		a.status.fwdStatus, a.status.detail = l.status, l.reason
+		a.status.fwdStatus, a.status.detail = l.status, f.detail(l.reason)
 		a.status.set(l.alone.Header)
 		l.alone.Request = a.req
 		l.alone.Body = s.alone(l.alone.Body)
