@@ -30,8 +30,9 @@ type Cache struct {
 	// found again after a restart.
 	Dir string `yaml:"dir,omitempty" kind:"path" example:"/var/cache/causeway"`
 
-	// The largest body that is kept. Left out: a sixteenth of the memory, or, if
-	// that is more, of the disk.
+	// The largest body that is kept, in bytes as it is kept: compressed, where it
+	// crossed compressed. A form in another coding that would be larger is not made.
+	// Left out: a sixteenth of the memory, or, if that is more, of the disk.
 	ObjectBytes Size `yaml:"object_bytes,omitempty" min:"1KiB" max:"1TiB" example:"64MiB"`
 
 	// The file says `off`.
@@ -79,9 +80,13 @@ type Caching struct {
 
 	// The parameters of the query that make another page; others do not count.
 	// An empty list: none does. A name that ends in `*` is all that begin so.
+	// The others do not reach the origin either, also where the answer is not kept;
+	// with requests that pass by the cache (`bypass_cookies`, other methods than GET
+	// and HEAD) all do.
 	QueryOnly *[]string `yaml:"query_only,omitempty" kind:"parameter" example:"[page, q]"`
 
-	// Parameters of the query that do not count.
+	// Parameters of the query that do not count. They do not reach the origin either,
+	// as with `query_only`.
 	QueryIgnore []string `yaml:"query_ignore,omitempty" kind:"parameter" example:"[\"utm_*\", gclid]"`
 
 	// Fields of requests whose values make another page, beside those that the
@@ -96,7 +101,8 @@ type Caching struct {
 	BypassCookies []string `yaml:"bypass_cookies,omitempty" kind:"cookie" example:"[\"wordpress_logged_in_*\"]"`
 
 	// The largest body that is kept of this site, if less than that of the whole
-	// cache.
+	// cache, in bytes as it is kept: compressed, where it crossed compressed. A form
+	// in another coding that would be larger is not made.
 	ObjectBytes Size `yaml:"object_bytes,omitempty" min:"1KiB" max:"1TiB" example:"1MiB"`
 
 	// Keep nothing whose type does not go with the extension of its path, so that
