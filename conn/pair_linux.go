@@ -173,6 +173,7 @@ type socket struct {
 	fd       int
 	readable bool // reading it gives something, or EAGAIN
 	more     bool // reading goes on until EAGAIN or the end (PairMore)
+	urgent   bool // it has sent urgent data, over which splice(2) does not step
 	writable bool // as readable
 }
 
@@ -186,7 +187,7 @@ type lane struct {
 	pipe     *pipe // holds what buf does not
 	held     int
 	large    bool // a small buffer did not hold what came at once
-	whole    bool // as large, but the kernel can't splice these two
+	whole    bool // as large, but read and written, and not spliced
 	ended    bool
 	moved    int64
 	spliced  int64
@@ -248,6 +249,9 @@ func (p *Pair) Ready(ofA, ofB uint32, now time.Time) (again bool) {
 		}
 		if s.events&PairMore != 0 {
 			from.more = true
+		}
+		if s.events&unix.EPOLLPRI != 0 {
+			from.urgent = true
 		}
 		if s.events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 			from.writable = true
@@ -333,7 +337,12 @@ func (p *Pair) note(l *lane, n int, now time.Time) {
 func (p *Pair) fill(l *lane, now time.Time) {
 	size := smallBuffer
 	if l.large {
-		if l.pipe == nil && !l.whole {
+		l.whole = l.whole || l.from.urgent
+		switch {
+		case l.whole && l.pipe != nil:
+			pipes.put(l.pipe)
+			l.pipe = nil
+		case !l.whole && l.pipe == nil:
 			l.pipe = pipes.get()
 		}
 		if l.pipe != nil {
@@ -375,8 +384,8 @@ func (p *Pair) fillPipe(l *lane, now time.Time) {
 	}
 	pipes.put(l.pipe)
 	l.pipe = nil
-	if err == unix.EINVAL {
-		l.whole = true
+	if err == unix.EINVAL || err == nil {
+		l.whole = true // it can't be spliced, or reading says whether that is the end: urgent data may be in the way
 		return
 	}
 	p.nothing(l, n, err, now)

@@ -23,8 +23,9 @@ type entrance struct {
 	fd    int
 	own   netip.AddrPort // its address
 
-	once   sync.Once // closes it
+	mu     sync.Mutex // guards what the loops are told of it: to serve, and then to end
 	served bool
+	ended  bool
 	ears   atomic.Int32  // those that have fd still
 	closed chan struct{} // is closed when none has
 }
@@ -59,6 +60,8 @@ func (ls *loops) listen(address string) (*entrance, error) {
 
 // serve has the loops take connections.
 func (e *entrance) serve(l *listener) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.served = true
 	e.ears.Store(int32(len(e.loops.all)))
 	e.loops.each(func(loop *loop) {
@@ -72,14 +75,17 @@ func (e *entrance) serve(l *listener) {
 
 // close ends it, soon: closed says when.
 func (e *entrance) close() {
-	e.once.Do(func() {
-		if !e.served {
-			_ = unix.Close(e.fd)
-			close(e.closed)
-			return
-		}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.ended:
+	case e.served:
 		e.loops.each(func(loop *loop) { loop.ears[e].end() })
-	})
+	default:
+		_ = unix.Close(e.fd)
+		close(e.closed)
+	}
+	e.ended = true
 }
 
 // ear is an entrance as one loop has it.
@@ -127,13 +133,13 @@ func (e *ear) ready(int, uint32) {
 			return
 		}
 		e.again.pause = 0
-		e.share(fd, from)
+		e.take(fd, from)
 	}
 }
 
-// share gives a connection to a loop that has clearly fewer than this one, or keeps it:
-// the kernel likes to wake the same one always.
-func (e *ear) share(fd int, from netip.AddrPort) {
+// lightest is the loop for one more connection: this one, or another that has clearly
+// fewer, as the kernel likes to wake the same one always.
+func (e *ear) lightest() *loop {
 	fewest := e.loop
 	for _, other := range e.loops.all {
 		if other.load.Load() < fewest.load.Load() {
@@ -141,12 +147,9 @@ func (e *ear) share(fd int, from netip.AddrPort) {
 		}
 	}
 	if fewest.load.Load()+unevenness < e.loop.load.Load() {
-		there := &ear{entrance: e.entrance, loop: fewest, listener: e.listener}
-		if fewest.post(func() { there.take(fd, from) }) {
-			return
-		}
+		return fewest
 	}
-	e.take(fd, from)
+	return e.loop
 }
 
 // unevenness is how many more connections than another a loop may have: to hand one
@@ -195,10 +198,14 @@ func (e *ear) take(fd int, from netip.AddrPort) {
 		e.loop.records.put(&f.passing, false)
 		return
 	}
-	if f.loop.server.base.Err() != nil { // what was under way is cut already
-		f.refuse(outcome.EndStopped, nil)
-		e.loop.records.put(&f.passing, true)
-		return
+	if there := e.lightest(); there != e.loop {
+		f.loop = there
+		there.load.Add(1) // as long as it is on its way
+		if there.post(func() { there.load.Add(-1); f.start() }) {
+			return
+		}
+		there.load.Add(-1)
+		f.loop = e.loop
 	}
 	f.start()
 }

@@ -47,11 +47,15 @@ const (
 	targetSocket = 1
 )
 
-// start begins with the first step.
+// start begins with the first step, in the flow's loop.
 func (f *flow) start() {
 	f.slot = f.loop.enter(f)
 	if err := f.loop.watch(f.fds[clientSocket], f.slot, clientSocket, conn.PairEvents); err != nil {
 		f.turnAway(outcome.EndNoFiles, os.NewSyscallError("epoll_ctl", err))
+		return
+	}
+	if f.loop.server.base.Err() != nil { // what was under way is cut already
+		f.turnAway(outcome.EndStopped, nil)
 		return
 	}
 	trusted := f.table.trust.Trusts(f.record.Client.Addr())
@@ -282,6 +286,7 @@ func (f *flow) answer() error {
 
 // join joins the client with the target.
 func (f *flow) join() {
+	f.service.pool.dialing.Add(-1)
 	joint, err := f.joint()
 	if err != nil {
 		f.closeTarget()
@@ -289,7 +294,6 @@ func (f *flow) join() {
 		f.turnAway(outcome.EndBadProxy, err)
 		return
 	}
-	f.service.pool.dialing.Add(-1)
 	f.step = stepPair
 	f.pair.Start(f.fds[clientSocket], f.fds[targetSocket], f.record.Client, f.peek, joint, f.loop.now)
 	f.peek = nil
@@ -332,6 +336,10 @@ func (f *flow) again() {
 
 // look ends what is idle.
 func (f *flow) look() {
+	if f.moves { // it is not, and has only not had its turn
+		f.move()
+		return
+	}
 	wait := f.pair.Look(f.loop.now)
 	if came, ended := f.pair.Ended(); ended {
 		f.joined(f.at, came)

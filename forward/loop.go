@@ -148,7 +148,8 @@ func (l *loop) post(f func()) (runs bool) {
 	return true
 }
 
-// callPosted calls what was posted, and says whether there is nothing left to do.
+// callPosted calls what was posted, and says whether there is nothing left to do. What
+// is posted meanwhile has its turn after others: the bell rings for it.
 func (l *loop) callPosted() (over bool) {
 	for {
 		l.mu.Lock()
@@ -161,6 +162,9 @@ func (l *loop) callPosted() (over bool) {
 		}
 		for _, f := range posted {
 			f()
+		}
+		if !l.stopping {
+			return false
 		}
 	}
 }

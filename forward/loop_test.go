@@ -131,6 +131,59 @@ func TestUrgent(t *testing.T) {
 	}
 }
 
+// Nor in the midst of what is spliced, which does not step over it.
+func TestUrgentInBulk(t *testing.T) {
+	const piece, pieces = 10_000, 10
+	got := make(chan int, 1)
+	listen, a := free(t), target(t, "127.0.0.1:0", func(c net.Conn) {
+		all, _ := io.Copy(io.Discard, c)
+		got <- int(all)
+	})
+	s := serve(t, nil, fmt.Sprintf(`[{name: app, listen: %q, targets: [%q], health: {check: off}}]`, listen, a))
+	for i, pause := range []time.Duration{0, 50 * time.Millisecond} {
+		c := dial(t, listen)
+		bulk := []byte(strings.Repeat("b", 30*piece))
+		_, _ = c.Write(bulk)
+		time.Sleep(pause)
+		raw, _ := c.(*net.TCPConn).SyscallConn()
+		_ = raw.Control(func(fd uintptr) { _ = syscall.Sendto(int(fd), []byte("x"), syscall.MSG_OOB, nil) })
+		for range pieces {
+			_, _ = c.Write(bulk[:piece])
+		}
+		_ = c.(*net.TCPConn).CloseWrite()
+		if n, rec := <-got, s.ended(i+1); n != len(bulk)+pieces*piece || rec.In != int64(n) || rec.End != outcome.EndDone {
+			t.Errorf("the target got %d of %d bytes: %+v", n, len(bulk)+pieces*piece, rec)
+		}
+		c.Close()
+	}
+}
+
+// A listening socket that fails at once, while the loops are told of it, is closed.
+func TestBrokenSocket(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(32))
+	for range 50 {
+		failed := make(chan error, 32)
+		s := New(Options{Log: slog.New(slog.DiscardHandler), Failed: func(err error) { failed <- err }})
+		e, err := s.loops.listen("127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = syscall.Shutdown(e.fd, syscall.SHUT_RDWR) // accept fails from now on
+		e.serve(&listener{server: s, address: "127.0.0.1:0", socket: e})
+		select {
+		case <-e.closed:
+		case <-time.After(patience):
+			t.Fatal("it is not closed")
+		}
+		if err := <-failed; !strings.Contains(err.Error(), "accept4") {
+			t.Error(err)
+		}
+		now, cancel := context.WithCancel(t.Context())
+		cancel()
+		s.Stop(now)
+	}
+}
+
 // The time after a half-close begins with it, however long nothing was said before.
 func TestHalfCloseTime(t *testing.T) {
 	a := target(t, "127.0.0.1:0", func(c net.Conn) {
