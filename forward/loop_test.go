@@ -70,6 +70,21 @@ func slowTarget(t *testing.T) (address string, open func()) {
 	}
 }
 
+// several are so many addresses as free gives, all different.
+func several(t *testing.T, n int) []string {
+	t.Helper()
+	var all []string
+	for range n {
+		socket, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer socket.Close()
+		all = append(all, socket.Addr().String())
+	}
+	return all
+}
+
 // echoes sees that what was said comes back.
 func echoes(t *testing.T, c net.Conn, said string) {
 	t.Helper()
@@ -204,7 +219,8 @@ func TestHalfCloseTime(t *testing.T) {
 
 // An address is free when the change that gives it up has been made.
 func TestGivenUp(t *testing.T) {
-	a, one, two := target(t, "127.0.0.1:0", named("a")), free(t), free(t)
+	a, listens := target(t, "127.0.0.1:0", named("a")), several(t, 2)
+	one, two := listens[0], listens[1]
 	first := fmt.Sprintf(`{name: a, listen: %q, targets: [%q], health: {check: off}}`, one, a)
 	second := fmt.Sprintf(`{name: b, listen: %q, targets: [%q], health: {check: off}}`, two, a)
 	s := serve(t, nil, "["+first+", "+second+"]")
@@ -248,7 +264,8 @@ func TestStuckLines(t *testing.T) {
 	r := &running{t: t}
 	free1 := make(chan struct{})
 	r.Server = New(Options{Sink: r, Log: slog.New(stuckHandler{slog.DiscardHandler, free1}), Failed: func(err error) { t.Error(err) }})
-	a, one, two := target(t, "127.0.0.1:0", named("a")), free(t), free(t)
+	a, listens := target(t, "127.0.0.1:0", named("a")), several(t, 2)
+	one, two := listens[0], listens[1]
 	r.change(fmt.Sprintf(`[{name: a, listen: %q, targets: [%q], health: {check: off}}, {name: b, listen: %q, targets: [%q, %q, %q], health: {check: off}}]`, one, a, two, free(t), free(t), a))
 	held := dial(t, one)
 	defer held.Close()
@@ -275,7 +292,7 @@ func TestStopsAnytime(t *testing.T) {
 	for round := range 12 {
 		seed := rand.Uint64()
 		random := rand.New(rand.NewPCG(seed, 0))
-		listens := []string{free(t), free(t), free(t), free(t), free(t), free(t)}
+		listens := several(t, 6)
 		file := func(more string) string {
 			return fmt.Sprintf(`[{name: a, listen: %q, targets: [%q], health: {check: off}}, {name: b, listen: %q, targets: [%q], health: {check: off}, limits: {dial_timeout: 3s}},
 				{name: s, listen: %q, sni: [example.com], targets: [%q], health: {check: off}, limits: {hello_timeout: 1s}}, {name: w, listen: %q, targets: ["nowhere.invalid:1"], health: {check: off}},
@@ -375,7 +392,8 @@ func TestBesideBulk(t *testing.T) {
 			}
 		}
 	})
-	a, one, two := target(t, "127.0.0.1:0", named("a")), free(t), free(t)
+	a, listens := target(t, "127.0.0.1:0", named("a")), several(t, 2)
+	one, two := listens[0], listens[1]
 	s := serve(t, nil, fmt.Sprintf(`[{name: a, listen: %q, targets: [%q], health: {check: off}}, {name: bulk, listen: %q, targets: [%q], health: {check: off}}]`, one, a, two, bulk))
 	var readers sync.WaitGroup
 	var all []net.Conn
