@@ -305,7 +305,7 @@ func (s cacheSaid) whyFailed(err error) string {
 
 func readCacheStatus(field string) (said cacheSaid) {
 	said.why = "no cache"
-	ours := false
+	ours, collapsed := false, false
 	for _, part := range statusParts(field) {
 		name, value, _ := strings.Cut(strings.TrimSpace(part.text), "=")
 		if part.first { // of a member of the list
@@ -318,12 +318,15 @@ func readCacheStatus(field string) (said cacheSaid) {
 		case !ours:
 		case name == "hit":
 			said.hit = true
-		case name == "stored":
+		case name == "stored", name == "fwd-status" && value == "304":
 			said.stored = true
+		case name == "collapsed":
+			collapsed = true
 		case name == "detail":
 			said.why = strings.Trim(value, `"`)
 		}
 	}
+	said.stored = said.stored || collapsed && said.why == "not said" // by who came first
 	return said
 }
 

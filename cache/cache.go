@@ -218,9 +218,10 @@ const (
 	aloneFor = 2 * time.Minute
 	// troubleFor is how long an origin that failed is asked in the background only,
 	// where something stale may be given; every retryAfter at most. Who wants
-	// something fresh waits for it once retryAfter is over. Of a page that is asked for
-	// less often than that nobody knows how its origin does.
-	troubleFor = time.Minute
+	// something fresh waits for it once retryAfter is over. With a shorter time the
+	// retries of more pages than may be fetched at a time in the background would not
+	// come round, and visitors wait for an origin that is silent.
+	troubleFor = 10 * time.Minute
 	retryAfter = 5 * time.Second
 )
 

@@ -580,7 +580,7 @@ func (h *history) may(l *lineage, v *visit) string {
 	never := s.has("immutable") && fresh && !l.overrides(v.policy) // RFC 8246 §2
 	_, maxAge, limited := asked.number("max-age")
 	tooOld := limited && age > maxAge && !never && !(hasMaxStale && age-maxAge <= maxStale)
-	failing := h.failing(v, time.Minute)
+	failing := h.failing(v, 10*time.Minute)
 	if noCache || tooOld {
 		failing = h.failing(v, 5*time.Second) // it is asked again for who wants it fresher
 	}

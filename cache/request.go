@@ -226,9 +226,21 @@ var poisonous = map[string]bool{
 	"X-Now-Route-Matches":     true,
 
 	// What a web server says to what is behind it: Rack (CVE-2025-61780), Envoy.
-	"X-Accel-Mapping":       true,
-	"X-Envoy-Original-Path": true,
-	"X-Sendfile-Type":       true,
+	"X-Accel-Mapping":               true,
+	"X-Envoy-Original-Path":         true,
+	"X-Sendfile-Type":               true,
+	"X-Original-Forwarded-Host":     true,
+	"X-Forwarded-Method":            true,
+	"X-Original-Path":               true,
+	"X-Original-Request-Uri":        true,
+	"X-Ms-Original-Path":            true,
+	"X-Http-Path-Override":          true,
+	"X-Forwarded-Pathname":          true,
+	"X-Hostname":                    true,
+	"X-Matched-Path":                true,
+	"X-Sveltekit-Pathname":          true,
+	"X-React-Router-Prerender-Data": true,
+	"X-React-Router-Spa-Mode":       true,
 }
 
 // unkeyed reports whether a field is dropped from requests that are looked up.

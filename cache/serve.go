@@ -109,7 +109,7 @@ func (a *ask) header(s *source, form chosen, etag string) http.Header {
 			delete(h, name)
 		}
 	}
-	if !f.opaque && (f.squeezed || s.meta.Coding != "") && !f.negotiated && a.c.options.Codings != nil {
+	if !f.opaque && (f.squeezed || s.meta.Coding != "" || form.coding != "") && !f.negotiated && a.c.options.Codings != nil {
 		lines := h["Vary"]
 		h["Vary"] = append(lines[:len(lines):len(lines)], "Accept-Encoding")
 	}
