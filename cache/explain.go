@@ -233,7 +233,7 @@ func (e *explaining) served(f *finding) {
 // shape says what is given of what is kept: all of it, a part, or no body.
 func (e *explaining) shape(f *finding, coding string) (what, section string, bodiless bool) {
 	given := *e.ask
-	given.head, given.trace = true, &Trace{} // so that no body is opened, and no form made
+	given.head, given.asks, given.trace = true, true, &Trace{} // so that no body is opened, and no form made
 	m := f.object.Meta
 	res, err := given.give(&source{meta: m, forms: f.object.Forms, object: f.object, aged: true, age: m.age(f.now)})
 	if err == nil {

@@ -91,6 +91,8 @@ func TestExplain(t *testing.T) {
 		synctest.Wait()
 		explain(request("GET", "/text"), "2000 bytes in no coding, 2006 bytes in gzip is selected", "answer: a hit, in no coding")
 		explain(request("GET", "/coded"), "11 bytes in gzip is selected", "answer: a hit, in no coding", "the client would rather have it in no coding")
+		synctest.Wait()
+		explain(request("GET", "/coded"), "11 bytes in gzip is selected") // explaining made no form
 		explain(request("GET", "/silent", "Cookie: a=1"), "is not selected: it says nothing of caches, and the request says who the client is [RFC 9111 §7.3]")
 		r.Cache.Purge(Match{URL: "https://example.cn/text"}, true)
 		explain(request("GET", "/text"), "freshness: purged softly: it is given while another is fetched [purge --soft]")

@@ -27,6 +27,7 @@ type ask struct {
 
 	control directives
 	head    bool
+	asks    bool   // nobody is given the answer: nothing is made for it
 	url     string // as the policy sees it; made when it is needed
 	key     Key
 	ranged  *ranged // nil for all of it

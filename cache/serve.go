@@ -184,7 +184,7 @@ func (a *ask) part(s *source, form chosen, h http.Header, size int64) (*http.Res
 // body opens the bytes from from up to to of a form; to is -1 for all of one that
 // is made as it is read.
 func (a *ask) body(s *source, form chosen, from, to int64) (io.ReadCloser, error) {
-	if form.wanted != form.coding || form.form == nil {
+	if !a.asks && (form.wanted != form.coding || form.form == nil) {
 		if most := a.c.mostOf(a.policy); s.seat != nil {
 			s.seat.want(form.wanted, most)
 		} else {
