@@ -12,8 +12,11 @@
 //     TLS client why,
 //  4. the caller dials, and says with ProxyHeader.Append who the client is,
 //  5. Join sends that header and what was peeked in one write, gives the buffer
-//     back, and moves bytes both ways until both ways have ended. Between
-//     sockets they never come to user space (splice(2)).
+//     back, and moves bytes both ways until both ways have ended.
+//
+// Where one thread has thousands of connections, Peek and Pair do the same without
+// ever waiting (pair_linux.go); much that comes at once then never comes to user space
+// (splice(2)).
 //
 // Whatever is refused is an *Error with a Reason, which is a label for metrics.
 //

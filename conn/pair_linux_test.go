@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -366,6 +367,51 @@ func TestPeek(t *testing.T) {
 			}
 		}
 	}
+}
+
+// FuzzPeek shows that a Peek says of any bytes, in two pieces, what PeekHello says.
+func FuzzPeek(f *testing.F) {
+	f.Add([]byte(one(say(sni("www.example.cn")))), 7)
+	f.Add([]byte("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"), 3)
+	f.Add([]byte(signature2+"\x21\x11\x00\x0c"), 12)
+	f.Fuzz(func(t *testing.T, wire []byte, cut int) {
+		if len(wire) > 2*MaxBytes || cut < 0 || cut > len(wire) {
+			return
+		}
+		var trust Trust
+		_, k, err := trust.Accept(from(wire), Limits{})
+		var want Hello
+		if err == nil {
+			want, _, err = PeekHello(k, Limits{})
+		}
+		fds, failed := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		if failed != nil {
+			t.Fatal(failed)
+		}
+		defer unix.Close(fds[0])
+		var peek Peek
+		var hello Hello
+		done, got := false, error(nil)
+		for _, piece := range [][]byte{wire[:cut], wire[cut:]} {
+			for len(piece) > 0 && !done && got == nil {
+				n, _ := unix.Write(fds[1], piece)
+				piece = piece[max(n, 0):]
+				done, got = peek.ReadHello(fds[0], &hello)
+			}
+		}
+		unix.Close(fds[1])
+		if !done && got == nil {
+			done, got = peek.ReadHello(fds[0], &hello)
+		}
+		said := ReasonOf(got)
+		if said == ReasonNotTLS && ReasonOf(err) == ReasonStranger { // the first piece is no hello, and no header yet
+			said = ReasonStranger
+		}
+		if said != ReasonOf(err) || err == nil && (!done || hello.ServerName != want.ServerName || !slices.Equal(hello.ALPN, want.ALPN)) {
+			t.Errorf("%q cut at %d: %+v, %v; PeekHello: %+v, %v", wire, cut, hello, got, want, err)
+		}
+		peek.Close()
+	})
 }
 
 // What is no hello, or no header, is refused with the reasons of PeekHello.
