@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -194,6 +195,69 @@ func BenchmarkForwardIdle(b *testing.B) {
 			c.Close()
 		}
 		time.Sleep(time.Second) // this process's own ends of them
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkForwardBesideBulk is how long a new connection that says a byte waits for
+// its answer, eight at a time, while others carry as much as they can.
+func BenchmarkForwardBesideBulk(b *testing.B) {
+	target := benchListen(b, func(c net.Conn) {
+		one := make([]byte, 1)
+		_, _ = io.ReadFull(c, one)
+		for chunk := make([]byte, 1<<20); one[0] == 'b'; {
+			if _, err := c.Write(chunk); err != nil {
+				return
+			}
+		}
+		_, _ = c.Write(one)
+	})
+	for _, p := range []forwardPeer{startForward(b, target, ""), startHAProxy(b, target, "")} {
+		for _, bulk := range []int{20, 200} {
+			var all []net.Conn
+			for range bulk {
+				c, err := net.Dial("tcp", p.at)
+				if err != nil {
+					b.Fatal(err)
+				}
+				all = append(all, c)
+				_, _ = io.WriteString(c, "b")
+				go func() {
+					_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, make([]byte, 1<<20))
+				}()
+			}
+			time.Sleep(time.Second)
+			var mu sync.Mutex
+			var took []time.Duration
+			var clients sync.WaitGroup
+			end := time.Now().Add(5 * time.Second)
+			for range 8 {
+				clients.Go(func() {
+					for time.Now().Before(end) {
+						began := time.Now()
+						c, err := net.Dial("tcp", p.at)
+						if err != nil {
+							b.Error(err)
+							return
+						}
+						_, _ = io.WriteString(c, "s")
+						_, _ = io.ReadAll(c)
+						c.Close()
+						mu.Lock()
+						took = append(took, time.Since(began))
+						mu.Unlock()
+					}
+				})
+			}
+			clients.Wait()
+			for _, c := range all {
+				c.Close()
+			}
+			slices.Sort(took)
+			for _, percent := range []int{50, 99} {
+				b.ReportMetric(float64(took[len(took)*percent/100].Microseconds())/1000, fmt.Sprintf("%s-beside-%d-p%d-ms", p.name, bulk, percent))
+			}
+		}
 	}
 	b.ReportMetric(0, "ns/op")
 }
