@@ -112,8 +112,15 @@ func TestConformancePage(t *testing.T) {
 		fmt.Fprintf(&text, "| %s | %s | %d |\n", section, titles[section], count[section])
 	}
 	fmt.Fprintf(&text, "\nBeside them `TestModel` plays %d sequences drawn at random, the same in each run (%d with the race detector), against a slow and plain model of RFC 9111 (`cache/model_test.go`), which judges every answer.\n", modelSequences, fewSequences)
-	const page = "../docs/CONFORMANCE.md"
-	const begin, end = "<!-- made by UPDATE=1 go test ./cache -run TestConformancePage -->\n", "<!-- end -->"
+	heldPage(t, "CONFORMANCE.md", text.String())
+}
+
+// heldPage sees that a page of docs has a text that the test makes, at its place there,
+// or with UPDATE puts it there.
+func heldPage(t *testing.T, name, text string) {
+	t.Helper()
+	page, command := "../docs/"+name, "UPDATE=1 go test ./cache -run "+t.Name()
+	begin, end := "<!-- made by "+command+" -->\n", "<!-- end -->"
 	is, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
@@ -121,15 +128,15 @@ func TestConformancePage(t *testing.T) {
 	before, rest, found := strings.Cut(string(is), begin)
 	old, after, ends := strings.Cut(rest, end)
 	if !found || !ends {
-		t.Fatalf("%s has no place for the table: %s…%s", page, begin, end)
+		t.Fatalf("%s has no place for it: %s…%s", page, begin, end)
 	}
-	if old == text.String() {
+	if old == text {
 		return
 	}
 	if os.Getenv("UPDATE") == "" {
-		t.Fatalf("%s says other figures: UPDATE=1 go test ./cache -run TestConformancePage", page)
+		t.Fatalf("%s says something else: %s", page, command)
 	}
-	if err := os.WriteFile(page, []byte(before+begin+text.String()+end+after), 0o644); err != nil {
+	if err := os.WriteFile(page, []byte(before+begin+text+end+after), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

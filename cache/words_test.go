@@ -39,26 +39,7 @@ func TestReasonsPage(t *testing.T) {
 			t.Errorf("%s is explained, and none of status.go", reason)
 		}
 	}
-	const page = "../docs/logs-and-metrics.md"
-	const begin, end = "<!-- made by UPDATE=1 go test ./cache -run TestReasonsPage -->\n", "<!-- end -->"
-	is, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, found := strings.Cut(string(is), begin)
-	old, after, ends := strings.Cut(rest, end)
-	if !found || !ends {
-		t.Fatalf("%s has no place for the list: %s…%s", page, begin, end)
-	}
-	if old == text.String() {
-		return
-	}
-	if os.Getenv("UPDATE") == "" {
-		t.Fatalf("%s says other reasons: UPDATE=1 go test ./cache -run TestReasonsPage", page)
-	}
-	if err := os.WriteFile(page, []byte(before+begin+text.String()+end+after), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	heldPage(t, "logs-and-metrics.md", text.String())
 }
 
 // wordsOf is what Cache-Status says where a request goes on for a reason, or its answer
