@@ -39,7 +39,7 @@ how many are kept now, and why the others are not: of those, and of those that
 failed, the first 20 are named, each with its status and what the cache says of
 it. What has an error for a status (404 too) has failed, whether it is kept or
 not; what may not be kept has not. What the origin does not compress is waited for
-until the edge has: up to ten seconds a page, and what has not come by then is
+until the edge has: up to ten seconds a form, and what has not come by then is
 named too. The sitemap is read through the edge as well; of an index, all the
 sitemaps that it lists. What they list of other hosts is left out, and named.
 
