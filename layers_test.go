@@ -23,6 +23,7 @@ var floors = []struct {
 	may   map[string]string // what it may import: why
 }{
 	{"conn", 0, nil}, // sockets and bytes: sites are its callers'
+	{"mux", 0, nil},  // streams of bytes: what they carry, and over what, its caller knows
 	{"rewrite", 0, nil},
 	{"hop", 0, nil},
 	{"outcome", 0, nil},
@@ -42,6 +43,7 @@ var floors = []struct {
 	{"nft", 1, nil}, // takes targets and gives counters: who is healthy, and what the file says, its caller knows
 	{"link", 1, map[string]string{
 		"conn":    "a raw stream begins with who its client is",
+		"mux":     "carries the raw streams of a connection",
 		"hop":     "an upgraded connection crosses as a tunnel stream",
 		"outcome": "a failure crosses with its kind",
 	}},
