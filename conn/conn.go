@@ -26,6 +26,7 @@
 package conn
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"sync"
@@ -103,6 +104,18 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 	c.settle()
 	return n, err
+}
+
+// Take takes what is kept, so that reading goes on behind it; nil when nothing is.
+func (c *Conn) Take() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.from == c.to {
+		return nil
+	}
+	p := bytes.Clone(c.buffer[c.from:c.to])
+	c.drop(len(p))
+	return p
 }
 
 // drop forgets the first n bytes of what is kept. The caller has mu.

@@ -352,7 +352,7 @@ func (d *Daemon) server(kind serverKind, cfg *config.Config, node *config.Node, 
 		}
 		slices.Sort(edges) // one may have several paths
 		edges = slices.Compact(edges)
-		server := link.NewServer(link.Challenges(d.streams.Handler(d.relay), &d.board, d.linkChallenge), identity.Server(edges), d.log)
+		server := link.NewServer(link.Challenges(d.streams.Handler(d.relay, int(cfg.Limits.LinkWindow), d.log), &d.board, d.linkChallenge), identity.Server(edges), d.log)
 		link.SetBodyWindow(server, int(cfg.Limits.LinkWindow))
 		server.MaxHeaderBytes = link.HeaderBytes(int(cfg.Limits.HeaderBytes))
 		server.Handler = link.Draining(server.Handler, d.unwanted)

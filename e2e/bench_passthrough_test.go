@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -82,5 +83,78 @@ func BenchmarkPassedIdle(b *testing.B) {
 		b.ReportMetric(float64(n.memory(b)-before[n])/connections/1000, name+"-KB/connection")
 	}
 	b.ReportMetric(connections, "connections")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkPassed is the processor time that an edge and a relay take for a connection
+// that passes through, new and with one request, and for a megabyte each way: medians of
+// nine.
+func BenchmarkPassed(b *testing.B) {
+	const size, rounds, connections = 100 << 20, 9, 500
+	ca := newAuthority(b)
+	origin := newOrigin(b, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		if r.URL.Path == "/large" {
+			_, _ = io.Copy(w, io.LimitReader(zeros{}, size))
+			return
+		}
+		fmt.Fprint(w, n)
+	}))
+	c := newCrossing(b, spec{layout: edgeAndRelay, ca: ca, sites: siteOf(origin) + "    entry: passthrough\n"})
+	do := func(client *http.Client, req *http.Request) (length int64) {
+		res, err := client.Do(req)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer res.Body.Close()
+		length, err = io.Copy(io.Discard, res.Body)
+		if err != nil || res.StatusCode != http.StatusOK {
+			b.Fatal(res.Status, err)
+		}
+		return length
+	}
+	for _, what := range []struct {
+		name string
+		per  float64
+		do   func()
+	}{
+		{"µs/connection", connections / 1e6, func() {
+			for range connections {
+				client := c.client(b, 1)
+				do(client, newRequest(b, http.MethodGet, "https://example.cn/", nil))
+				client.CloseIdleConnections()
+			}
+		}},
+		{"ms/MB-down", size / 1e6 / 1e3, func() {
+			if n := do(c.client(b, 1), newRequest(b, http.MethodGet, "https://example.cn/large", nil)); n != size {
+				b.Fatal(n)
+			}
+		}},
+		{"ms/MB-up", size / 1e6 / 1e3, func() {
+			do(c.client(b, 1), newRequest(b, http.MethodPut, "https://example.cn/", io.LimitReader(zeros{}, size)))
+		}},
+	} {
+		spent := make(map[*node][]float64)
+		for round := range rounds + 1 { // the first does not count
+			before := make(map[*node]float64)
+			for _, n := range c.nodes() {
+				before[n] = (&benchProxy{processes: []*process{n.process}}).cpu(b).Seconds()
+			}
+			what.do()
+			for _, n := range c.nodes() {
+				if round > 0 {
+					spent[n] = append(spent[n], ((&benchProxy{processes: []*process{n.process}}).cpu(b).Seconds()-before[n])/what.per)
+				}
+			}
+		}
+		for _, n := range c.nodes() {
+			name := "edge"
+			if n != c.edge {
+				name = "relay"
+			}
+			slices.Sort(spent[n])
+			b.ReportMetric(spent[n][rounds/2], name+"-"+what.name)
+		}
+	}
 	b.ReportMetric(0, "ns/op")
 }

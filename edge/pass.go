@@ -23,7 +23,7 @@ import (
 //     who asks for a site that is terminated, or speaks no TLS, goes on to
 //     the TLS server, as does an authority whose challenge can be answered here,
 //  3. pass opens a raw stream over the link, whose first bytes say who the client
-//     is, and joins the two until both have ended,
+//     is, and what it said, and joins the two until both have ended,
 //  4. the record of the connection is emitted once.
 //
 // A name that no site has goes to the `default` site; without one it gets the
@@ -185,7 +185,8 @@ func (p *passage) pass() {
 		return
 	}
 	joined := conn.Join(ctx, p.client, stream, joint)
-	p.rec.In, p.rec.Out, p.rec.End, p.rec.Err = joined.Sent, joined.Received, endOf(joined.Why), joined.Err
+	p.rec.In += joined.Sent
+	p.rec.Out, p.rec.End, p.rec.Err = joined.Received, endOf(joined.Why), joined.Err
 }
 
 // across opens a stream, and says how it is joined; nil when there is none, of which
@@ -198,32 +199,35 @@ func (p *passage) across(ctx context.Context, cancel context.CancelCauseFunc) (n
 	if len(p.hello.ALPN) > 0 {
 		header.ALPN = p.hello.ALPN[0]
 	}
-	before, err := header.Append(nil)
+	first, err := header.Append(nil)
 	if err != nil {
 		p.refuse(outcome.EndBadProxy, conn.AlertInternalError, err)
 		return nil, conn.Joint{}
 	}
-	stream, err := p.open(ctx, cancel)
+	said := p.client.Take()
+	stream, err := p.open(ctx, cancel, append(first, said...))
 	if err != nil {
 		p.refuse(outcome.End(outcome.KindOf(err)), conn.AlertInternalError, err)
 		return nil, conn.Joint{}
 	}
 	p.rec.Dial = time.Since(p.rec.Start)
+	p.rec.In = int64(len(said))
 	limits := &p.Config.Limits
-	joint := conn.Joint{Before: before, Idle: limits.StreamTimeout, HalfClosed: limits.IdleTimeout}
+	joint := conn.Joint{Idle: limits.StreamTimeout, HalfClosed: limits.IdleTimeout}
 	if meter, ok := p.server.options.Sink.(outcome.Meter); ok {
 		joint.Moved = meter.Moving(&p.rec)
+		joint.Moved(p.rec.In, 0)
 	}
 	return stream, joint
 }
 
 // open opens the stream, for limits.connect_timeout at most.
-func (p *passage) open(ctx context.Context, cancel context.CancelCauseFunc) (net.Conn, error) {
+func (p *passage) open(ctx context.Context, cancel context.CancelCauseFunc, first []byte) (net.Conn, error) {
 	within := p.Config.Limits.ConnectTimeout
 	late := time.AfterFunc(within, func() {
 		cancel(outcome.Errorf(outcome.LinkSlow, "open a stream: no relay took it within %v", within))
 	})
-	stream, relay, err := link.OpenStream(ctx, p.Over, strings.TrimPrefix(p.site.Hosts[0].Public.Host, "*."))
+	stream, relay, err := link.OpenStream(ctx, p.Over, strings.TrimPrefix(p.site.Hosts[0].Public.Host, "*."), first)
 	p.rec.Relay = relay
 	if !late.Stop() && err == nil {
 		stream.Close()

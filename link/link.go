@@ -115,9 +115,10 @@ const (
 func greeting(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get(helloField) == "" {
-			from := socketOf(r.Context())
-			from.serves()
-			defer from.served(r.Context())
+			if from := socketOf(r.Context()); r.Header.Get(streamField) == "" { // a tunnel's streams count
+				from.serves()
+				defer from.served(r.Context())
+			}
 			next.ServeHTTP(w, r)
 			return
 		}

@@ -389,6 +389,16 @@ func (c *socket) served(ctx context.Context) {
 	}
 }
 
+// carries notes a raw stream, which is over when the function is called that it gives.
+func (c *socket) carries() (over func()) {
+	if c == nil || c.from == nil {
+		return func() {}
+	}
+	c.from.requests.Add(1)
+	c.streams.Add(1)
+	return func() { c.served(context.Background()) }
+}
+
 // mostTakenBack is how many requests of a connection its node may take back within a
 // second: as many visitors would have to leave an edge.
 const mostTakenBack = 1000

@@ -2,81 +2,242 @@ package link
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"causeway/conn"
 	"causeway/hop"
+	"causeway/mux"
 	"causeway/outcome"
 )
 
 // A raw stream carries a client's connection as it is, TLS and all:
 //
-//  1. the edge opens it with OpenStream, says in a PROXY header who the client
-//     is, and joins the two,
-//  2. on the link it is a tunnel stream (hop/tunnel.go) with streamField, which no
-//     client can send: an edge drops the nodes' own fields of what clients say,
-//  3. Streams.Handler takes it off the link, reads the PROXY header, and gives it
-//     to whoever accepts: the TLS server of the relay.
-//
-// The relay's end of what it sends ends the whole stream, as it does of every
-// tunnel; TLS says the end of each way by itself.
+//  1. the edge opens it with OpenStream, and says at once who the client is, in a PROXY
+//     header, and what the client has said; then it joins the two,
+//  2. the raw streams of a connection share one stream of its HTTP/2, a tunnel
+//     (hop/tunnel.go) with streamField, which no client can send: an edge drops the nodes'
+//     own fields of what clients say. In it package mux carries them, for a few hundred
+//     bytes each and no round trip; the first of a connection opens it,
+//  3. Streams.Handler takes the tunnel off the link, reads the PROXY header of each stream,
+//     and gives it to whoever accepts: the TLS server of the relay.
 
-// streamField is in the request that opens a raw stream.
-const streamField = hop.Prefix + "Stream"
+// streamField is in the request that opens the tunnel of raw streams.
+const streamField = hop.Prefix + "Streams"
 
-// streamProtocol is what a raw stream is called as an upgrade. A relay that
-// knows nothing of streams asks the origin for it, which refuses.
-const streamProtocol = "causeway-stream"
+// streamProtocol is what the tunnel is called as an upgrade. A relay that knows nothing of
+// it asks the origin for it, which refuses.
+const streamProtocol = "causeway-streams"
 
-// OpenStream opens a raw stream over a Group or a Transport, for a client of
-// host, a public host. relay is the one that took it. The caller closes the
-// connection, whose first bytes must be a PROXY header of version 2.
-func OpenStream(ctx context.Context, over http.RoundTripper, host string) (stream net.Conn, relay string, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+host+"/", nil)
+// mostRawStreams is how many raw streams one connection may have at a relay.
+const mostRawStreams = 1 << 16
+
+// firstKey is the context key of what a raw stream begins with.
+type firstKey struct{}
+
+// firstOf is what the raw stream that req asks for begins with, nil when it asks for none.
+func firstOf(req *http.Request) []byte {
+	first, _ := req.Context().Value(firstKey{}).([]byte)
+	return first
+}
+
+// OpenStream opens a raw stream over a Group or a Transport, for a client of host, a public
+// host. It sends first, which must begin with a PROXY header of version 2, and waits until
+// the relay has something to say to that, which is left to be read: until then it may go
+// over another path, as a request may that has no body and changes nothing. relay is the
+// one that answered. The caller closes the connection.
+func OpenStream(ctx context.Context, over http.RoundTripper, host string, first []byte) (stream net.Conn, relay string, err error) {
+	req, err := http.NewRequestWithContext(context.WithValue(ctx, firstKey{}, first), http.MethodGet, "https://"+host+"/", nil)
 	if err != nil {
 		return nil, "", outcome.Errorf(outcome.BadRequest, "open a stream for %q: %w", host, err)
 	}
-	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", streamProtocol)
-	req.Header.Set(streamField, "1")
 	res, err := over.RoundTrip(req)
 	if err != nil {
 		return nil, "", fmt.Errorf("open a stream for %s: %w", host, err)
 	}
 	relay = RelayOf(res)
-	body, ok := res.Body.(io.ReadWriteCloser)
-	if res.StatusCode != http.StatusSwitchingProtocols || !ok || hop.UpgradeOf(res.Header) != streamProtocol {
+	stream, ok := res.Body.(net.Conn)
+	if !ok {
 		res.Body.Close()
-		return nil, relay, outcome.Errorf(outcome.LinkDown, "open a stream for %s: relay %s takes no streams: it answered %s; is it of this version, and has it the file?", host, relay, res.Status)
+		return nil, relay, outcome.Errorf(outcome.LinkDown, "open a stream for %s: %s", host, res.Status)
 	}
-	return &streamEnd{body}, relay, nil
+	return stream, relay, nil
 }
 
-// streamEnd is the near end of a raw stream.
-type streamEnd struct{ io.ReadWriteCloser }
-
-// CloseWrite ends what this side sends.
-func (s *streamEnd) CloseWrite() error {
-	return s.ReadWriteCloser.(interface{ CloseWrite() error }).CloseWrite()
+// tunnelled is the session of a connection's raw streams, at the edge.
+type tunnelled struct {
+	opened  chan struct{} // closed when the rest is there
+	session *mux.Session
+	err     error
 }
 
-// A stream has no addresses of its own, and its deadlines are the link's.
-func (s *streamEnd) LocalAddr() net.Addr              { return streamAddr{} }
-func (s *streamEnd) RemoteAddr() net.Addr             { return streamAddr{} }
-func (s *streamEnd) SetDeadline(time.Time) error      { return nil }
-func (s *streamEnd) SetReadDeadline(time.Time) error  { return nil }
-func (s *streamEnd) SetWriteDeadline(time.Time) error { return nil }
+// openStream is send's for a raw stream.
+func (t *Transport) openStream(req *http.Request, w *warm, first []byte) (*http.Response, error) {
+	ctx, cancel := context.WithCancel(req.Context())
+	defer cancel()
+	go func() {
+		select {
+		//lint:ignore SA1019 see listen
+		case <-req.Cancel:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	over := w.raw()
+	in, err := t.tunnelled(ctx, w)
+	if err != nil {
+		over()
+		return nil, err
+	}
+	opened, err := in.session.Open()
+	if err != nil {
+		over()
+		w.leaveTunnel(in)
+		return nil, fmt.Errorf("%w: %w", errNotSent, err)
+	}
+	stream := &rawStream{Stream: opened, over: over}
+	stop := context.AfterFunc(ctx, func() { _ = stream.Reset() })
+	_ = stream.SetReadDeadline(time.Now().Add(t.peer.ConnectTimeout))
+	if _, err = stream.Write(first); err == nil {
+		_, err = stream.Read(nil)
+	}
+	_ = stream.SetReadDeadline(time.Time{})
+	if stop(); err == nil {
+		err = ctx.Err()
+	}
+	switch {
+	case err == nil:
+		return &http.Response{StatusCode: http.StatusSwitchingProtocols, Header: http.Header{}, Body: stream}, nil
+	case err == io.EOF || errors.Is(err, syscall.ECONNRESET):
+		err = fmt.Errorf("%w: it ended the stream", errNotTaken)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = fmt.Errorf("it said nothing for %v", t.peer.ConnectTimeout)
+	}
+	_ = stream.Reset()
+	return nil, err
+}
 
-type streamAddr struct{}
+// tunnelled is that of w. A place on w is reserved, for the tunnel, should it have to be
+// opened.
+func (t *Transport) tunnelled(ctx context.Context, w *warm) (*tunnelled, error) {
+	w.mu.Lock()
+	if w.closed {
+		w.mu.Unlock()
+		w.Release()
+		return nil, errNotSent
+	}
+	in := w.tunnel
+	first := in == nil
+	if first {
+		in = &tunnelled{opened: make(chan struct{})}
+		w.tunnel = in
+		w.tunnels.Add(1)
+		w.carrying.Go(func() { t.carryStreams(w, in) })
+	}
+	w.mu.Unlock()
+	if !first {
+		w.Release()
+	}
+	select {
+	case <-in.opened:
+		return in, in.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
 
-func (streamAddr) Network() string { return "link" }
-func (streamAddr) String() string  { return "link" }
+// carryStreams opens the tunnel of w's raw streams, and carries them until w ends.
+func (t *Transport) carryStreams(w *warm, in *tunnelled) {
+	far, err := t.openTunnel(w)
+	if err == nil {
+		in.session = mux.New(far, mux.Options{Window: t.peer.BodyWindow, Buffer: max(t.peer.Window, leastBodies*t.peer.BodyWindow)})
+	} else {
+		in.err = fmt.Errorf("%w: %w", errNotSent, err)
+	}
+	close(in.opened)
+	if err == nil {
+		err = in.session.Run()
+	}
+	w.leaveTunnel(in)
+	w.tunnels.Add(-1)
+	if errors.Is(err, mux.ErrProtocol) {
+		t.peer.Log.Warn("link relay broke the protocol of streams", "relay", t.peer.Name, "via", t.peer.Via, "err", err)
+	}
+}
+
+// leaveTunnel makes the next raw stream open another tunnel than in.
+func (w *warm) leaveTunnel(in *tunnelled) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.tunnel == in {
+		w.tunnel = nil
+	}
+}
+
+// openTunnel opens it, on the place that is reserved.
+func (t *Transport) openTunnel(w *warm) (io.ReadWriteCloser, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	late := time.AfterFunc(t.peer.ConnectTimeout, cancel)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+t.peer.Name+"/", nil)
+	if err != nil {
+		w.Release()
+		return nil, err
+	}
+	req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {streamProtocol}, streamField: {"1"}, "User-Agent": nil}
+	res, err := hop.OpenTunnel(req, w.RoundTrip)
+	if !late.Stop() && err == nil {
+		res.Body.Close()
+		err = ctx.Err()
+	}
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("open the tunnel of streams: %w", err)
+	}
+	t.drains(res.Header)
+	far, ok := res.Body.(io.ReadWriteCloser)
+	if !ok || hop.UpgradeOf(res.Header) != streamProtocol {
+		hop.Canceling(res, cancel).Body.Close()
+		return nil, fmt.Errorf("open the tunnel of streams: it answered %s; is it of this version, and has it the file?", res.Status)
+	}
+	return &tunnelEnd{far, cancel}, nil
+}
+
+// tunnelEnd is the end of a tunnel whose Close also ends a Write that waits.
+type tunnelEnd struct {
+	io.ReadWriteCloser
+	cut func()
+}
+
+func (e *tunnelEnd) Close() error {
+	defer e.cut()
+	return e.ReadWriteCloser.Close()
+}
+
+// rawStream is an end of a raw stream that tells when it is over.
+type rawStream struct {
+	*mux.Stream
+	once sync.Once
+	over func()
+}
+
+func (s *rawStream) Close() error {
+	s.once.Do(s.over)
+	return s.Stream.Close()
+}
+
+// Reset closes it so that the other end sees that it broke off.
+func (s *rawStream) Reset() error {
+	s.once.Do(s.over)
+	return s.Stream.Reset()
+}
 
 // Streams is a listener of the raw streams that edges open.
 type Streams struct {
@@ -139,8 +300,14 @@ func (s *Streams) Close() error {
 // Addr is none: streams come over the link.
 func (s *Streams) Addr() net.Addr { return streamAddr{} }
 
-// Handler takes the raw streams out of the requests of a link.
-func (s *Streams) Handler(next http.Handler) http.Handler {
+type streamAddr struct{}
+
+func (streamAddr) Network() string { return "link" }
+func (streamAddr) String() string  { return "link" }
+
+// Handler takes the raw streams out of the requests of a link. window is how many bytes of
+// one may be here unread, log is told of edges that break the protocol.
+func (s *Streams) Handler(next http.Handler, window int, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get(streamField) == "" {
 			next.ServeHTTP(w, r)
@@ -148,52 +315,48 @@ func (s *Streams) Handler(next http.Handler) http.Handler {
 		}
 		select {
 		case <-s.closed:
-			WriteError(w, outcome.Errorf(outcome.LinkDown, "take a stream for %s: this relay stops", r.Host))
+			WriteError(w, outcome.Errorf(outcome.LinkDown, "take streams: this relay stops"))
 			return
 		default:
 		}
 		far, ok := hop.TunnelEnd(w, r)
 		if !ok {
-			WriteError(w, outcome.Errorf(outcome.BadRequest, "take a stream for %s: it is no tunnel", r.Host))
+			WriteError(w, outcome.Errorf(outcome.BadRequest, "take streams: it is no tunnel"))
 			return
 		}
-		s.carry(far)
+		from := socketOf(r.Context())
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		cut := func() {
+			cancel()
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Unix(1, 0)) // resets the tunnel
+		}
+		err := mux.New(&tunnelEnd{far, cut}, mux.Options{
+			Window: window, Buffer: leastBodies * window, Streams: mostRawStreams,
+			Accept: func(stream *mux.Stream) { s.offer(ctx, &rawStream{Stream: stream, over: from.carries()}) },
+		}).Run()
+		if errors.Is(err, mux.ErrProtocol) {
+			log.Warn("link node broke the protocol of streams", "peer", r.RemoteAddr, "err", err)
+		}
 	})
 }
 
-// carry passes bytes between the link's end of a stream and a pipe, which has
-// the deadlines that a server of TLS needs, until either ends.
-func (s *Streams) carry(far io.ReadWriteCloser) {
-	here, there := net.Pipe()
-	gone := make(chan struct{})
-	var ways sync.WaitGroup
-	ways.Go(func() { s.offer(here, gone) })
-	ways.Go(func() {
-		defer close(gone)
-		_, _ = conn.Copy(there, far)
-		there.Close() // the client sends no more
-	})
-	_, _ = conn.Copy(far, there)
-	there.Close()
-	far.Close()
-	ways.Wait()
-}
-
-// offer reads who the client is and gives the stream to whoever accepts, unless
-// it has gone before there was a place.
-func (s *Streams) offer(here net.Conn, gone <-chan struct{}) {
-	_, c, err := conn.ReadProxyHeader(here, conn.Limits{Bytes: proxyHeaderBytes})
+// offer reads who the client is and gives the stream to whoever accepts, unless it has gone
+// before there was a place.
+func (s *Streams) offer(ctx context.Context, stream *rawStream) {
+	_, c, err := conn.ReadProxyHeader(stream, conn.Limits{Bytes: proxyHeaderBytes})
 	if err != nil {
-		here.Close()
+		_ = stream.Reset()
 		return
 	}
 	select {
 	case s.conns <- c:
-	case <-gone:
-		c.Close()
+		return
+	case <-stream.Done():
+	case <-ctx.Done():
 	case <-s.closed:
-		c.Close()
 	}
+	_ = stream.Reset()
 }
 
 // proxyHeaderBytes is more than any header of an edge has.

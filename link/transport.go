@@ -407,7 +407,7 @@ func (t *Transport) retire(ctx context.Context, w *warm) {
 // old, or this end stops (DrainTimeout). One that is silent is kept while there is
 // no other: the line may yet deliver what it is given.
 func (t *Transport) finish(ctx context.Context, w *warm) {
-	defer w.Close()
+	defer w.shut()
 	var late <-chan time.Time
 	stopping := ctx.Done()
 	for w.Err() == nil && (w.InFlight() > 0 || ctx.Err() == nil && w.isEnded() && !t.isUp()) {
@@ -572,9 +572,13 @@ func (t *Transport) send(req *http.Request, w *warm, mayMove func() bool) (*http
 	var err error
 	silence := listen(out, t.peer.Waits.Answer, int64(t.peer.BodyWindow), w, mayMove)
 	t.awaiting()
-	if hop.UpgradeOf(out.Header) != "" {
+	first := firstOf(req)
+	switch {
+	case first != nil:
+		res, err = t.openStream(out, w, first)
+	case hop.UpgradeOf(out.Header) != "":
 		res, err = hop.OpenTunnel(out, w.RoundTrip)
-	} else {
+	default:
 		res, err = hop.Exchange(out, w.RoundTrip)
 	}
 	if late, moved := silence.heard(); late || moved {
@@ -602,7 +606,9 @@ func (t *Transport) send(req *http.Request, w *warm, mayMove func() bool) (*http
 		}
 		return nil, outcome.Errorf(outcome.LinkCut, "send to relay %s: %w", t.peer.Name, err)
 	}
-	t.drains(res.Header)
+	if first == nil { // which says nothing of the relay
+		t.drains(res.Header)
+	}
 	w.carry(res)
 	t.peer.Waits.watch(res, t.peer.Name)
 	if err := readError(t.peer.Name, res); err != nil {

@@ -23,6 +23,8 @@ type warm struct {
 	version string       // of the link, that the relay speaks
 	bulk    atomic.Int32 // long bodies under way
 	due     atomic.Int32 // requests whose answer has not begun
+	raws    atomic.Int32 // raw streams
+	tunnels atomic.Int32 // for those, that are open
 
 	spare   func()        // called when w is busy with a long body from now on
 	over    chan struct{} // closed by end: it takes no more requests
@@ -34,18 +36,47 @@ type warm struct {
 	probing  bool
 	awaited  time.Time // since when something is, as far as look knows; zero for nothing
 	movables map[*silence]struct{}
+	tunnel   *tunnelled // of the raw streams; nil before the first
+	closed   bool       // by shut
+
+	carrying sync.WaitGroup // the tunnel
 }
 
 func newWarm(conn *http.ClientConn, line *socket, rtt time.Duration, spare func()) *warm {
 	w := &warm{ClientConn: conn, line: line, spare: spare, since: time.Now(), over: make(chan struct{}), changed: make(chan struct{}, 1)}
 	w.rtt.Store(int64(rtt))
-	conn.SetStateHook(func(*http.ClientConn) {
-		select {
-		case w.changed <- struct{}{}:
-		default:
-		}
-	})
+	conn.SetStateHook(func(*http.ClientConn) { w.changes() })
 	return w
+}
+
+func (w *warm) changes() {
+	select {
+	case w.changed <- struct{}{}:
+	default:
+	}
+}
+
+// InFlight is how many requests and raw streams are on w.
+func (w *warm) InFlight() int {
+	return max(0, w.ClientConn.InFlight()-int(w.tunnels.Load())) + int(w.raws.Load())
+}
+
+// raw notes a raw stream, which is over when the function is called that it gives.
+func (w *warm) raw() (over func()) {
+	w.raws.Add(1)
+	return func() {
+		w.raws.Add(-1)
+		w.changes()
+	}
+}
+
+// shut closes w, and waits for what it carries.
+func (w *warm) shut() {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	w.Close()
+	w.carrying.Wait()
 }
 
 // roundTrip is how long one takes, as far as hellos have shown.
@@ -63,7 +94,7 @@ func (w *warm) took(rtt time.Duration) {
 // takes reports whether w may be given another request, now or when one of its
 // requests ended.
 func (w *warm) takes() bool {
-	return w.Err() == nil && (w.Available() > 0 || w.InFlight() >= streams)
+	return w.Err() == nil && (w.Available() > 0 || w.ClientConn.InFlight() >= streams)
 }
 
 // busy notes a long body.
