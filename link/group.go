@@ -165,7 +165,7 @@ func (g *Group) over(req *http.Request, m *member, w *warm, last bool) (*http.Re
 		m.Transport.note(err)
 		return res, err
 	}
-	if m.Hedge && safe(req) && hop.UpgradeOf(req.Header) == "" {
+	if m.Hedge && safe(req) && hop.UpgradeOf(req.Header) == "" && firstOf(req) == nil {
 		return g.hedged(req, m, w)
 	}
 	return g.send(req, m, w)

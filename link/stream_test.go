@@ -361,3 +361,22 @@ func TestNoStreamsThere(t *testing.T) {
 		}
 	})
 }
+
+// Streams cross a path whose requests are hedged; they are not.
+func TestStreamsAreNotHedged(t *testing.T) {
+	inBubble(t, func(t *testing.T, pki string) {
+		p, streams := newStreams(t, pki, 20*time.Millisecond)
+		defer p.close()
+		defer streams.Close()
+		go answers(streams)
+		p.warm()
+		group := link.NewGroup([]link.Member{{Hedge: true, Transport: p.transport}}, time.Second)
+		for n := range 40 { // more than it takes to know how long they take
+			stream, _, err := link.OpenStream(t.Context(), group, "example.cn", opening(t, "192.0.2.1:1000", "hello"))
+			if err != nil {
+				t.Fatalf("stream %d: %v", n, err)
+			}
+			stream.Close()
+		}
+	})
+}
