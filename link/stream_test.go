@@ -380,3 +380,53 @@ func TestStreamsAreNotHedged(t *testing.T) {
 		}
 	})
 }
+
+// A relay that stops lets streams end, does not wait for tunnels without any, and what is
+// asked meanwhile goes elsewhere.
+func TestStreamsWhileARelayStops(t *testing.T) {
+	for name, busy := range map[string]bool{"idle tunnels": false, "streams": true} {
+		inBubble(t, func(t *testing.T, pki string) {
+			p, streams := streamPaths(t, pki)
+			defer p.close()
+			for i := range streams {
+				defer streams[i].Close()
+				go answers(streams[i])
+			}
+			var running sync.WaitGroup
+			for range 6 {
+				stream, _, err := link.OpenStream(t.Context(), p.group, "example.cn", opening(t, "192.0.2.1:1000", "hello"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				running.Go(func() {
+					defer stream.Close()
+					got := make([]byte, 5)
+					for n := 0; n < 10 && busy; n++ {
+						if _, err := io.ReadFull(stream, got); err != nil {
+							t.Errorf("%s: %v", name, err)
+						}
+						_, _ = io.WriteString(stream, "again")
+						time.Sleep(time.Second)
+					}
+				})
+			}
+			time.Sleep(time.Second)
+			start := time.Now()
+			running.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				defer cancel()
+				if err := p.pairs[0].servers[0].Shutdown(ctx); err != nil || !busy && time.Since(start) > 3*time.Second {
+					t.Errorf("%s: it stopped after %v: %v", name, time.Since(start), err)
+				}
+			})
+			time.Sleep(500 * time.Millisecond)
+			for range 5 {
+				asked := time.Now()
+				if _, _, err := get(t, p.group, "/"); err != nil || time.Since(asked) > time.Second {
+					t.Errorf("%s: a request: after %v: %v", name, time.Since(asked), err)
+				}
+			}
+			running.Wait()
+		})
+	}
+}

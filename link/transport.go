@@ -50,6 +50,9 @@ const (
 	// Linux's floor under RTTVAR) has come from three round trips down to one and
 	// leastRetransmit. They cost some 2.5 KB.
 	roundTrips = 10
+	// goAwayTime is how soon a connection is given up whose far side has said GOAWAY:
+	// net/http tells nobody of it as long as the connection carries something.
+	goAwayTime = time.Second
 	// connAge is how long a connection is kept, less up to a quarter: nodes show
 	// new certificates when they connect.
 	connAge = 12 * time.Hour
@@ -141,7 +144,7 @@ func (t *Transport) open() []*warm {
 	defer t.mu.Unlock()
 	open := make([]*warm, 0, len(t.slots))
 	for _, w := range t.slots {
-		if w != nil && w.Err() == nil {
+		if w != nil && w.takes() {
 			open = append(open, w)
 		}
 	}
@@ -152,7 +155,7 @@ func (t *Transport) open() []*warm {
 func (t *Transport) isUp() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return slices.ContainsFunc(t.slots, func(w *warm) bool { return w != nil && w.Err() == nil })
+	return slices.ContainsFunc(t.slots, func(w *warm) bool { return w != nil && w.takes() })
 }
 
 // all are the connections that are open, with those that take no more requests.
@@ -320,7 +323,7 @@ func (t *Transport) drains(h http.Header) {
 func (t *Transport) put(ctx context.Context, slot int, w *warm) {
 	t.mu.Lock()
 	before := t.slots[slot]
-	first := !slices.ContainsFunc(t.slots, func(w *warm) bool { return w != nil && w.Err() == nil })
+	first := !slices.ContainsFunc(t.slots, func(w *warm) bool { return w != nil && w.takes() })
 	t.slots[slot] = w
 	t.mu.Unlock()
 	if before != nil {
@@ -352,8 +355,12 @@ func (t *Transport) hold(ctx context.Context, slot int, w *warm, idle time.Durat
 		defer unused.Stop()
 		bored = unused.C
 	}
+	look := time.NewTicker(goAwayTime)
+	defer look.Stop()
 	for ctx.Err() == nil && w.takes() {
 		select {
+		case <-look.C:
+			continue
 		case <-w.changed:
 			if unused != nil {
 				unused.Reset(idle)
@@ -481,7 +488,7 @@ func leastBusy(slots []*warm) (best *warm) {
 	var bulk int32
 	least := streams
 	for _, w := range slots {
-		if w == nil || w.Err() != nil {
+		if w == nil || !w.takes() {
 			continue
 		}
 		n, long := w.InFlight(), w.bulk.Load()
