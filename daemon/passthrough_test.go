@@ -278,6 +278,26 @@ func TestPassThroughTail(t *testing.T) {
 	}
 }
 
+// An answer that comes before all of a long request has is read, by a client too that
+// sends all of that first.
+func TestPassThroughEarlyAnswer(t *testing.T) {
+	p := newPassing(t, "", "limits: {body_bytes: 1KiB}\n")
+	client, err := tls.Dial("tcp", p.address, &tls.Config{RootCAs: p.roots, ServerName: "example.cn", NextProtos: []string{"http/1.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	_ = client.SetDeadline(time.Now().Add(20 * time.Second))
+	const size = 40 << 20 // more than all that holds some of it
+	fmt.Fprintf(client, "POST / HTTP/1.1\r\nHost: example.cn\r\nContent-Length: %d\r\n\r\n", size)
+	if _, err := client.Write(make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	if res, err := http.ReadResponse(bufio.NewReader(client), nil); err != nil || res.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Errorf("%v, %v", res, err)
+	}
+}
+
 // The default site takes what no site has the name of.
 func TestPassThroughDefault(t *testing.T) {
 	p := newPassing(t, ", default: true", "")

@@ -9,8 +9,8 @@
 //  4. Stream.Write puts frames to those of the others (frames of one stream take turns
 //     with them), and one write of the connection takes all that wait (write),
 //  5. read gives what comes to the streams; who reads a stream opens its window again,
-//  6. CloseWrite ends one way, Reset both at once, and what of the connection fails fails
-//     all its streams.
+//  6. CloseWrite ends one way, Close and Reset both at once, and what of the connection
+//     fails fails all its streams.
 //
 // A stream that nobody reads holds Options.Window bytes, all together Options.Buffer, and
 // one that is idle no buffer at all. It refuses to know what the connection is, how long
@@ -45,6 +45,7 @@ const (
 	kindData              // value: bytes that follow, 1 to maxFrame
 	kindWindow            // value: bytes more that may be sent, on a stream, or of all: stream 0
 	kindEnd               // no more of a stream comes
+	kindClose             // nor is more of it taken
 	kindReset             // a stream is over both ways, and broke off
 )
 
@@ -305,10 +306,6 @@ func (s *Session) take(id uint32, p []byte) error {
 	if st.ended {
 		return fmt.Errorf("%w: bytes of a stream behind its end", ErrProtocol)
 	}
-	if st.closed {
-		s.consumed(len(p))
-		return nil
-	}
 	st.in.put(p)
 	st.readable.Broadcast()
 	return nil
@@ -370,11 +367,15 @@ func (s *Session) hear(kind byte, id uint32, value int) error {
 			return fmt.Errorf("%w: a window of %d bytes", ErrProtocol, st.window)
 		}
 		st.writable.Broadcast()
-	case kindEnd:
-		if st.ended {
+	case kindEnd, kindClose:
+		if st.ended && kind == kindEnd {
 			return fmt.Errorf("%w: a stream ends twice", ErrProtocol)
 		}
 		st.ended = true
+		if kind == kindClose {
+			st.ends, st.unheard = true, true
+			st.writable.Broadcast()
+		}
 		st.readable.Broadcast()
 		st.tellDone()
 		st.over()

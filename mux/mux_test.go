@@ -280,7 +280,7 @@ func TestClosedReader(t *testing.T) {
 		for range 20 {
 			near, far := b.pair(t)
 			far.Close()
-			if _, err := near.Write(make([]byte, 50_000)); err != nil {
+			if _, err := near.Write(make([]byte, 50_000)); err != nil && err != io.ErrClosedPipe { // it may have heard
 				t.Fatal(err)
 			}
 			if n, err := near.Read(make([]byte, 1)); err != io.EOF {
@@ -293,6 +293,37 @@ func TestClosedReader(t *testing.T) {
 			t.Errorf("%d are left", left)
 		}
 	})
+}
+
+// TestClosedWriter: who writes to a stream whose other end was closed hears of it, though
+// its window is full, and what that had sent before is there.
+func TestClosedWriter(t *testing.T) {
+	for name, closes := range map[string]func(far *Stream){
+		"at once":          func(far *Stream) { far.Close() },
+		"after its end":    func(far *Stream) { far.CloseWrite(); far.Close() },
+		"nothing is read":  func(far *Stream) { synctest.Wait(); far.Close() },
+		"something is":     func(far *Stream) { far.Read(make([]byte, 1<<20)); far.Close() },
+		"the writer waits": func(far *Stream) { time.Sleep(time.Minute); far.Close() },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBoth(usual, usual)
+			defer b.stop()
+			near, far := b.pair(t)
+			far.Write([]byte("bye"))
+			go closes(far)
+			near.SetWriteDeadline(time.Now().Add(time.Hour))
+			if n, err := near.Write(make([]byte, 1<<20)); err != io.ErrClosedPipe {
+				t.Errorf("%s: wrote %d, %v", name, n, err)
+			}
+			if said, err := io.ReadAll(near); string(said) != "bye" || err != nil {
+				t.Errorf("%s: %q, %v", name, said, err)
+			}
+			synctest.Wait()
+			if left := len(b.accept.streams) + len(b.open.streams) + b.accept.unread; left != 0 {
+				t.Errorf("%s: %d are left", name, left)
+			}
+		})
+	}
 }
 
 // TestMostStreams: one too many is broken off at once, and the next is not when one has gone.

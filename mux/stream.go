@@ -10,8 +10,9 @@ import (
 )
 
 // Stream is one of a session. It is a net.Conn: an error of a deadline is
-// os.ErrDeadlineExceeded, after Close net.ErrClosed, when the other end broke off
-// syscall.ECONNRESET, and when the session ended why that did.
+// os.ErrDeadlineExceeded, after Close net.ErrClosed, of a Write after the other end's Close
+// io.ErrClosedPipe, when the other end broke off syscall.ECONNRESET, and when the session
+// ended why that did.
 type Stream struct {
 	session *Session
 	id      uint32
@@ -29,6 +30,7 @@ type Stream struct {
 	promise int    // room that is given to that
 	ended   bool   // the other end sends no more
 	ends    bool   // this end sends no more
+	unheard bool   // the other end takes no more
 	closed  bool
 	err     error         // it broke off
 	done    chan struct{} // nil before Done
@@ -127,6 +129,8 @@ func (st *Stream) Write(p []byte) (n int, err error) {
 	defer s.leave(st)
 	for {
 		switch {
+		case st.unheard && !st.closed:
+			return n, io.ErrClosedPipe
 		case st.closed || st.ends:
 			return n, net.ErrClosed
 		case st.err != nil:
@@ -180,8 +184,8 @@ func (st *Stream) sendsNoMore() {
 	st.over()
 }
 
-// Close ends what this end sends, and reads no more: what comes until the other end ends
-// too is thrown away.
+// Close ends what this end sends, and reads no more: what the other end has sent is thrown
+// away, and its Write fails.
 func (st *Stream) Close() error { return st.close(false) }
 
 // Reset closes it so that the other end sees that it broke off.
@@ -194,11 +198,15 @@ func (st *Stream) close(reset bool) error {
 	if st.closed {
 		return nil
 	}
-	if known := s.streams[st.id] == st; reset && known {
+	switch known := s.streams[st.id] == st; {
+	case known && reset:
 		s.send(kindReset, st.id, 0)
 		delete(s.streams, st.id)
-	} else if known {
+	case known && st.ended:
 		st.sendsNoMore()
+	case known:
+		s.send(kindClose, st.id, 0)
+		delete(s.streams, st.id)
 	}
 	st.closed = true
 	st.in.drop(s)
