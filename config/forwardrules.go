@@ -252,8 +252,29 @@ func (f *Forward) checkKernel(r *report, at string) {
 			r.key(at+"."+key.name, "take it out, or write entry: passthrough", "%s", key.why)
 		}
 	}
+	f.checkFamilies(r, at)
 	if f.Balance == BalanceLeast {
 		r.value(at+".balance", "write weighted or hash", "the kernel does not count connections for its choice")
+	}
+}
+
+// checkFamilies refuses targets that the kernel would never choose: it does not turn IPv4
+// into IPv6.
+func (f *Forward) checkFamilies(r *report, at string) {
+	for i, target := range f.Targets {
+		one := at + ".targets[" + strconv.Itoa(i) + "]"
+		host, _ := target.Split()
+		to, err := netip.ParseAddr(host)
+		if err != nil || !r.good(one) {
+			continue
+		}
+		reached := slices.ContainsFunc(f.spans, func(s span) bool {
+			own, err := netip.ParseAddr(s.host)
+			return err != nil || own.Is4() == to.Is4() || own == netip.IPv6Unspecified()
+		})
+		if !reached {
+			r.value(one, "write an address of the family that it listens on, or listen on the port alone", "the kernel does not pass IPv4 on as IPv6, or the other way, and %s is of another family than what it listens on", to)
+		}
 	}
 }
 

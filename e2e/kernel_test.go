@@ -92,7 +92,17 @@ func TestKernelForward(t *testing.T) {
 	if seen, failed := visit(30); failed > 0 || len(seen) != 2 {
 		t.Errorf("after the node was killed: %v, %d failed", seen, failed)
 	}
+	// A file without forwards of the kernel leaves the rules, and says so.
+	other := startForwards(t, gateway, `  - {name: app, listen: "127.0.0.1:9443", targets: ["127.0.0.1:1"]}`)
+	eventually(t, "it tells of the rules", func() bool { return strings.Contains(other.stderrText(), "`causeway down` takes them away") })
+	other.kill()
+	if _, failed := visit(10); failed > 0 {
+		t.Errorf("after a node without such forwards: %d failed", failed)
+	}
+	gateway.set(t, "net/ipv4/ip_forward", "0")
 	f = startForwards(t, gateway, forwards)
+	eventually(t, "it says what the machine lacks", func() bool { return strings.Contains(f.stderrText(), "net.ipv4.ip_forward=1") })
+	gateway.set(t, "net/ipv4/ip_forward", "1")
 	eventually(t, "it is found out again", func() bool { return strings.Contains(f.stderrText(), "2 of 3 are well") })
 	if seen, failed := visit(30); failed > 0 || seen["b"] > 0 {
 		t.Errorf("after it came back: %v, %d failed", seen, failed)

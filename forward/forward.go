@@ -66,6 +66,7 @@ type Server struct {
 	tallies   map[string]*tally   // of every forward there ever was
 	pools     map[*pool]bool      // those of services, and others with dials under way
 	stopped   bool
+	begun     bool               // a file was taken
 	kernel    context.CancelFunc // ends the goroutine that programs it; nil before there is one
 }
 
@@ -179,7 +180,10 @@ func (c *Change) Apply() {
 		ctx, stop := context.WithCancel(context.Background())
 		s.kernel = stop
 		s.tasks.Go(func() { (&kernel{server: s}).run(ctx) })
+	} else if s.kernel == nil && !s.begun {
+		s.tasks.Go(s.warnOfLeft)
 	}
+	s.begun = true
 	for address, socket := range c.sockets {
 		l := &listener{server: s, address: address, socket: socket}
 		l.table.Store(c.tables[address])

@@ -59,7 +59,9 @@ func kernelOf(f *config.Forward, targets []nft.Target) (nft.Forward, error) {
 			if err != nil {
 				return made, fmt.Errorf("forward %s: listen on %s: the kernel takes addresses alone: %w", f.Name, span.Host, err)
 			}
-			r.Addr = addr
+			if addr != netip.IPv6Unspecified() { // which is both families, as for a socket
+				r.Addr = addr
+			}
 		}
 		made.Listen = append(made.Listen, r)
 	}
@@ -183,6 +185,11 @@ func (k *kernel) look() {
 	before := k.told
 	k.told, k.text = wants, text
 	k.server.options.Log.Info("the kernel forwards", "forwards", len(list), "targets", describe(list))
+	if before == nil {
+		for _, lack := range nft.Lacks(list) {
+			k.server.options.Log.Warn("this machine may not forward", "why", lack)
+		}
+	}
 	for name, old := range before {
 		for _, target := range old.Targets {
 			if target.Weight > 0 && dead[name][target.Addr] {
@@ -228,6 +235,14 @@ func describe(list []nft.Forward) string {
 		}
 	}
 	return fmt.Sprintf("%d of %d are well", well, all)
+}
+
+// warnOfLeft tells of rules that a node has left whose file had forwards of the kernel: this
+// one's has none. They may be another node's of this machine.
+func (s *Server) warnOfLeft() {
+	if _, err := nft.Counters(); err == nil {
+		s.options.Log.Warn("the kernel forwards by rules that are not of this file (table inet causeway), without health checks; unless another node of this machine has them, `causeway down` takes them away")
+	}
 }
 
 // mayProgram says what stands in the way of the kernel's forwards.

@@ -453,7 +453,33 @@ func TestLacks(t *testing.T) {
 	want("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "strict on one:", "chain FORWARD of table filter", "!CAP_NET_ADMIN")
 	fs[0].Targets = fs[0].Targets[:1]
 	host.sh(t, `echo 1 >/proc/sys/net/ipv4/ip_forward; echo 2 >/proc/sys/net/ipv4/conf/all/rp_filter; nft delete table ip filter`)
-	want("!ip_forward", "!forwarding", "!strict", "!FORWARD")
+	want("!ip_forward", "!forwarding", "!strict", "!FORWARD", "!a service of this host")
+
+	for _, c := range []struct{ network, address, word string }{
+		{"tcp", ":80", "a service of this host has tcp [::]:80,"},
+		{"tcp4", "0.0.0.0:80", "a service of this host has tcp 0.0.0.0:80,"},
+		{"tcp", ":81", "!a service of this host"},
+		{"tcp", "127.0.0.1:80", "!a service of this host"},
+	} {
+		host.do(func() error {
+			socket, err := net.Listen(c.network, c.address)
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { socket.Close() })
+			want(c.word)
+			return socket.Close()
+		})
+	}
+	host.do(func() error {
+		socket, err := net.ListenPacket("udp", ":80")
+		if err != nil {
+			return err
+		}
+		defer socket.Close()
+		want("a service of this host has udp [::]:80,")
+		return nil
+	})
 
 	var lacks []string
 	host.do(func() error {

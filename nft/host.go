@@ -1,7 +1,10 @@
 package nft
 
 import (
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,6 +47,7 @@ func Lacks(fs []Forward) []string {
 	}
 	lacks = append(lacks, conntrackLacks()...)
 	lacks = append(lacks, filterLacks()...)
+	lacks = append(lacks, localLacks(fs)...)
 	slices.Sort(lacks)
 	return lacks
 }
@@ -137,6 +141,63 @@ func filterLacks() []string {
 	}
 	return []string{fmt.Sprintf("reverse path filtering is strict on %s: answers that come back by another interface are dropped; unless there are none: sysctl -w net.ipv4.conf.all.rp_filter=2",
 		strings.Join(strict, ", "))}
+}
+
+// localLacks looks for services of this host where others are to be forwarded: who connects
+// from outside does not reach them any more.
+func localLacks(fs []Forward) (lacks []string) {
+	for _, protocol := range []string{"tcp", "udp"} {
+		for _, file := range []string{protocol, protocol + "6"} {
+			table, err := os.ReadFile("/proc/thread-self/net/" + file)
+			if err != nil {
+				continue // no IPv6
+			}
+			for _, local := range listening(string(table)) {
+				for _, f := range fs {
+					if !slices.Contains(f.Protocols, protocol) || !slices.ContainsFunc(f.Listen, func(r Range) bool { return r.takes(local) }) {
+						continue
+					}
+					lacks = append(lacks, fmt.Sprintf("a service of this host has %s %s, and gets nothing from outside any more: forward %s takes it; leave the port out of that unless this is meant", protocol, local, f.Name))
+				}
+			}
+		}
+	}
+	return slices.Compact(lacks)
+}
+
+// takes reports whether connections to a service that listens there go to the range in its
+// place. One on a loopback address has none from outside.
+func (r Range) takes(local netip.AddrPort) bool {
+	if local.Addr().IsLoopback() || local.Port() < r.From || local.Port() > max(r.From, r.To) {
+		return false
+	}
+	any := func(addr netip.Addr) bool { return !addr.IsValid() || addr.IsUnspecified() }
+	return any(r.Addr) || any(local.Addr()) || r.Addr == local.Addr()
+}
+
+// listening are the sockets of a table of /proc/net that take what comes: those of TCP that
+// listen, and of UDP that have no peer (proc_pid_net(5)). Of a table it can't read there are
+// none.
+func listening(table string) (sockets []netip.AddrPort) {
+	for line := range strings.Lines(table) {
+		fields := strings.Fields(line)
+		if len(fields) < 4 || fields[3] != "0A" && fields[3] != "07" {
+			continue
+		}
+		host, port, _ := strings.Cut(fields[1], ":")
+		raw, err := hex.DecodeString(host)
+		number, failed := strconv.ParseUint(port, 16, 16)
+		if err != nil || failed != nil || len(raw)%4 != 0 {
+			continue
+		}
+		for word := range slices.Chunk(raw, 4) { // each in the host's order
+			binary.BigEndian.PutUint32(word, binary.NativeEndian.Uint32(word))
+		}
+		if addr, ok := netip.AddrFromSlice(raw); ok {
+			sockets = append(sockets, netip.AddrPortFrom(addr.Unmap(), uint16(number)))
+		}
+	}
+	return sockets
 }
 
 // sysctl reads a setting of the kernel that is a number.
