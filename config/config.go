@@ -548,7 +548,8 @@ type Limits struct {
 	// WebSockets and other upgraded connections, and event streams.
 	StreamTimeout time.Duration `yaml:"stream_timeout,omitempty" default:"1h" min:"1s" max:"720h"`
 
-	// Most connections of clients at a time, for each listener.
+	// Most connections of clients at a time, for each listener. Who comes on top
+	// waits to be accepted, as long as the kernel keeps them.
 	Connections int `yaml:"connections,omitempty" default:"16384" min:"1" max:"16777216"`
 
 	// How long requests may take to finish when the program is told to stop.

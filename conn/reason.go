@@ -63,7 +63,7 @@ var said = map[Reason]string{
 	ReasonNameNotLDH: "server_name is no DNS host name",
 	ReasonNameLong:   "server_name or one of its labels is too long",
 	ReasonStranger:   "a PROXY header from an address that may not send one: list the address if it is a load balancer of yours",
-	ReasonNoProxy:    "no PROXY header from an address that must send one: let it send one, or make it optional",
+	ReasonNoProxy:    "no PROXY header from an address that must send one: let it send one, or take its address out of proxy.accept",
 	ReasonBadProxy:   "a bad PROXY header",
 }
 

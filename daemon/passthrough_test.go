@@ -224,6 +224,7 @@ func TestPassThroughRefuses(t *testing.T) {
 	if answer, _ := io.ReadAll(conn); !strings.Contains(string(answer), "400") {
 		t.Errorf("plain HTTP on the port of https gets %q", answer)
 	}
+	until(t, "the log says so", func() bool { return strings.Contains(p.edge.access.String(), `"end":"not_tls"`) })
 }
 
 // A client is told at once that the relay has ended the connection.

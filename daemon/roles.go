@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"causeway/admin"
 	"causeway/cert"
 	"causeway/config"
@@ -66,6 +68,7 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 		sockets.closeNew()
 		return err
 	}
+	d.warnOfFiles(cfg, node)
 	kept, err := d.prepareCache(cfg, node)
 	if err != nil {
 		sockets.closeNew()
@@ -116,6 +119,21 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 		d.tasks.Go(oldOrders.Close)
 	}
 	return nil
+}
+
+// warnOfFiles tells when connections end for want of descriptors (setrlimit(2)) before the
+// limits of the file are reached: a forwarded one has two.
+func (d *Daemon) warnOfFiles(cfg *config.Config, node *config.Node) {
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		return
+	}
+	for _, f := range cfg.ForwardsOf(node) {
+		if most := 2 * f.Limits.Connections; f.Entry == config.ForwardPassthrough && uint64(most) > files.Cur {
+			d.log.Warn("this process may have fewer descriptors than a forward's connections need; those on top end with no_files",
+				"forward", f.Name, "connections", f.Limits.Connections, "descriptors", files.Cur, "mend", "raise the limit (LimitNOFILE= of systemd), or lower the forward's limits.connections")
+		}
+	}
 }
 
 // changePassed makes or swaps the role that ends the TLS of sites that pass

@@ -111,11 +111,7 @@ func (l *splitter) look(c net.Conn) *passage {
 	start := time.Now()
 	hello, peeked, err := conn.PeekHello(c, helloLimits(&x.Config.Limits))
 	site, passes := x.Config.Passed(hello.ServerName)
-	switch {
-	case conn.ReasonOf(err) == conn.ReasonNotTLS:
-		l.handOn(peeked) // which says so in plain HTTP
-		return nil
-	case err == nil && (!passes && x.Config.Terminates() || passes && x.provesHello(l.server.base, site, &hello)):
+	if err == nil && (!passes && x.Config.Terminates() || passes && x.provesHello(l.server.base, site, &hello)) {
 		l.handOn(peeked)
 		return nil
 	}
@@ -124,6 +120,11 @@ func (l *splitter) look(c net.Conn) *passage {
 		Client: addressOf(peeked.RemoteAddr()), Local: addressOf(peeked.LocalAddr()), Name: hello.ServerName,
 	}}
 	switch {
+	case conn.ReasonOf(err) == conn.ReasonNotTLS:
+		p.rec.End, p.rec.Err = outcome.End(conn.ReasonNotTLS), err
+		p.tell()
+		l.handOn(peeked) // which says so in plain HTTP
+		return nil
 	case err != nil && !conn.ReasonOf(err).OfName():
 		p.refuse(outcome.End(conn.ReasonOf(err)), conn.AlertDecodeError, err)
 	case err != nil:
@@ -163,6 +164,11 @@ func (p *passage) run() {
 	if p.site != nil {
 		p.pass()
 	}
+	p.tell()
+}
+
+// tell emits the record.
+func (p *passage) tell() {
 	p.rec.Total = time.Since(p.rec.Start)
 	if sink, ok := p.server.options.Sink.(outcome.ConnectionSink); ok {
 		sink.EmitConnection(&p.rec)
