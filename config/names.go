@@ -235,6 +235,20 @@ func parseConnect(s string) (string, *fault) {
 	return net.JoinHostPort(host, port), nil
 }
 
+// Place reads a host, and its port where it has one, as `connect` has them: for what a
+// person types.
+func Place(s string) (host, port string, ok bool) {
+	address, wrong := parseConnect(s)
+	if wrong != nil {
+		return "", "", false
+	}
+	if hasPort(address) {
+		host, port, _ = net.SplitHostPort(address)
+		return host, port, true
+	}
+	return address, "", true
+}
+
 // parseAddress reads an address that must name its port.
 func parseAddress(s string) (string, *fault) {
 	address, wrong := parseConnect(s)

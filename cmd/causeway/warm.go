@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -31,7 +32,7 @@ func warmVerb() *cobra.Command {
 	var atOnce int
 	var asJSON bool
 	verb := &cobra.Command{
-		Use:   "warm (--sitemap URL | --list FILE) [--at-once N] [--edge ADDRESS] [--json] [--config FILE] [--node NAME]",
+		Use:   "warm (--sitemap URL | --list FILE) [--at-once N] [--edge ADDRESS[:PORT]] [--json] [--config FILE] [--node NAME]",
 		Short: "Ask an edge for pages, so that its cache has them before visitors come",
 		Long: `Asks the edge on this machine for each URL of a sitemap, or of a file with one a
 line (- is standard input), once for every coding that browsers take, and says
@@ -45,8 +46,9 @@ sitemaps that it lists. What they list of other hosts is left out, and named.
 
 Exit status: 0, all answered; 1, one or more failed, or not all could be read.
 
---edge asks another edge, at its address; its certificate must be one that this
-machine trusts, or that the file names.`,
+--edge asks another edge, at its address or name (192.0.2.1, [2001:db8::1]:8443,
+edge.example.cn), and at the port of each URL where it has none itself; its
+certificate must be one that this machine trusts, or that the file names.`,
 		Example: "  causeway warm --sitemap https://example.cn/sitemap.xml\n  causeway warm --list urls.txt --at-once 8",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -56,14 +58,15 @@ machine trusts, or that the file names.`,
 			case atOnce < 1 || atOnce > 256:
 				return usagef("causeway warm: --at-once %d: give 1 to 256", atOnce)
 			}
-			if _, _, err := net.SplitHostPort(edge); err == nil {
-				return usagef("causeway warm: --edge %s: give its address without a port: that is of the URL", edge)
+			at, err := edgePlace(edge)
+			if err != nil {
+				return err
 			}
 			cfg, part, err := readPart(file, node)
 			if err != nil {
 				return err
 			}
-			client, err := edgeClient(cfg, part, edge)
+			client, err := edgeClient(cfg, part, at)
 			if err != nil {
 				return err
 			}
@@ -103,7 +106,7 @@ machine trusts, or that the file names.`,
 	flags.StringVar(&sitemap, "sitemap", "", "the URL of a sitemap, as in https://example.cn/sitemap.xml")
 	flags.StringVar(&list, "list", "", "a file with a URL a line")
 	flags.IntVar(&atOnce, "at-once", 4, "how many are asked for at a time")
-	flags.StringVar(&edge, "edge", "", "the address of an edge, in place of the one on this machine")
+	flags.StringVar(&edge, "edge", "", "the address of another edge than the one on this machine, perhaps with a port")
 	flags.StringVar(&file, "config", defaultFile, "the file, for the edge's listeners and certificates")
 	flags.StringVar(&node, "node", "", "the node (default: the only node)")
 	flags.BoolVar(&asJSON, "json", false, "print what came of it as a JSON object")
@@ -128,10 +131,25 @@ func warmURLs(ctx context.Context, client *http.Client, sitemap, list string, ot
 	return audit.List(file), func() { file.Close() }, nil
 }
 
+// place is where an edge is dialled that --edge names: at the port of the URL where it
+// has none.
+type place struct{ host, port string }
+
+func edgePlace(edge string) (at place, err error) {
+	if edge == "" {
+		return at, nil
+	}
+	host, port, ok := config.Place(edge)
+	if !ok {
+		return at, usagef("causeway warm: --edge %q is no address of an edge: give an address or a name, with a port or without, as in 192.0.2.1, [2001:db8::1]:8443, edge.example.cn:443", edge)
+	}
+	return place{host, port}, nil
+}
+
 // edgeClient asks an edge for whatever host: at the listeners of node, or at
-// another address. It trusts the certificates that the file names, too.
-func edgeClient(cfg *config.Config, node *config.Node, address string) (*http.Client, error) {
-	if !node.IsEdge() && address == "" {
+// another place. It trusts the certificates that the file names, too.
+func edgeClient(cfg *config.Config, node *config.Node, at place) (*http.Client, error) {
+	if !node.IsEdge() && at.host == "" {
 		return nil, usagef("causeway warm: %s is no edge: give --node, or --edge", node.Name)
 	}
 	roots, err := x509.SystemCertPool()
@@ -155,8 +173,8 @@ func edgeClient(cfg *config.Config, node *config.Node, address string) (*http.Cl
 		if err != nil {
 			return nil, err
 		}
-		if address != "" {
-			return dialer.DialContext(ctx, "tcp", net.JoinHostPort(address, port))
+		if at.host != "" {
+			return dialer.DialContext(ctx, "tcp", net.JoinHostPort(at.host, cmp.Or(at.port, port)))
 		}
 		if listen == "" {
 			return nil, errors.New("the edge does not listen for that scheme")
@@ -183,7 +201,11 @@ func edgeClient(cfg *config.Config, node *config.Node, address string) (*http.Cl
 				if err != nil {
 					return nil, err
 				}
-				name, _, _ := strings.Cut(asked, ":")
+				name, _, err := net.SplitHostPort(asked)
+				if err != nil {
+					conn.Close()
+					return nil, err
+				}
 				secure := tls.Client(conn, &tls.Config{ServerName: name, RootCAs: roots, NextProtos: []string{"http/1.1"}})
 				if err := secure.HandshakeContext(ctx); err != nil {
 					conn.Close()

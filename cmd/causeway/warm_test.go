@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -33,6 +34,25 @@ func testWarmBar(t *testing.T) {
 	clear()
 	if text := to.String(); !strings.HasSuffix(text, "\r") || strings.Contains(text[strings.LastIndexByte(strings.TrimRight(text, "\r"), '\r'):], "asked") {
 		t.Errorf("left behind: %q", text)
+	}
+}
+
+// TestEdgePlace shows that --edge takes what a user of curl would write.
+func TestEdgePlace(t *testing.T) {
+	for edge, want := range map[string]place{
+		"::1": {"::1", ""}, "[::1]": {"::1", ""}, "[::1]:8443": {"::1", "8443"}, "2001:DB8::1": {"2001:db8::1", ""},
+		"1.2.3.4": {"1.2.3.4", ""}, "1.2.3.4:443": {"1.2.3.4", "443"},
+		"edge.example": {"edge.example", ""}, "edge.example:443": {"edge.example", "443"}, "localhost:80": {"localhost", "80"}, "": {},
+	} {
+		if got, err := edgePlace(edge); err != nil || got != want {
+			t.Errorf("%q: %+v, %v; want %+v", edge, got, err, want)
+		}
+	}
+	for _, edge := range []string{"https://edge.example", "edge.example/tea", "edge.example:", "edge.example:0", "edge.example:65536", "edge.example:https", ":443",
+		"[::1", "::1]", "[::1]8443", "[::1]:", "[1.2.3.4]", "[edge.example]:443", "1.2.3.4.5", "1.2.3", "*.example.cn", "edge example", "me@edge.example", ":::1"} {
+		if got, err := edgePlace(edge); err == nil || !strings.Contains(err.Error(), strconv.Quote(edge)) {
+			t.Errorf("%q: %+v, %v", edge, got, err)
+		}
 	}
 }
 
