@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bufio"
+	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/xml"
@@ -21,9 +22,10 @@ import (
 // Warming asks an edge for pages so that its cache has them before visitors come:
 //
 //  1. Sitemap reads the URLs of a sitemap, and of those that it lists, or List
-//     those of a text, a line each,
+//     those of a text, a line each; what of them can't be read has failed, and the
+//     rest goes on,
 //  2. Warm reads them some way ahead, so that it knows how many there are, and asks
-//     for each, a few at a time, once for every coding that visitors take,
+//     for each meanwhile, a few at a time, once for every coding that visitors take,
 //  3. what is kept is asked for again, by HEAD, until the edge has made the form that
 //     was wanted (await): so it is asked for no more than it makes,
 //  4. what the edge says of it in Cache-Status (RFC 9211) is counted, and what is
@@ -58,18 +60,29 @@ type Warming struct {
 	Took    time.Duration  `json:"took"`
 }
 
-// Missed is a URL that is not kept, or failed.
+// Missed is a URL that is not kept, or failed; a sitemap too, or a line of a list.
 type Missed struct {
-	URL    string `json:"url"`
+	URL    string `json:"url"`              // of a line that is none, how it begins
+	Line   int    `json:"line,omitempty"`   // of the list, when it is that which is wrong
 	Status int    `json:"status,omitempty"` // 0 is no answer
 	Why    string `json:"why"`
 }
 
 func (m Missed) String() string {
-	if m.Status == 0 {
+	switch {
+	case m.Line > 0:
+		return fmt.Sprintf("line %d: %q: %s", m.Line, m.URL, m.Why)
+	case m.Status == 0:
 		return m.URL + ": " + m.Why
 	}
 	return m.URL + ": " + statusLine(m.Status) + ": " + m.Why
+}
+
+// Listed is some of the URLs that a list or a sitemap names, and what of it could not
+// be read.
+type Listed struct {
+	URLs   []string
+	Missed []Missed
 }
 
 // mostNamed is how many that failed, and that are not kept, and so on, are named.
@@ -85,9 +98,9 @@ const (
 	mostPatience = time.Minute
 )
 
-// aheadLists is how many lists, of at most 50 000 URLs each, are read before those
-// of the first have been asked for.
-const aheadLists = 8
+// mostAhead is how many URLs are read before the first of them has been asked for:
+// eight sitemaps, of at most 50 000 each.
+const mostAhead = 8 * 50_000
 
 // Progress is told after each URL, and when more are known: how many were asked for,
 // of how many known, and whether those are all. It is called by one goroutine at a
@@ -97,48 +110,51 @@ type Progress func(done, known int, all bool)
 // Leave notes a URL that is left out.
 func (w *Warming) Leave(of string) { name(&w.Others, &w.Away, of) }
 
-// Warm asks for each URL of some lists by client, so many at a time. progress may be
-// nil.
-func Warm(ctx context.Context, client *http.Client, lists iter.Seq2[[]string, error], atOnce int, progress Progress) (Warming, error) {
+// Warm asks for each URL of some lists by client, so many at a time, as they come.
+// progress may be nil. What ends the lists is its error.
+func Warm(ctx context.Context, client *http.Client, lists iter.Seq2[Listed, error], atOnce int, progress Progress) (Warming, error) {
 	if progress == nil {
 		progress = func(int, int, bool) {}
 	}
 	w := warmer{client: client, progress: progress, came: Warming{NotKept: make(map[string]int)}}
 	begun := time.Now()
-	ahead := make(chan []string, aheadLists)
+	ahead := make(chan string, mostAhead)
 	var failed error // of the lists; who reads ahead has it until ahead is closed
 	go func() {
 		defer close(ahead)
-		for urls, err := range lists {
+		for some, err := range lists {
 			if failed = err; err != nil {
 				break
 			}
-			w.tell(len(urls), false)
-			select {
-			case ahead <- urls:
-			case <-ctx.Done():
-				return
+			w.tell(some, false)
+			for _, of := range some.URLs {
+				select {
+				case ahead <- of:
+				case <-ctx.Done():
+					return
+				}
 			}
 		}
-		w.tell(0, true)
+		w.tell(Listed{}, true)
 	}()
 	places := make(chan struct{}, max(1, atOnce))
 	var asking sync.WaitGroup
-	for urls := range ahead {
-		for _, of := range urls {
-			if ctx.Err() != nil {
-				break
-			}
-			places <- struct{}{}
-			asking.Go(func() {
-				defer func() { <-places }()
-				w.ask(ctx, of)
-			})
+	for of := range ahead {
+		if ctx.Err() != nil {
+			continue // who reads ahead ends
 		}
+		places <- struct{}{}
+		asking.Go(func() {
+			defer func() { <-places }()
+			w.ask(ctx, of)
+		})
 	}
 	asking.Wait()
 	w.came.Took = time.Since(begun)
-	return w.came, errors.Join(failed, ctx.Err())
+	if ctx.Err() != nil {
+		return w.came, ctx.Err()
+	}
+	return w.came, failed
 }
 
 // warmer is a Warm under way.
@@ -153,11 +169,14 @@ type warmer struct {
 	waited time.Duration // for forms that did not come
 }
 
-// tell notes that more are known.
-func (w *warmer) tell(more int, all bool) {
+// tell notes that more are known, and what could not be read.
+func (w *warmer) tell(more Listed, all bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.known, w.all = w.known+more, all
+	for _, missed := range more.Missed {
+		name(&w.came.Failed, &w.came.More, missed)
+	}
+	w.known, w.all = w.known+len(more.URLs), all
 	w.progress(w.came.URLs, w.known, w.all)
 }
 
@@ -175,7 +194,7 @@ func (w *warmer) ask(ctx context.Context, of string) {
 		w.came.Bytes += n
 		switch {
 		case failed:
-			name(&w.came.Failed, &w.came.More, Missed{of, said.status, said.whyFailed(err)})
+			name(&w.came.Failed, &w.came.More, Missed{URL: of, Status: said.status, Why: said.whyFailed(err)})
 		case i > 0:
 		case said.hit:
 			w.came.Were++
@@ -183,7 +202,7 @@ func (w *warmer) ask(ctx context.Context, of string) {
 			w.came.Kept++
 		default:
 			w.came.NotKept[said.why]++
-			name(&w.came.Unkept, &w.came.Unnamed, Missed{of, said.status, said.why})
+			name(&w.came.Unkept, &w.came.Unnamed, Missed{URL: of, Status: said.status, Why: said.why})
 		}
 		if i == 0 {
 			w.came.URLs++
@@ -354,102 +373,100 @@ func statusParts(field string) (parts []statusPart) {
 	return parts
 }
 
-// mostList bounds a list, and mostBadLines how many of its lines are told that are
-// no URL.
+// mostLine bounds a line of a list, and mostQuoted what is said of one that is no URL.
 const (
-	mostList     = 256 << 20
-	mostBadLines = 20
+	mostLine   = 64 << 10
+	mostQuoted = 200
 )
 
 // List gives the URLs of a text: a line each, without empty ones and those that
-// begin with #. It reads all of it first: where a line is no URL it gives none, and
-// the error names the lines.
-func List(r io.Reader) iter.Seq2[[]string, error] {
-	return func(yield func([]string, error) bool) {
-		yield(readList(r))
-	}
-}
-
-func readList(r io.Reader) (all []string, err error) {
-	limited := &io.LimitedReader{R: r, N: mostList + 1}
-	lines := bufio.NewScanner(limited)
-	lines.Buffer(nil, 64<<10)
-	var bad []error
-	n := 0
-	for more := 0; ; {
-		n++
-		if !lines.Scan() {
-			if more > 0 {
-				bad = append(bad, fmt.Errorf("and %d more lines", more))
+// begin with #, as they come.
+func List(r io.Reader) iter.Seq2[Listed, error] {
+	return func(yield func(Listed, error) bool) {
+		lines := bufio.NewReaderSize(r, mostLine)
+		var some Listed
+		for n := 1; ; n++ {
+			line, err := lines.ReadSlice('\n')
+			long := err == bufio.ErrBufferFull
+			text := strings.TrimSpace(string(line))
+			for err == bufio.ErrBufferFull {
+				_, err = lines.ReadSlice('\n')
 			}
-			break
-		}
-		of := strings.TrimSpace(lines.Text())
-		if of == "" || of[0] == '#' {
-			continue
-		}
-		switch err := whole(of); {
-		case err == nil:
-			all = append(all, of)
-		case len(bad) < mostBadLines:
-			bad = append(bad, fmt.Errorf("line %d: %w", n, err))
-		default:
-			more++
+			if wrong := badLine(text, long); wrong != "" {
+				some.Missed = append(some.Missed, Missed{URL: text[:min(len(text), mostQuoted)], Line: n, Why: wrong})
+			} else if text != "" && text[0] != '#' {
+				some.URLs = append(some.URLs, text)
+			}
+			come, _ := lines.Peek(lines.Buffered())
+			if err != nil || bytes.IndexByte(come, '\n') < 0 { // the next may take its time
+				if !yield(some, nil) {
+					return
+				}
+				some = Listed{}
+			}
+			switch {
+			case err == io.EOF:
+				return
+			case err != nil:
+				yield(Listed{}, fmt.Errorf("read the list: %w", err))
+				return
+			}
 		}
 	}
-	switch err := lines.Err(); {
-	case errors.Is(err, bufio.ErrTooLong):
-		return nil, fmt.Errorf("read the list: line %d is longer than 64 KB", n)
-	case err != nil:
-		return nil, fmt.Errorf("read the list: %w", err)
-	case limited.N <= 0:
-		return nil, errors.New("read the list: it is longer than 256 MB: give it in parts")
-	case len(bad) > 0:
-		return nil, errors.Join(bad...)
-	}
-	return all, nil
 }
 
-// whole refuses what is no absolute URL.
-func whole(of string) error {
-	u, err := url.Parse(of)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return fmt.Errorf("%.200q is no URL: write it whole, as in https://example.cn/tea", of)
+// badLine is what is wrong with a line of a list; "" for nothing.
+func badLine(text string, long bool) string {
+	if text == "" || text[0] == '#' {
+		return ""
 	}
-	return nil
+	if long {
+		return "it is longer than 64 KB"
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return "it is no URL: write it whole, as in https://example.cn/tea"
+	}
+	return ""
 }
 
 // Sitemap gives the URLs of the sitemap at a URL, and of the sitemaps that it
-// lists if it is an index, fetched by client: a list for each, when it has been
-// read; of one that is cut off what came, and then the error. Those of other hosts
+// lists if it is an index, fetched by client: those of each when it has been read. One
+// that can't be read is named; of one that is cut off what came. Those of other hosts
 // than that of the sitemap are left out, as the protocol says, and other is told of
 // each.
-func Sitemap(ctx context.Context, client *http.Client, at string, other func(of string)) iter.Seq2[[]string, error] {
-	return func(yield func([]string, error) bool) {
+func Sitemap(ctx context.Context, client *http.Client, at string, other func(of string)) iter.Seq2[Listed, error] {
+	return func(yield func(Listed, error) bool) {
 		from, err := url.Parse(at)
 		if err != nil {
-			yield(nil, fmt.Errorf("read the sitemap: %w", err))
+			yield(Listed{}, fmt.Errorf("read the sitemap: %w", err))
 			return
 		}
 		next := []string{at}
 		for first := true; len(next) > 0; first = false {
-			var urls, listed []string
-			err := readSitemap(ctx, client, next[0], func(kind, of string) {
+			var some Listed
+			var listed []string
+			status, err := readSitemap(ctx, client, next[0], func(kind, of string) {
 				switch {
 				case !sameHost(of, from.Host):
 					other(of)
 				case kind == "sitemap" && first && len(listed) < mostSitemaps:
 					listed = append(listed, of)
+				case kind == "sitemap":
+					some.Missed = append(some.Missed, Missed{URL: of, Why: "read the sitemap: an index lists no other index, and no more than 50 000"})
 				case kind == "url":
-					urls = append(urls, of)
+					some.URLs = append(some.URLs, of)
 				}
 			})
-			next = append(next[1:], listed...)
-			if len(urls) > 0 && !yield(urls, nil) {
+			switch {
+			case ctx.Err() != nil:
+				yield(Listed{}, ctx.Err())
 				return
+			case err != nil:
+				some.Missed = append(some.Missed, Missed{URL: next[0], Status: status, Why: "read the sitemap: " + err.Error()})
 			}
-			if err != nil {
-				yield(nil, err)
+			next = append(next[1:], listed...)
+			if !yield(some, nil) {
 				return
 			}
 		}
@@ -462,36 +479,35 @@ func sameHost(of, host string) bool {
 }
 
 // readSitemap fetches one and gives each <loc> in it with the element that it is
-// in, "url" or "sitemap".
-func readSitemap(ctx context.Context, client *http.Client, at string, each func(kind, of string)) error {
+// in, "url" or "sitemap". status is that of the answer, 0 for none.
+func readSitemap(ctx context.Context, client *http.Client, at string, each func(kind, of string)) (status int, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
 	if err != nil {
-		return fmt.Errorf("read the sitemap: %w", err)
+		return 0, err
 	}
 	res, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("read the sitemap: %w", err)
+		return 0, errors.Unwrap(err) // of a *url.Error, which says the URL again
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("read the sitemap %s: %s", at, statusLine(res.StatusCode))
+		return res.StatusCode, errNoSitemap
 	}
 	text := bufio.NewReader(res.Body)
 	var plain io.Reader = text
 	if magic, _ := text.Peek(2); string(magic) == "\x1f\x8b" { // a .xml.gz
 		if plain, err = gzip.NewReader(text); err != nil {
-			return fmt.Errorf("read the sitemap %s: %w", at, err)
+			return res.StatusCode, err
 		}
 	}
 	limited := &io.LimitedReader{R: plain, N: mostSitemapBytes + 1}
-	if err := locations(xml.NewDecoder(limited), each); err != nil {
-		if limited.N <= 0 {
-			err = errors.New("it is longer than 50 MB")
-		}
-		return fmt.Errorf("read the sitemap %s: %w", at, err)
+	if err = locations(xml.NewDecoder(limited), each); err != nil && limited.N <= 0 {
+		err = errors.New("it is longer than 50 MB")
 	}
-	return nil
+	return res.StatusCode, err
 }
+
+var errNoSitemap = errors.New("it is none")
 
 // locations walks the elements.
 func locations(decoder *xml.Decoder, each func(kind, of string)) error {
@@ -502,7 +518,7 @@ func locations(decoder *xml.Decoder, each func(kind, of string)) error {
 		case err == io.EOF && root:
 			return nil
 		case err == io.EOF:
-			return errors.New("it is no sitemap")
+			return errNoSitemap
 		case err != nil:
 			return err
 		}
@@ -525,7 +541,7 @@ func locations(decoder *xml.Decoder, each func(kind, of string)) error {
 			}
 		default:
 			if !root {
-				return fmt.Errorf("it is no sitemap, but begins with <%s>", name)
+				return fmt.Errorf("it is none, but begins with <%s>", name)
 			}
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"causeway/audit"
@@ -84,10 +85,13 @@ func TestWarm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	missed := func(path string, status int, why string) audit.Missed {
+		return audit.Missed{URL: s.URL + path, Status: status, Why: why}
+	}
 	want := audit.Warming{URLs: 10, Kept: 1, Were: 1, NotKept: map[string]int{"private": 2, "no cache": 1}, Bytes: 7*3 + int64(len("404 page not found\n")),
-		Unkept: []audit.Missed{{s.URL + "/private", 200, "private"}, {s.URL + "/keyed", 200, "private"}, {s.URL + "/none", 200, "no cache"}},
-		Failed: []audit.Missed{{s.URL + "/other", 421, "not kept: no cache"}, {s.URL + "/gone", 404, "kept"}, {s.URL + "/never", 404, "not kept: no cache"},
-			{s.URL + "/broken", 502, "not kept: no cache"}, {s.URL + "/cut", 200, "unexpected EOF"}}, Took: got.Took}
+		Unkept: []audit.Missed{missed("/private", 200, "private"), missed("/keyed", 200, "private"), missed("/none", 200, "no cache")},
+		Failed: []audit.Missed{missed("/other", 421, "not kept: no cache"), missed("/gone", 404, "kept"), missed("/never", 404, "not kept: no cache"),
+			missed("/broken", 502, "not kept: no cache"), missed("/cut", 200, "unexpected EOF")}, Took: got.Took}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v\nwant %+v", got, want)
 	}
@@ -147,25 +151,62 @@ func TestWarmAhead(t *testing.T) {
 	}
 }
 
-// TestWarmBadList shows that nothing is asked for of a list with lines that are no
-// URL, and that all of them are named.
+// TestWarmBadList shows that lines of a list which are no URL are named, with their
+// numbers, and have failed, and that the others are asked for.
 func TestWarmBadList(t *testing.T) {
-	s := newSite(t, map[string]func(http.ResponseWriter){"/tea": says("causeway; fwd=uri-miss; stored")})
-	got, err := audit.Warm(t.Context(), http.DefaultClient, audit.List(strings.NewReader(s.URL+"/tea\n\n/tea\nftp://example.cn/\n")), 1, nil)
-	want := "line 3: \"/tea\" is no URL: write it whole, as in https://example.cn/tea\n" +
-		"line 4: \"ftp://example.cn/\" is no URL: write it whole, as in https://example.cn/tea"
-	if err == nil || err.Error() != want {
+	stored := says("causeway; fwd=uri-miss; stored")
+	s := newSite(t, map[string]func(http.ResponseWriter){"/tea": stored, "/rice": stored})
+	long := strings.Repeat("a", 200<<10)
+	got, err := audit.Warm(t.Context(), http.DefaultClient, audit.List(strings.NewReader(s.URL+"/tea\n\n/tea\n"+long+"\n# "+long+"\nftp://example.cn/\r\n"+s.URL+"/rice")), 1, nil)
+	noURL := "it is no URL: write it whole, as in https://example.cn/tea"
+	want := []audit.Missed{{URL: "/tea", Line: 3, Why: noURL}, {URL: long[:200], Line: 4, Why: "it is longer than 64 KB"}, {URL: "ftp://example.cn/", Line: 6, Why: noURL}}
+	if err != nil || got.URLs != 2 || got.Kept != 2 || !slices.Equal(got.Failed, want) || got.More != 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if text := want[2].String(); text != `line 6: "ftp://example.cn/": `+noURL {
+		t.Error(text)
+	}
+	if got, err := audit.Warm(t.Context(), http.DefaultClient, audit.List(strings.NewReader(strings.Repeat("tea\n", 30))), 1, nil); err != nil || len(got.Failed) != 20 || got.More != 10 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	broken := errors.New("input/output error")
+	got, err = audit.Warm(t.Context(), http.DefaultClient, audit.List(io.MultiReader(strings.NewReader(s.URL+"/tea\n"), iotest.ErrReader(broken))), 1, nil)
+	if !errors.Is(err, broken) || got.URLs != 1 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// TestWarmSlowList shows that what has come of a list is asked for while the rest has
+// not, also where that has begun; and what is told meanwhile.
+func TestWarmSlowList(t *testing.T) {
+	asked := make(chan string)
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked <- r.URL.Path }))
+	defer s.Close()
+	read, write := io.Pipe()
+	var mu sync.Mutex // guards told
+	var told []string
+	ended := make(chan error)
+	go func() {
+		got, err := audit.Warm(t.Context(), http.DefaultClient, audit.List(read), 1, func(done, known int, all bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, fmt.Sprint(done, known, all))
+		})
+		if got.URLs != 3 {
+			t.Errorf("%+v", got)
+		}
+		ended <- err
+	}()
+	for _, text := range []string{s.URL + "/1\n" + s.URL, "/2\n", s.URL + "/3\n"} {
+		_, _ = io.WriteString(write, text)
+		<-asked
+	}
+	write.Close()
+	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	if got.URLs != 0 || len(s.asked) > 0 {
-		t.Errorf("asked for %q, %+v", s.asked, got)
-	}
-	many := strings.Repeat("tea\n", 30)
-	if _, err := audit.Warm(t.Context(), http.DefaultClient, audit.List(strings.NewReader(many)), 1, nil); err == nil || !strings.HasSuffix(err.Error(), "and 10 more lines") {
-		t.Error(err)
-	}
-	if _, err := audit.Warm(t.Context(), http.DefaultClient, audit.List(strings.NewReader("\n"+strings.Repeat("a", 1<<17))), 1, nil); err == nil || err.Error() != "read the list: line 2 is longer than 64 KB" {
-		t.Error(err)
+	if told[0] != "0 1 false" || told[len(told)-1] != "3 3 true" {
+		t.Errorf("%q", told)
 	}
 }
 
@@ -228,15 +269,15 @@ func TestWarmEnds(t *testing.T) {
 	}
 }
 
-// urlsOf is a sitemap's, or the error.
-func urlsOf(t *testing.T, at string) (urls, others []string, err error) {
+// urlsOf is what a sitemap has.
+func urlsOf(t *testing.T, at string) (urls, others []string, missed []audit.Missed) {
 	for some, err := range audit.Sitemap(t.Context(), http.DefaultClient, at, func(of string) { others = append(others, of) }) {
 		if err != nil {
-			return urls, others, err
+			t.Fatal(err)
 		}
-		urls = append(urls, some...)
+		urls, missed = append(urls, some.URLs...), append(missed, some.Missed...)
 	}
-	return urls, others, nil
+	return urls, others, missed
 }
 
 func TestSitemap(t *testing.T) {
@@ -252,26 +293,79 @@ func TestSitemap(t *testing.T) {
 		"/index.xml": text(`<?xml version="1.0"?><sitemapindex xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">
 			<sitemap><loc> HERE/one.xml </loc><lastmod>2026-11-01</lastmod></sitemap><sitemap><loc>http://elsewhere.example/two.xml</loc></sitemap></sitemapindex>`),
 		"/one.xml": text(`<urlset><url><loc>HERE/a?x=1&amp;y=2</loc><image><loc>HERE/a.png</loc></image></url><url><loc>http://elsewhere.example/b</loc></url><url><loc>HERE/c</loc></url></urlset>`),
-		"/page":    text(`<html><a href="/">no</a></html>`),
-		"/empty":   text(``),
-		"/cut":     text(`<urlset><url><loc>HERE/a</loc>`),
 		"/zip":     func(w http.ResponseWriter) { _, _ = w.Write(packed.Bytes()) },
 	})
-	got, others, err := urlsOf(t, s.URL+"/index.xml")
-	if want := []string{s.URL + "/a?x=1&y=2", s.URL + "/c"}; err != nil || len(got) < 2 || got[0] != want[0] || got[len(got)-1] != want[1] {
-		t.Errorf("%q, %v", got, err)
+	got, others, missed := urlsOf(t, s.URL+"/index.xml")
+	if want := []string{s.URL + "/a?x=1&y=2", s.URL + "/c"}; len(missed) > 0 || len(got) < 2 || got[0] != want[0] || got[len(got)-1] != want[1] {
+		t.Errorf("%q, %v", got, missed)
 	}
 	if want := []string{"http://elsewhere.example/two.xml", "http://elsewhere.example/b"}; !slices.Equal(others, want) {
 		t.Errorf("left out: %q", others)
 	}
-	for path, want := range map[string]string{
-		"/page": "it is no sitemap, but begins with <html>", "/empty": "it is no sitemap", "/cut": "unexpected EOF", "/none": "404 Not Found",
-	} {
-		if _, _, err := urlsOf(t, s.URL+path); err == nil || !strings.HasSuffix(err.Error(), want) {
-			t.Errorf("%s: %v", path, err)
-		}
+	if got, others, missed := urlsOf(t, s.URL+"/zip"); len(missed) > 0 || len(got) != 0 || !slices.Equal(others, []string{"PLACE/zipped"}) { // of another host
+		t.Errorf("%q, %v", got, missed)
 	}
-	if got, others, err := urlsOf(t, s.URL+"/zip"); err != nil || len(got) != 0 || !slices.Equal(others, []string{"PLACE/zipped"}) { // of another host
-		t.Errorf("%q, %v", got, err)
+}
+
+// TestWarmBrokenSitemaps shows that the sitemaps of an index which can't be read are
+// named and have failed, that what came of one that is cut is asked for, and that those
+// behind them are read.
+func TestWarmBrokenSitemaps(t *testing.T) {
+	var s *site
+	text := func(format string) func(http.ResponseWriter) {
+		return func(w http.ResponseWriter) { _, _ = io.WriteString(w, strings.ReplaceAll(format, "HERE", s.URL)) }
+	}
+	zipped := func(broken func([]byte) []byte) func(http.ResponseWriter) {
+		var packed bytes.Buffer
+		zip := gzip.NewWriter(&packed)
+		_, _ = io.WriteString(zip, `<urlset>`+strings.Repeat(" ", 100_000)+`</urlset>`)
+		_ = zip.Close()
+		return func(w http.ResponseWriter) { _, _ = w.Write(broken(packed.Bytes())) }
+	}
+	stored := says("causeway; fwd=uri-miss; stored")
+	paths := []string{"/none", "/page", "/empty", "/cut", "/zip", "/zipcut", "/large", "/nested", "/away", "/last"}
+	s = newSite(t, map[string]func(http.ResponseWriter){
+		"/index.xml": func(w http.ResponseWriter) {
+			_, _ = io.WriteString(w, "<sitemapindex>")
+			for _, path := range paths {
+				_, _ = fmt.Fprintf(w, "<sitemap><loc>%s%s</loc></sitemap>", s.URL, path)
+			}
+			_, _ = io.WriteString(w, "</sitemapindex>")
+		},
+		"/page":   text(`<html><a href="/">no</a></html>`),
+		"/empty":  text(``),
+		"/cut":    text(`<urlset><url><loc>HERE/a</loc>`),
+		"/zip":    zipped(func(b []byte) []byte { return b[:5] }),
+		"/zipcut": zipped(func(b []byte) []byte { return b[:len(b)/2] }),
+		"/large":  text(`<urlset>` + strings.Repeat(" ", 50<<20) + `</urlset>`),
+		"/nested": text(`<sitemapindex><sitemap><loc>HERE/deep</loc></sitemap></sitemapindex>`),
+		"/away":   func(w http.ResponseWriter) { panic(http.ErrAbortHandler) },
+		"/last":   text(`<urlset><url><loc>HERE/b</loc></url></urlset>`),
+		"/a":      stored, "/b": stored,
+	})
+	got, err := audit.Warm(t.Context(), http.DefaultClient, audit.Sitemap(t.Context(), http.DefaultClient, s.URL+"/index.xml", nil), 1, nil)
+	if err != nil || got.URLs != 2 || got.Kept != 2 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	var failed strings.Builder
+	for _, one := range got.Failed {
+		fmt.Fprintln(&failed, strings.TrimPrefix(one.String(), s.URL))
+	}
+	if want := `/none: 404 Not Found: read the sitemap: it is none
+/page: 200 OK: read the sitemap: it is none, but begins with <html>
+/empty: 200 OK: read the sitemap: it is none
+/cut: 200 OK: read the sitemap: XML syntax error on line 1: unexpected EOF
+/zip: 200 OK: read the sitemap: unexpected EOF
+/zipcut: 200 OK: read the sitemap: unexpected EOF
+/large: 200 OK: read the sitemap: it is longer than 50 MB
+/deep: read the sitemap: an index lists no other index, and no more than 50 000
+/away: read the sitemap: EOF
+`; failed.String() != want {
+		t.Errorf("%s\nwant\n%s", failed.String(), want)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if got, err := audit.Warm(ctx, http.DefaultClient, audit.Sitemap(ctx, http.DefaultClient, s.URL+"/index.xml", nil), 1, nil); !errors.Is(err, context.Canceled) || len(got.Failed) > 0 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

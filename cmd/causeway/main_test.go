@@ -55,6 +55,7 @@ func TestScript(t *testing.T) {
 			"asked":     asked,
 			"ready":     ready,
 			"unread":    unread,
+			"interrupt": interrupt,
 			"fetch":     fetch,
 			"expand":    expand,
 			"different": different,
@@ -176,6 +177,28 @@ func unread(ts *testscript.TestScript, _ bool, args []string) {
 		_ = cmd.Process.Kill() // it may have ended
 		_ = cmd.Wait()
 	})
+}
+
+// interrupt ORIGIN TEXT ARG… runs causeway with a standard input that says a line of
+// TEXT and does not end, interrupts it when the silent origin is asked, and wants it to
+// end with status 1.
+func interrupt(ts *testscript.TestScript, _ bool, args []string) {
+	program, err := exec.LookPath(filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], "causeway"))
+	ts.Check(err)
+	cmd := exec.Command(program, args[2:]...)
+	cmd.Dir = ts.MkAbs(".")
+	input, err := cmd.StdinPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	kill := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+	defer kill.Stop()
+	_, err = io.WriteString(input, args[1]+"\n")
+	ts.Check(err)
+	asked(ts, false, args[:1])
+	ts.Check(cmd.Process.Signal(os.Interrupt))
+	if err := cmd.Wait(); err == nil || err.Error() != "exit status 1" {
+		ts.Fatalf("causeway %s: %v", strings.Join(args[2:], " "), err)
+	}
 }
 
 // patience bounds a wait for what must happen.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"causeway/audit"
 	"causeway/config"
@@ -42,7 +43,9 @@ it. What has an error for a status (404 too) has failed, whether it is kept or
 not; what may not be kept has not. What the origin does not compress is waited for
 until the edge has: up to ten seconds a form, and what has not come by then is
 named too. The sitemap is read through the edge as well; of an index, all the
-sitemaps that it lists. What they list of other hosts is left out, and named.
+sitemaps that it lists. What they list of other hosts is left out, and named. A
+sitemap that can't be read has failed, and a line that is no URL, and the rest goes
+on; a list that comes slowly is asked for as it comes.
 
 Exit status: 0, all answered; 1, one or more failed, or not all could be read.
 
@@ -70,10 +73,15 @@ certificate must be one that this machine trusts, or that the file names.`,
 			if err != nil {
 				return err
 			}
+			opened, err := openList(list) // of a named pipe it waits for who writes
+			if err != nil {
+				return err
+			}
+			defer opened.Close()
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			var left audit.Warming
-			lists, end, err := warmURLs(ctx, client, sitemap, list, left.Leave)
+			lists, end, err := warmURLs(ctx, client, sitemap, opened, left.Leave)
 			if err != nil {
 				return err
 			}
@@ -113,22 +121,75 @@ certificate must be one that this machine trusts, or that the file names.`,
 	return verb
 }
 
-// warmURLs opens what names the URLs. other is told of those that are left out.
-func warmURLs(ctx context.Context, client *http.Client, sitemap, list string, other func(of string)) (lists iter.Seq2[[]string, error], end func(), err error) {
+// openList opens a list; nil for none.
+func openList(list string) (file *os.File, err error) {
 	switch list {
 	case "":
+		return nil, nil
+	case "-":
+		return os.Stdin, nil
+	}
+	if file, err = os.Open(list); err != nil {
+		return nil, fmt.Errorf("warm: %w", err)
+	}
+	return file, nil
+}
+
+// warmURLs is what names the URLs: a sitemap, or a list. other is told of those that
+// are left out.
+func warmURLs(ctx context.Context, client *http.Client, sitemap string, list *os.File, other func(of string)) (lists iter.Seq2[audit.Listed, error], end func(), err error) {
+	if list == nil {
 		if sitemap, err = publicURL("warm:", sitemap); err != nil {
 			return nil, nil, err
 		}
 		return audit.Sitemap(ctx, client, sitemap, other), func() {}, nil
-	case "-":
-		return audit.List(os.Stdin), func() {}, nil
 	}
-	file, err := os.Open(list)
+	reader, err := newUntilDone(ctx, list)
 	if err != nil {
 		return nil, nil, fmt.Errorf("warm: %w", err)
 	}
-	return audit.List(file), func() { file.Close() }, nil
+	return audit.List(reader), reader.close, nil
+}
+
+// untilDone is a file that is read until a context is done: also a terminal or a pipe
+// whose other end says nothing. Those are others' too, so they are not made to not
+// block.
+type untilDone struct {
+	file       *os.File
+	ctx        context.Context
+	done, tell *os.File    // a pipe, which closes when ctx is done
+	forget     func() bool // of context.AfterFunc
+}
+
+// newUntilDone reads of file; the caller closes it, and then file.
+func newUntilDone(ctx context.Context, file *os.File) (*untilDone, error) {
+	done, tell, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	return &untilDone{file, ctx, done, tell, context.AfterFunc(ctx, func() { tell.Close() })}, nil
+}
+
+func (u *untilDone) Read(p []byte) (int, error) {
+	waits := []unix.PollFd{{Fd: int32(u.file.Fd()), Events: unix.POLLIN}, {Fd: int32(u.done.Fd()), Events: unix.POLLIN}}
+	for {
+		_, err := unix.Poll(waits, -1)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return 0, err
+		case u.ctx.Err() != nil:
+			return 0, u.ctx.Err()
+		default:
+			return u.file.Read(p)
+		}
+	}
+}
+
+func (u *untilDone) close() {
+	u.forget()
+	u.done.Close()
+	u.tell.Close()
 }
 
 // place is where an edge is dialled that --edge names: at the port of the URL where it
@@ -217,18 +278,23 @@ func edgeClient(cfg *config.Config, node *config.Node, at place) (*http.Client, 
 	}, nil
 }
 
-// warmBar is a bar, which is as long as what is known to be asked for; clear takes it
-// away.
+// warmBar is a bar, which is as long as what is known to be asked for, and says while
+// that may be more; clear takes it away.
 func warmBar(to io.Writer) (progress audit.Progress, clear func()) {
 	var bar *progressbar.ProgressBar // since something is known
+	whole := false                   // it says that there is no more
 	return func(done, known int, all bool) {
 			if !all {
 				known++ // it is not full before all are known
 			}
 			if bar == nil {
-				bar = progressbar.NewOptions(max(known, 1), progressbar.OptionSetDescription("asked"), progressbar.OptionSetWriter(to),
+				bar = progressbar.NewOptions(max(known, 1), progressbar.OptionSetDescription("asked, of those known so far"), progressbar.OptionSetWriter(to),
 					progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("URL"),
 					progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionSetRenderBlankState(true), progressbar.OptionClearOnFinish())
+			}
+			if all && !whole {
+				whole = true
+				bar.Describe("asked")
 			}
 			if known > 0 && known != bar.GetMax() {
 				bar.ChangeMax(known)

@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"io"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,17 +26,54 @@ func testWarmBar(t *testing.T) {
 		progress(done, known, all)
 		return to.String()
 	}
-	drawn(0, 4, false)
+	if text := drawn(0, 4, false); !strings.Contains(text, "so far") {
+		t.Errorf("%q", text)
+	}
 	drawn(4, 4, false)
 	drawn(4, 9, true)
 	time.Sleep(150 * time.Millisecond) // it is drawn ten times a second
-	if text := drawn(8, 9, true); !strings.Contains(text, "88%") || !strings.Contains(text, "(8/9") || !strings.Contains(text, "█") {
+	if text := drawn(8, 9, true); !strings.Contains(text, "88%") || strings.Contains(text, "so far") || !strings.Contains(text, "(8/9") || !strings.Contains(text, "█") {
 		t.Errorf("%q", text)
 	}
 	drawn(9, 9, true)
 	clear()
 	if text := to.String(); !strings.HasSuffix(text, "\r") || strings.Contains(text[strings.LastIndexByte(strings.TrimRight(text, "\r"), '\r'):], "asked") {
 		t.Errorf("left behind: %q", text)
+	}
+}
+
+// TestUntilDone shows that a pipe is read until the context is done, though its other
+// end stays open, and to its end.
+func TestUntilDone(t *testing.T) {
+	for _, ends := range []bool{false, true} {
+		ctx, cancel := context.WithCancel(t.Context())
+		read, write, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, err := newUntilDone(ctx, read)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = write.WriteString("tea")
+		b := make([]byte, 10)
+		if n, err := u.Read(b); string(b[:n]) != "tea" || err != nil {
+			t.Errorf("%q, %v", b[:n], err)
+		}
+		want := context.Canceled
+		if ends {
+			write.Close()
+			want = io.EOF
+		} else {
+			time.AfterFunc(time.Millisecond, cancel)
+		}
+		if n, err := u.Read(b); n != 0 || err != want {
+			t.Errorf("%d bytes, %v; want %v", n, err, want)
+		}
+		cancel()
+		u.close()
+		write.Close()
+		read.Close()
 	}
 }
 
