@@ -60,8 +60,9 @@ type Cache struct {
 	all     map[*flight]struct{}  // under way
 	making  map[making]bool       // forms that wait or are made
 	wishes  []wish                // those that wait
+	large   []wish                // and those that wait behind them
 	makers  int                   // goroutines that make them
-	never   map[never]bool        // forms that are larger than is kept
+	never   map[never]bool        // forms that are too large to be made
 	marks   marks
 }
 

@@ -19,8 +19,10 @@ import (
 //     from the origin closes it again. A hit is not closed, but for who does not take
 //     it open,
 //  4. and form has the one that was wanted made once, in the background: it waits
-//     behind others, and makeForms makes one after the other. want is the same for
-//     who shares a fetch: it is made when that is kept.
+//     behind others, and makeForms makes one after the other. What turns out to be
+//     large waits behind all that is small, and lets those which come meanwhile go
+//     first (unpacking). want is the same for who shares a fetch: it is made when that
+//     is kept.
 
 // Codings opens and closes bodies in "br", "zstd" and "gzip".
 type Codings interface {
@@ -141,9 +143,13 @@ func (c *codings) best() string {
 // packet.
 const leastCoded = 1 << 10
 
-// mostCoded is the longest body that is put into another form in the background:
-// a second or so of a core.
-const mostCoded = 32 << 20
+// mostCoded is the longest body, in its coding and out of it, that is put into another
+// form in the background: a second or so of a core. mostSmall is the longest for which
+// others wait: some hundredths of one.
+const (
+	mostCoded = 32 << 20
+	mostSmall = 1 << 20
+)
 
 // Recodes reports whether a kept answer with this header, in no coding, and of this
 // length, is given in others once they have been made.
@@ -343,18 +349,31 @@ type making struct {
 // wish is a form that waits to be made, of whatever is kept under its key by then.
 type wish struct {
 	making
-	most int64 // bytes of it, at most
+	most  int64 // bytes of it, at most
+	large bool  // it takes long to make
 }
 
-// never names a form that is larger than is kept, of an answer.
+// never names a form that is larger than is kept, or anyCoding where what all are made
+// of is too long for that, of an answer.
 type never struct {
-	wish
+	making
+	most     int64
 	received int64
+}
+
+const anyCoding = "*"
+
+// neverOf is what names the form of o that w wants.
+func neverOf(w wish, o *Object) never { return never{w.making, w.most, o.Meta.Received.UnixNano()} }
+
+// neverAny is what names all forms of o.
+func neverAny(o *Object) never {
+	return never{making{o.Meta.Key, o.Meta.ID, anyCoding}, 0, o.Meta.Received.UnixNano()}
 }
 
 // mostWishes bounds how many forms wait to be made: a megabyte of names. Of more,
 // each is wished for again by the next who asks for it. mostNever bounds how many are
-// remembered that are too large to be kept.
+// remembered that are not to be made.
 const (
 	mostWishes = 1 << 13
 	mostNever  = 1 << 12
@@ -383,33 +402,68 @@ func (c *Cache) wish(o *Object, coding string, most int64) {
 	if size := came.Body.Size(); size > mostCoded || size < leastCoded && came.Coding == "" {
 		return
 	}
-	w := wish{making{o.Meta.Key, o.Meta.ID, coding}, most}
-	if c.closed || c.making[w.making] || len(c.wishes) >= mostWishes || c.never[never{w, o.Meta.Received.UnixNano()}] {
+	w := wish{making{o.Meta.Key, o.Meta.ID, coding}, most, came.Body.Size() > mostSmall}
+	if c.closed || c.making[w.making] || len(c.wishes)+len(c.large) >= mostWishes || c.never[neverOf(w, o)] || c.never[neverAny(o)] {
 		return
 	}
 	c.making[w.making] = true
-	c.wishes = append(c.wishes, w)
+	c.wait(w)
 	if c.makers < c.options.MostForms {
 		c.makers++
 		c.work.Go(c.makeForms)
 	}
 }
 
+// wait puts a form behind those of its kind. c.flights is held.
+func (c *Cache) wait(w wish) {
+	if w.large {
+		c.large = append(c.large, w)
+	} else {
+		c.wishes = append(c.wishes, w)
+	}
+}
+
 // makeForms makes what is wished for, until there is no more or the cache is closed.
 func (c *Cache) makeForms() {
-	for {
-		c.flights.Lock()
-		if c.closed || len(c.wishes) == 0 {
-			c.wishes = nil
-			c.makers--
-			c.flights.Unlock()
-			return
-		}
-		w := c.wishes[0]
-		c.wishes = c.wishes[1:]
-		c.flights.Unlock()
-		c.fulfil(w)
+	for c.makeSmall() || c.makeLarge() {
 	}
+}
+
+// makeSmall makes the first of those that wait and are not large, if there is one.
+func (c *Cache) makeSmall() bool {
+	c.flights.Lock()
+	if c.closed || len(c.wishes) == 0 {
+		c.flights.Unlock()
+		return false
+	}
+	w := c.wishes[0]
+	c.wishes = c.wishes[1:]
+	c.flights.Unlock()
+	c.fulfil(w)
+	return true
+}
+
+// makeLarge makes the first of those that are large, or ends the maker where none waits
+// at all.
+func (c *Cache) makeLarge() bool {
+	c.flights.Lock()
+	switch {
+	case c.closed:
+		c.wishes, c.large = nil, nil
+		fallthrough
+	case len(c.wishes)+len(c.large) == 0:
+		c.makers--
+		c.flights.Unlock()
+		return false
+	case len(c.large) == 0: // one that came meanwhile
+		c.flights.Unlock()
+		return true
+	}
+	w := c.large[0]
+	c.large = c.large[1:]
+	c.flights.Unlock()
+	c.fulfil(w)
+	return true
 }
 
 // fulfil makes a form, if what it is of is still kept, and has it not yet.
@@ -417,23 +471,35 @@ func (c *Cache) fulfil(w wish) {
 	var err error
 	o := c.without(w.making)
 	if o != nil {
-		err = c.makeForm(o, w.coding, w.most)
+		err = c.makeForm(o, w)
 	}
-	if err != nil {
+	if err != nil && err != errLarge {
 		c.options.Log.Debug("form not made", "url", o.Meta.URL, "coding", w.coding, "err", err)
 	}
 	c.flights.Lock()
 	defer c.flights.Unlock()
-	delete(c.making, w.making)
-	if errors.Is(err, errWhole) { // a bomb is not opened for each who asks for it
-		for other := range c.never {
-			if len(c.never) < mostNever {
-				break
-			}
-			delete(c.never, other) // any one
-		}
-		c.never[never{w, o.Meta.Received.UnixNano()}] = true
+	switch {
+	case err == errLarge && !c.closed:
+		w.large = true
+		c.wait(w)
+		return
+	case err == errWhole: // it is not made for each who asks for it
+		c.leave(neverOf(w, o))
+	case err == errUnpacked: // a bomb is opened once
+		c.leave(neverAny(o))
 	}
+	delete(c.making, w.making)
+}
+
+// leave notes what is not made. c.flights is held.
+func (c *Cache) leave(what never) {
+	for other := range c.never {
+		if len(c.never) < mostNever {
+			break
+		}
+		delete(c.never, other) // any one
+	}
+	c.never[what] = true
 }
 
 // without is the object that is kept without the form; nil for none.
@@ -462,7 +528,7 @@ func (s *seat) want(coding string, most int64) {
 	if f.kept != nil {
 		f.c.wish(f.kept, coding, most)
 	} else if !slices.ContainsFunc(f.wanted, func(w wish) bool { return w.coding == coding }) {
-		f.wanted = append(f.wanted, wish{making{coding: coding}, most})
+		f.wanted = append(f.wanted, wish{making: making{coding: coding}, most: most})
 	}
 }
 
@@ -476,16 +542,23 @@ func (f *flight) fulfil(o *Object) {
 	}
 }
 
-// errWhole is why a form is not made that would be larger than is kept.
-var errWhole = errors.New("larger than is kept")
+// Why a form is not made: it would be larger than is kept, what it is made of is longer
+// out of its coding than mostCoded, or, not now, than mostSmall.
+var (
+	errWhole    = errors.New("larger than is kept")
+	errUnpacked = errors.New("too long out of its coding")
+	errLarge    = errors.New("others go first")
+)
 
-func (c *Cache) makeForm(o *Object, coding string, most int64) error {
+// makeForm makes what w wants of o.
+func (c *Cache) makeForm(o *Object, w wish) error {
 	came := o.Forms[0]
 	r, err := came.Body.Open()
 	if err != nil {
 		return err
 	}
-	body := c.recoded(came.Coding, coding, &keptBody{reader: r, to: came.Body.Size()}, false)
+	out := &unpacking{c: c, ReadCloser: c.recoded(came.Coding, "", &keptBody{reader: r, to: came.Body.Size()}, false), large: w.large}
+	body := c.recoded("", w.coding, out, false)
 	defer body.Close()
 	draft, err := c.options.Store.Begin(-1)
 	if err != nil {
@@ -495,25 +568,49 @@ func (c *Cache) makeForm(o *Object, coding string, most int64) error {
 	defer chunks.Put(buffer)
 	for n := int64(0); ; {
 		k, err := body.Read(*buffer)
-		if n += int64(k); n > most {
+		if n += int64(k); n > w.most {
 			draft.Discard()
 			return errWhole
 		}
 		if _, failed := draft.Write((*buffer)[:k]); failed != nil {
 			err = failed
 		}
-		if err == io.EOF && c.base.Err() == nil {
+		if err == io.EOF {
 			break
-		}
-		if err == nil {
-			err = c.base.Err()
 		}
 		if err != nil {
 			draft.Discard()
 			return err
 		}
 	}
-	c.options.Store.Form(o, coding, draft)
+	c.options.Store.Form(o, w.coding, draft)
 	draft.Discard()
 	return nil
+}
+
+// unpacking is what a form is made of, out of its coding. It ends where that is too long,
+// or the cache ends; and of what is large a small one that waits is made before each
+// read.
+type unpacking struct {
+	c *Cache
+	io.ReadCloser
+	large bool
+	n     int64
+}
+
+func (u *unpacking) Read(p []byte) (int, error) {
+	if u.large {
+		u.c.makeSmall()
+	}
+	n, err := u.ReadCloser.Read(p)
+	u.n += int64(n)
+	switch {
+	case u.c.base.Err() != nil:
+		err = u.c.base.Err()
+	case u.n > mostCoded:
+		err = errUnpacked
+	case u.n > mostSmall && !u.large:
+		err = errLarge
+	}
+	return n, err
 }

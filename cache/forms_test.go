@@ -196,7 +196,10 @@ func TestClosed(t *testing.T) {
 // bombs are codings whose bodies open to more than is kept.
 type bombs struct {
 	gzipOnly
+	size   int64         // of an opened one
+	turns  chan struct{} // one for each read of it; nil is as many as are wanted
 	opened atomic.Int32
+	read   atomic.Int64
 }
 
 func (b *bombs) Decode(_ string, body io.ReadCloser) io.ReadCloser {
@@ -204,18 +207,25 @@ func (b *bombs) Decode(_ string, body io.ReadCloser) io.ReadCloser {
 	return struct {
 		io.Reader
 		io.Closer
-	}{io.LimitReader(zeros{}, 2<<20), body}
+	}{io.LimitReader(bomb{b}, b.size), body}
 }
 
-type zeros struct{}
+type bomb struct{ *bombs }
 
-func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+func (b bomb) Read(p []byte) (int, error) {
+	if b.turns != nil {
+		<-b.turns
+	}
+	clear(p)
+	b.read.Add(int64(len(p)))
+	return len(p), nil
+}
 
 // TestBombIsOpenedOnce shows that a form that turns out larger than is kept is not
 // made again for each who would take it: it is opened for him alone, as he reads.
 func TestBombIsOpenedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &bombs{}
+		b := &bombs{size: 2 << 20}
 		r := newRig(t, Policy{}, func(*http.Request) (*http.Response, error) {
 			return text(200, strings.Repeat("gzip", 300), "Cache-Control: max-age=60", "Content-Encoding: gzip", "Content-Type: text/plain"), nil
 		})
@@ -233,6 +243,98 @@ func TestBombIsOpenedOnce(t *testing.T) {
 			t.Errorf("opened %d times", n)
 		}
 	})
+}
+
+// TestBombIsBounded shows that what is too long out of its coding is opened no further
+// to make a form of it, however much may be kept, and once for all forms.
+func TestBombIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bombs{size: 4 * mostCoded}
+		r := newRig(t, Policy{}, func(*http.Request) (*http.Response, error) {
+			return text(200, strings.Repeat("gzip", 300), "Cache-Control: max-age=60", "Content-Encoding: gzip", "Content-Type: text/plain"), nil
+		})
+		defer r.Cache.Close()
+		r.Cache.SetMostBytes(1 << 40)
+		r.Cache.options.Codings = b
+		r.get("/a", "Accept-Encoding: gzip")
+		for range 3 {
+			for _, coding := range []string{"br", "zstd", "identity"} {
+				if res, _, trace := r.do(request("HEAD", "/a", "Accept-Encoding: "+coding)); trace.Result != Hit || res.Header.Get("Content-Encoding") != "" {
+					t.Errorf("%+v %v", trace, res.Header)
+				}
+				synctest.Wait()
+			}
+		}
+		if n, most := b.read.Load(), int64(mostSmall+mostCoded+2*64<<10); n > most {
+			t.Errorf("%d bytes were opened, of %d", n, most)
+		}
+		if n := b.opened.Load(); n != 2 { // as a small one, and as a large one
+			t.Errorf("opened %d times", n)
+		}
+		if n := len(r.store.Find(r.keyOf("/a"))[0].Forms); n != 1 {
+			t.Errorf("%d forms", n)
+		}
+	})
+}
+
+// TestFormsGiveWay shows that forms of what is small are made while one of what is
+// large is, by the same maker, also where that is only seen when it is opened; and that
+// it is made in the end.
+func TestFormsGiveWay(t *testing.T) {
+	for _, came := range []int{2 << 20, 2 << 10} {
+		synctest.Test(t, func(t *testing.T) {
+			page := strings.Repeat("<p>", 1000)
+			b := &bombs{size: 4 << 20, turns: make(chan struct{})}
+			r := newRig(t, Policy{}, func(req *http.Request) (*http.Response, error) {
+				if req.URL.Path == "/large" {
+					return text(200, strings.Repeat("x", came), "Cache-Control: max-age=60", "Content-Encoding: gzip", "Content-Type: text/plain"), nil
+				}
+				return text(200, page, "Cache-Control: max-age=60", "Content-Type: text/html"), nil
+			})
+			defer r.Cache.Close()
+			r.Cache.SetMostBytes(16 << 20)
+			r.Cache.options.Codings = b
+			coded := func(target, coding string) bool {
+				res, _, trace := r.do(request("HEAD", target, "Accept-Encoding: "+coding))
+				synctest.Wait()
+				return trace.Result == Hit && res.Header.Get("Content-Encoding") == coding
+			}
+			small := []string{"/1", "/2", "/3"}
+			for _, target := range append(small, "/large") {
+				r.get(target, "Accept-Encoding: gzip")
+			}
+			if coded("/large", "br") { // it is begun
+				t.Error("made already")
+			}
+			for _, target := range small {
+				if coded(target, "gzip") {
+					t.Errorf("%s is made", target)
+				}
+			}
+			if came < mostSmall { // it is read so far before it is known
+				for range mostSmall>>14 + 1 {
+					b.turns <- struct{}{}
+				}
+			}
+			for range small {
+				b.turns <- struct{}{}
+			}
+			synctest.Wait()
+			for _, target := range small {
+				if !coded(target, "gzip") {
+					t.Errorf("%s waits for what is large", target)
+				}
+			}
+			if coded("/large", "br") {
+				t.Error("what is large is made")
+			}
+			close(b.turns)
+			synctest.Wait()
+			if !coded("/large", "br") {
+				t.Error("what is large is not made in the end")
+			}
+		})
+	}
 }
 
 // TestHitIsNotCoded shows that no hit is put into a coding as it is given: neither
@@ -408,7 +510,7 @@ func TestFormsOfHead(t *testing.T) {
 func TestFormsAreBounded(t *testing.T) {
 	for most, want := range map[int64]string{0: "", 2 << 10: "gzip"} {
 		synctest.Test(t, func(t *testing.T) {
-			b := &bombs{}
+			b := &bombs{size: 2 << 20}
 			r := newRig(t, Policy{MostBytes: most}, func(*http.Request) (*http.Response, error) {
 				return text(200, strings.Repeat("gzip", 300), "Cache-Control: max-age=60", "Content-Encoding: gzip", "Content-Type: text/plain"), nil
 			})
