@@ -146,7 +146,7 @@ type giving struct {
 	query   query
 	lines   cache.Lines
 	own     http.Header // what the edge puts beside lines
-	buffer  []byte      // of the answer's header
+	buffer  []byte      // of the answer's header, and of a short body behind it
 }
 
 var givings = sync.Pool{New: func() any { return &giving{own: http.Header{}, buffer: make([]byte, 0, 1<<10)} }}

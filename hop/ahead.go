@@ -388,6 +388,7 @@ func (a *Asked) free() {
 
 // Write sends a header, as HTTP/1.1 has it, and a body, in one go where that is
 // possible, with the client's time for it, and gives how much of the body was taken.
+// It may use the room behind header.
 // After ErrNotNow nothing was written; after any other error, the
 // os.ErrDeadlineExceeded of a client that took nothing for too long among them, the
 // connection is closed.
