@@ -37,7 +37,7 @@ type Options struct {
 	Store       Store
 	Codings     Codings // nil gives every body in the form in which it came
 	MostBytes   int64   // the largest body that is kept; 0 is 64 MiB
-	MostFetches int     // of those that nobody waits for, at a time; 0 is 64
+	MostFetches int     // of those that nobody waits for, at a time, beside one of each origin; 0 is 64
 	MostForms   int     // that are made at a time; 0 is 1
 	Log         *slog.Logger
 }
@@ -48,22 +48,23 @@ type Cache struct {
 	base    context.Context // of what is made in the background
 	cut     context.CancelFunc
 	work    sync.WaitGroup // fetches and forms; begun under flights, while not closed
-	lone    atomic.Int64   // fetches that nobody waits for
 	ended   atomic.Uint64  // how many can be joined no more; written under flights
 	most    atomic.Int64   // Options.MostBytes, as it is now
 	rules   rules          // of No-Vary-Search
 	covers  covers         // failures that nobody saw
 
-	flights sync.Mutex // guards the rest
-	closed  bool
-	joined  map[flightKey]*flight // those that can be joined
-	all     map[*flight]struct{}  // under way
-	making  map[making]bool       // forms that wait or are made
-	wishes  []wish                // those that wait
-	large   []wish                // and those that wait behind them
-	makers  int                   // goroutines that make them
-	never   map[never]bool        // forms that are too large to be made
-	marks   marks
+	flights   sync.Mutex // guards the rest
+	closed    bool
+	joined    map[flightKey]*flight // those that can be joined
+	all       map[*flight]struct{}  // under way
+	making    map[making]bool       // forms that wait or are made
+	wishes    []wish                // those that wait
+	large     []wish                // and those that wait behind them
+	makers    int                   // goroutines that make them
+	never     map[never]bool        // forms that are too large to be made
+	marks     marks
+	standings map[originKey]*standing
+	lone      int // fetches that nobody waits for
 }
 
 // New makes a Cache.
@@ -83,7 +84,7 @@ func New(options Options) *Cache {
 	c := &Cache{
 		options: options,
 		joined:  map[flightKey]*flight{}, all: map[*flight]struct{}{}, making: map[making]bool{}, never: map[never]bool{},
-		marks: marks{},
+		marks: marks{}, standings: map[originKey]*standing{},
 	}
 	c.most.Store(options.MostBytes)
 	c.base, c.cut = context.WithCancel(context.Background())
@@ -195,6 +196,7 @@ func (a *ask) pass(reason Reason) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.reached(res)
 	if !safe(a.req.Method) {
 		a.invalidate(res)
 	}
@@ -206,7 +208,7 @@ func (a *ask) pass(reason Reason) (*http.Response, error) {
 // mark is what is remembered of a key for a while.
 type mark struct {
 	uncacheable time.Time // until then an answer is expected to be for one request alone
-	failed      time.Time // when the origin last failed
+	trouble               // the page's own
 }
 
 // marks are bounded: a key that is forgotten costs a wait.
@@ -217,13 +219,6 @@ const (
 	mostMarks = 1 << 16
 	// aloneFor is as Varnish's hit-for-miss (default_ttl, 120 s).
 	aloneFor = 2 * time.Minute
-	// troubleFor is how long an origin that failed is asked in the background only,
-	// where something stale may be given; every retryAfter at most. Who wants
-	// something fresh waits for it once retryAfter is over. With a shorter time the
-	// retries of more pages than may be fetched at a time in the background would not
-	// come round, and visitors wait for an origin that is silent.
-	troubleFor = 10 * time.Minute
-	retryAfter = 5 * time.Second
 )
 
 func (m marks) set(key Key, as mark) {

@@ -40,7 +40,7 @@ func (e *explaining) say(about, section, format string, args ...any) {
 // would ask the origin, the origin is asked, and its body not read.
 func (t *Transport) Explain(ctx context.Context, req *http.Request) []Step {
 	req = req.WithContext(ctx)
-	e := &explaining{ask: &ask{t: t, c: t.Cache, req: req, policy: t.policyOf(req), trace: &Trace{}}}
+	e := &explaining{ask: &ask{t: t, c: t.Cache, req: req, policy: t.policyOf(req), trace: &Trace{}, asks: true}}
 	if reason := e.read(); reason != "" {
 		e.say("request", sections[reason], "%s %s passes by the cache: %s", req.Method, URL(req, e.policy), explained[reason])
 		if !safe(req.Method) {
@@ -53,7 +53,7 @@ func (t *Transport) Explain(ctx context.Context, req *http.Request) []Step {
 	found := e.lookup()
 	e.kept(&found)
 	if found.serve {
-		e.served(&found)
+		e.served(&found, found.refresh && e.rests(&found))
 		return e.steps
 	}
 	if parts := e.fromParts(&found); parts != nil {
@@ -66,8 +66,15 @@ func (t *Transport) Explain(ctx context.Context, req *http.Request) []Step {
 		return e.steps
 	}
 	if found.onError && e.troubled(&found) {
-		e.say("answer", "RFC 5861 §4", "given stale: the origin failed less than %s ago, and is asked in the background, %s after that", troubleFor, retryAfter)
+		then := "another request tries it, or did a moment ago"
+		if found.refresh {
+			then = "it is asked meanwhile"
+		}
+		e.say("answer", "RFC 5861 §4", "given stale: the origin fails, or this page of it, and is asked every %s at most: %s", retryAfter, then)
 		return e.steps
+	}
+	if found.try {
+		e.say("lookup", "RFC 5861 §4", "the origin failed, or this page of it: this request tries it, and others do not wait for that")
 	}
 	e.say("lookup", sections[found.reason], "the origin is asked: %s", explained[found.reason])
 	e.asks(&found)
@@ -209,7 +216,7 @@ func freshnessSection(l lifetimes) string {
 }
 
 // served says what is given.
-func (e *explaining) served(f *finding) {
+func (e *explaining) served(f *finding, rests bool) {
 	form := e.pick(f.object.Meta, f.object.Forms)
 	what, section, bodiless := e.shape(f, codingText(form.coding))
 	if f.reason == "" {
@@ -217,7 +224,10 @@ func (e *explaining) served(f *finding) {
 	} else {
 		e.say("answer", sections[f.reason], "given stale, %s: %s", what, explained[f.reason])
 	}
-	if f.refresh {
+	switch {
+	case rests:
+		e.say("answer", "RFC 5861 §3", "no other is fetched meanwhile: the origin fails, or this page of it, and was asked less than %s ago", retryAfter)
+	case f.refresh:
 		e.say("answer", "RFC 5861 §3", "another is fetched meanwhile")
 	}
 	switch {
@@ -260,19 +270,17 @@ var telling = []struct{ name, section string }{
 
 // asks asks the origin, and says whether the answer would be kept.
 func (e *explaining) asks(found *finding) {
-	ctx, cancel := context.WithCancel(context.WithValue(e.req.Context(), keptKey{}, true))
+	ctx, cancel := context.WithCancel(e.req.Context())
 	defer cancel()
-	ranged := e.fetchesRange(found)
-	if found.gap = e.gapOf(found); found.gap != nil {
-		e.say("fetch", "RFC 9111 §3.4", "%s of it is missing beside what is kept, and is asked for if that is still so: %s", found.gap.lack.text(), found.gap.tag)
-	}
-	f := &flight{c: e.c, out: e.sent(found.own || ranged).WithContext(ctx), valid: found.object}
-	if ranged {
-		r, ifRange := e.rangeSent(found)
-		f.out.Header["Range"] = []string{r}
-		if ifRange != "" {
-			f.out.Header["If-Range"] = []string{ifRange}
+	alone := e.head || found.object == nil && conditional(e.req.Header) && e.expectsAlone()
+	f := &flight{c: e.c}
+	if alone {
+		f.out = e.sentAlone().WithContext(ctx)
+	} else {
+		if found.gap = e.gapOf(found); found.gap != nil {
+			e.say("fetch", "RFC 9111 §3.4", "%s of it is missing beside what is kept, and is asked for if that is still so: %s", found.gap.lack.text(), found.gap.tag)
 		}
+		f.out, f.valid = e.fetched(found).WithContext(context.WithValue(ctx, keptKey{}, true)), found.object
 	}
 	if f.validates() {
 		e.say("fetch", "RFC 9111 §4.3.1", "with the validators of what is kept: If-None-Match: %s, If-Modified-Since: %s", found.object.Meta.facts().etag, first(found.object.Meta.Header, "Last-Modified"))
@@ -306,12 +314,12 @@ func (e *explaining) asks(found *finding) {
 	}
 	if e.head {
 		e.say("store", sections[whyHead], "not kept: %s", explained[whyHead])
-		if found.object != nil {
-			e.say("store", "RFC 9111 §4.3.5", "but what is kept is updated by it, or let go")
+		if found.object != nil && res.StatusCode == http.StatusOK {
+			e.say("store", "RFC 9111 §4.3.5", "but what is kept is updated by it, or stale if it is another")
 		}
 		return
 	}
-	if found.object == nil && conditional(e.req.Header) && e.expectsAlone() {
+	if alone {
 		e.say("store", sections[whyExpected], "not kept: %s, and the request has a condition of its own, so that it goes on as it is", explained[whyExpected])
 		return
 	}

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -115,6 +116,110 @@ func TestExplain(t *testing.T) {
 			t.Errorf("explaining changed something: %+v", trace)
 		}
 	})
+}
+
+// TestExplainAgrees holds what is explained against what Cache-Status then says of the
+// same request: whether it is a hit, what the origin answers, and that a HEAD is not
+// kept.
+func TestExplainAgrees(t *testing.T) {
+	type state struct {
+		what  string
+		path  string
+		lines []string
+		set   func(way *string, r *rig)
+		says  string // that is explained
+	}
+	wait := func(*string, *rig) { time.Sleep(2 * time.Minute) }
+	be := func(now string) func(*string, *rig) { return func(way *string, r *rig) { wait(way, r); *way = now } }
+	known := func(way *string, r *rig) { be("down")(way, r); r.get("/a") }
+	for _, method := range []string{"HEAD", "GET"} {
+		for _, s := range []state{
+			{"nothing is kept", "/new", nil, wait, "nothing is kept under the key"},
+			{"it is fresh", "/a", nil, func(*string, *rig) {}, "a hit"},
+			{"it is stale", "/a", nil, wait, "stale since"},
+			{"it is another", "/a", nil, be("changed"), "the origin answers 200"},
+			{"it is gone", "/a", nil, be("gone"), "the origin answers 404"},
+			{"with a condition", "/a", []string{`If-None-Match: "1"`}, wait, "the origin answers 304"},
+			{"with one that does not hold", "/a", []string{`If-None-Match: "9"`}, wait, ""},
+			{"with a range", "/a", []string{"Range: bytes=1-2"}, wait, ""},
+			{"down", "/a", nil, be("down"), "what is kept is given stale"},
+			{"503", "/a", nil, be("503"), "what is kept is given stale"},
+			{"nothing is kept, and it is down", "/new", nil, be("503"), "the origin answers 503"},
+			{"it may not be stale, and it is down", "/must", nil, be("503"), "it may not be given stale"},
+			{"it failed", "/a", nil, known, "given stale: the origin fails"},
+			{"another page failed", "/b", nil, known, "given stale: the origin fails"},
+			{"it failed a while ago", "/a", nil, func(way *string, r *rig) { known(way, r); time.Sleep(time.Minute) }, "is asked meanwhile"},
+			{"it failed long ago", "/a", nil, func(way *string, r *rig) { known(way, r); time.Sleep(2 * troubleFor) }, "this request tries it"},
+			{"it failed, and is reloaded", "/a", []string{"Cache-Control: no-cache"}, func(way *string, r *rig) { known(way, r); time.Sleep(time.Minute) }, "this request tries it"},
+			{"it is fetched meanwhile", "/while", nil, wait, "another is fetched meanwhile"},
+			{"it was, and failed", "/while", nil, known, "no other is fetched meanwhile"},
+			{"as the last was for one alone", "/private", []string{`If-None-Match: "1"`}, wait, ""},
+		} {
+			t.Run(method+", "+s.what, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					way, asked := "", ""
+					r := newRig(t, Policy{Site: "shop", StaleIfError: 24 * time.Hour}, func(req *http.Request) (*http.Response, error) {
+						asked += fmt.Sprintln(req.Method, req.Header["If-None-Match"], req.Header["Range"], req.Header["Accept-Encoding"])
+						now, tag := "Date: "+time.Now().UTC().Format(http.TimeFormat), `"1"`
+						control := map[string]string{"/must": "max-age=60, must-revalidate", "/while": "max-age=60, stale-while-revalidate=3600", "/private": "private"}[req.URL.Path]
+						if control == "" {
+							control = "max-age=60"
+						}
+						switch way {
+						case "down":
+							return nil, errors.New("down")
+						case "503":
+							return text(503, "down", now), nil
+						case "gone":
+							return text(404, "gone", now), nil
+						case "changed":
+							tag = `"2"`
+						}
+						if req.Header.Get("If-None-Match") == tag {
+							return text(304, "", now, "Cache-Control: "+control, "Etag: "+tag), nil
+						}
+						return text(200, "hello", now, "Cache-Control: "+control, "Etag: "+tag), nil
+					})
+					defer r.Cache.Close()
+					for _, path := range []string{"/a", "/b", "/must", "/while", "/private"} {
+						r.get(path)
+					}
+					r.idle()
+					s.set(&way, r)
+					req := request(method, s.path, append(s.lines, "Accept-Encoding: gzip")...)
+					asked = ""
+					explained := ""
+					for _, step := range r.Explain(t.Context(), req) {
+						explained += step.About + ": " + step.Says + "\n"
+					}
+					asking := asked
+					asked = ""
+					var trace Trace
+					res, err := r.RoundTrip(req.WithContext(WithTrace(t.Context(), &trace)))
+					said := trace.Status
+					if err == nil {
+						said = res.Header.Get("Cache-Status")
+						res.Body.Close()
+					}
+					forwarded := asked
+					synctest.Wait()
+					if _, status, _ := strings.Cut(said, "fwd-status="); status != "" {
+						status, _, _ = strings.Cut(status, ";")
+						if !strings.Contains(explained, "the origin answers "+status) {
+							t.Errorf("%s is not\n%s", said, explained)
+						}
+					}
+					given := strings.Contains(explained, "answer: a hit") || strings.Contains(explained, "answer: given stale") || strings.Contains(explained, "answer: what is kept is given stale")
+					if strings.Contains(said, "; hit") != given || strings.Contains(said, `detail="head"`) != strings.Contains(explained, "a HEAD has no body to keep") || !strings.Contains(explained, s.says) {
+						t.Errorf("%s is not\n%s", said, explained)
+					}
+					if !strings.Contains(said, "; hit") && asking != forwarded {
+						t.Errorf("explaining asked for\n%sthe request for\n%s", asking, forwarded)
+					}
+				})
+			})
+		}
+	}
 }
 
 // TestReasons holds that each reason is told in words, with where it stands.

@@ -43,7 +43,9 @@ type flight struct {
 	answered chan struct{} // closed by land, which sets the next
 	landing  landing
 
-	detached bool    // under c.flights: it counts in c.lone
+	origin   *standing
+	begun    time.Time
+	detached bool    // under c.flights: it counts in c.lone, and the origin's
 	wanted   []wish  // under c.flights: forms of what comes, by those who share it
 	kept     *Object // under c.flights: what came, in the store
 
@@ -94,7 +96,6 @@ func (f *flight) run() {
 	}
 	v := x.judge()
 	if isTrouble(x.res.StatusCode) {
-		f.c.remember(f.key.key, func(m *mark) { m.failed = x.received })
 		f.cover(x.res.StatusCode, nil)
 		if f.spare {
 			v.reason = whyError
@@ -121,15 +122,13 @@ func (f *flight) ask(x *exchanged, out *http.Request) {
 	if x.take(res); err != nil {
 		x.res = nil
 		if out.Context().Err() == nil { // it was not given up here
-			f.c.remember(f.key.key, func(m *mark) { m.failed = x.received })
+			f.c.heard(f.key.key, f.origin, x.requested, nil)
 			f.cover(0, err)
 		}
 		f.land(landing{err: err})
 		return
 	}
-	if !isTrouble(res.StatusCode) {
-		f.c.remember(f.key.key, func(m *mark) { m.failed = time.Time{} })
-	}
+	f.c.heard(f.key.key, f.origin, x.requested, res)
 }
 
 // cover notes a failure that nobody sees: something stale is given.
@@ -143,6 +142,11 @@ func (f *flight) cover(status int, err error) {
 func (c *Cache) remember(key Key, change func(*mark)) {
 	c.flights.Lock()
 	defer c.flights.Unlock()
+	c.mark(key, change)
+}
+
+// mark is remember. c.flights is held.
+func (c *Cache) mark(key Key, change func(*mark)) {
 	m := c.marks[key]
 	was := m
 	if change(&m); m != was {

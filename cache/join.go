@@ -23,6 +23,22 @@ type flightKey struct {
 	variant string
 }
 
+// pending reports whether the answer has not come yet.
+func (f *flight) pending() bool {
+	select {
+	case <-f.answered:
+		return false
+	default:
+		return true
+	}
+}
+
+// hangs reports whether a fetch may have to wait for an origin that was in trouble: it
+// is not what tries, and nobody joins it when that is over. c.flights is held.
+func (f *flight) hangs(found *finding) bool {
+	return f.pending() && (found.try || f.begun.Before(f.origin.over))
+}
+
 // flightKey of a request: what is known to make a difference.
 func (a *ask) flightKey(f *finding) flightKey {
 	key := flightKey{key: a.key}
@@ -103,6 +119,10 @@ func (c *Cache) join(a *ask, found *finding, retried bool) (f *flight, s *seat, 
 	}
 	if !found.solo {
 		f := c.joined[key]
+		if f != nil && f.hangs(found) {
+			f.unjoin()
+			f = nil
+		}
 		if f == nil && a.fetchesRange(found) && !found.apart {
 			if f = c.joined[a.wholeKey(found)]; f != nil && !f.soon(a.ranged) {
 				f = nil
@@ -114,7 +134,7 @@ func (c *Cache) join(a *ask, found *finding, retried bool) (f *flight, s *seat, 
 				f.attend()
 				return f, s, false
 			}
-		} else if found.ended != always && found.ended != c.ended.Load() {
+		} else if !found.try && found.ended != always && found.ended != c.ended.Load() {
 			return nil, nil, true
 		}
 	}
@@ -129,8 +149,14 @@ func (a *ask) refresh(found *finding) {
 	c, key := a.c, a.flightKey(found)
 	c.flights.Lock()
 	defer c.flights.Unlock()
-	if c.closed || c.joined[key] != nil || c.lone.Load() >= int64(c.options.MostFetches) {
+	if c.closed || !c.room(a.standing()) {
 		return
+	}
+	if f := c.joined[key]; f != nil {
+		if !f.hangs(found) {
+			return
+		}
+		f.unjoin()
 	}
 	f := c.begin(a, found, key)
 	f.detach()
@@ -139,6 +165,24 @@ func (a *ask) refresh(found *finding) {
 
 // begin makes a fetch. c.flights is held.
 func (c *Cache) begin(a *ask, found *finding, key flightKey) *flight {
+	out := a.fetched(found)
+	ctx, cancel := context.WithCancel(context.WithValue(context.WithoutCancel(a.req.Context()), keptKey{}, true))
+	f := &flight{
+		c: c, next: a.t.Next, key: key, cancel: cancel, policy: a.policy, url: a.at(),
+		out: out.WithContext(ctx), valid: found.object, noStore: a.control.noStore, spare: found.onError, solo: found.solo,
+		origin: a.standing(), begun: time.Now(), answered: make(chan struct{}),
+	}
+	f.stream.changed = make(chan struct{})
+	f.seats = map[*seat]struct{}{}
+	c.all[f] = struct{}{}
+	if !found.solo {
+		c.joined[key] = f
+	}
+	return f
+}
+
+// fetched is the request as a fetch sends it, less its conditions and its context.
+func (a *ask) fetched(found *finding) *http.Request {
 	ranged := a.fetchesRange(found)
 	out := a.sent(found.own || ranged)
 	out.Method = http.MethodGet // also for a HEAD, that has what it found refreshed
@@ -149,19 +193,7 @@ func (c *Cache) begin(a *ask, found *finding, key flightKey) *flight {
 			out.Header["If-Range"] = []string{ifRange}
 		}
 	}
-	ctx, cancel := context.WithCancel(context.WithValue(context.WithoutCancel(a.req.Context()), keptKey{}, true))
-	f := &flight{
-		c: c, next: a.t.Next, key: key, cancel: cancel, policy: a.policy, url: a.at(),
-		out: out.WithContext(ctx), valid: found.object, noStore: a.control.noStore, spare: found.onError, solo: found.solo,
-		answered: make(chan struct{}),
-	}
-	f.stream.changed = make(chan struct{})
-	f.seats = map[*seat]struct{}{}
-	c.all[f] = struct{}{}
-	if !found.solo {
-		c.joined[key] = f
-	}
-	return f
+	return out
 }
 
 type keptKey struct{}
@@ -189,7 +221,8 @@ func (f *flight) end(handed bool) {
 func (f *flight) attend() {
 	if f.detached {
 		f.detached = false
-		f.c.lone.Add(-1)
+		f.c.lone--
+		f.origin.lone--
 	}
 }
 
@@ -197,7 +230,8 @@ func (f *flight) attend() {
 func (f *flight) detach() {
 	if !f.detached {
 		f.detached = true
-		f.c.lone.Add(1)
+		f.c.lone++
+		f.origin.lone++
 	}
 }
 
@@ -212,7 +246,7 @@ func (f *flight) left() {
 	if f.waited() {
 		return // another came meanwhile, or the answer has
 	}
-	if f.keepable() && f.c.lone.Load() < int64(f.c.options.MostFetches) {
+	if f.keepable() && f.c.room(f.origin) {
 		f.detach()
 		return
 	}

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"math"
 	"net/http"
 	"time"
@@ -27,11 +28,13 @@ type finding struct {
 	ttl     time.Duration
 	note    string
 
-	own   bool     // what is kept stays in the form in which it came: the client's codings count
-	names []string // fields that answers under the key vary by
-	solo  bool     // the answer is fetched for this request alone
-	apart bool     // a range is not taken of a whole that is under way
-	gap   *gap     // what of a range is fetched, beside parts that are kept; nil for all of it
+	own   bool            // what is kept stays in the form in which it came: the client's codings count
+	names []string        // fields that answers under the key vary by
+	solo  bool            // the answer is fetched for this request alone
+	apart bool            // a range is not taken of a whole that is under way
+	try   bool            // it is asked whether what is in trouble is well again
+	alarm context.Context // of an origin that is not; nil where nobody waits for that
+	gap   *gap            // what of a range is fetched, beside parts that are kept; nil for all of it
 }
 
 // lookup finds what is kept for the request.
@@ -194,6 +197,7 @@ func (a *ask) answer() (*http.Response, error) {
 	for look := 0; ; look++ {
 		found := a.lookup()
 		if found.serve {
+			found.refresh = found.refresh && !a.rests(&found)
 			if res := a.fromStore(&found); res != nil {
 				return res, nil
 			}
@@ -252,21 +256,6 @@ type landed struct {
 	apart   bool     // the range is not to be had of it soon
 	looked  bool     // it was looked for again, as a fetch had ended meanwhile
 	names   []string // the fields that it varies by
-}
-
-// troubled reports whether the origin failed a while ago, so that it is not
-// waited for when there is something else to give.
-func (a *ask) troubled(f *finding) bool {
-	a.c.flights.Lock()
-	failed := a.c.marks[a.key].failed
-	a.c.flights.Unlock()
-	since := f.now.Sub(failed)
-	if failed.IsZero() || since > troubleFor || since > retryAfter && f.reason == whyRequestControl {
-		return false
-	}
-	f.refresh = since > retryAfter
-	f.reason = whyError
-	return true
 }
 
 // expectsAlone reports whether the answer is expected to be for this request alone.

@@ -28,8 +28,8 @@ import (
 // A MAY of the RFC is both. Where the cache says that it is stricter, so is the
 // model; and where it says that it reads the RFC otherwise: s-maxage alone does not
 // forbid stale answers, the tag of a 304 is compared weakly, a soft purge gives what
-// is stale once more, and an origin that failed counts as failing for a while (RFC
-// 5861 §4).
+// is stale once more, and an origin that failed counts as failing, for all its pages,
+// until it answers or was not asked for a while (RFC 5861 §4).
 
 // rep is a representation that the origin has at some time.
 type rep struct {
@@ -688,14 +688,35 @@ func (h *history) sure(v *visit) *fetched {
 	return nil
 }
 
-// failing reports whether the origin fails, or did so long ago.
+// failing reports whether the origin, or this page of it, failed while the visit
+// lasted, or is known to fail: it was not well since it failed, and was asked so long
+// ago at most. That one page fails is nothing of the others while the origin answers.
 func (h *history) failing(v *visit, ago time.Duration) bool {
+	asked := func(x *fetched) bool {
+		return x.sentAt < v.begunAt && (v.begun.Sub(x.sent) <= ago || !x.answered.IsZero() && v.begun.Sub(x.answered) <= ago)
+	}
 	for _, x := range h.fetched {
-		if x.url == v.url && (x.failed || x.cut || x.status >= 500) && x.sentAt < v.doneAt && v.begun.Sub(x.answered) <= ago {
+		if !(x.failed || x.status >= 500) || x.sentAt >= v.doneAt || x.method == "POST" {
+			continue
+		}
+		well := ""
+		if x.url == v.url {
+			well = v.url
+		} else if x.status == 500 || h.well(x.sent, x.answered, "") {
+			continue
+		}
+		if x.answeredAt > v.begunAt || !h.well(x.answered, v.begun, well) && slices.ContainsFunc(h.fetched, asked) {
 			return true
 		}
 	}
 	return false
+}
+
+// well reports whether the origin answered between two times, of this URL or of any.
+func (h *history) well(from, to time.Time, url string) bool {
+	return slices.ContainsFunc(h.fetched, func(x *fetched) bool {
+		return (url == "" || x.url == url && x.method != "POST") && !x.failed && x.status < 500 && x.answered.After(from) && x.answered.Before(to)
+	})
 }
 
 // encoded are the bytes of a representation in a coding, as the origin and the

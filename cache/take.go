@@ -26,25 +26,48 @@ func (a *ask) fetch(found *finding, retried bool) (*http.Response, *landed, erro
 		res, err := a.pass(whyClosed)
 		return res, nil, err
 	}
-	select {
-	case <-f.answered:
-	case <-a.req.Context().Done():
+	a.trace.Fetch = s == f.first
+	if !a.await(found, f) {
 		s.Close()
+		if a.req.Context().Err() == nil {
+			res, err := a.stale(found)
+			return res, nil, err
+		}
 		a.trace.Result = Failed
 		return nil, nil, context.Cause(a.req.Context())
 	}
 	if s == f.first {
-		a.trace.Fetch = true
 		res, err := a.takeFirst(found, f, s)
 		return res, nil, err
 	}
 	return a.take(found, f, s, retried)
 }
 
+// await waits for the fetch to land; false is that it is not waited for any more, as
+// the client has left, or is given something stale.
+func (a *ask) await(found *finding, f *flight) bool {
+	var alarm <-chan struct{}
+	if found.alarm != nil {
+		alarm = found.alarm.Done()
+	}
+	for {
+		select {
+		case <-f.answered:
+			return true
+		case <-a.req.Context().Done():
+			return false
+		case <-alarm:
+			if alarm = nil; f.pending() && a.spared(found) {
+				return false
+			}
+		}
+	}
+}
+
 // takeFirst gives the answer to whose request it is.
 func (a *ask) takeFirst(found *finding, f *flight, s *seat) (*http.Response, error) {
 	l := &f.landing
-	if (l.err != nil || isTrouble(l.status)) && found.onError {
+	if (l.err != nil || isTrouble(l.status)) && a.spared(found) {
 		s.Close()
 		return a.stale(found)
 	}
@@ -125,7 +148,7 @@ func (a *ask) again(found *finding) (*http.Response, error) {
 // take gives the answer to a request that waited for another's fetch.
 func (a *ask) take(found *finding, f *flight, s *seat, retried bool) (*http.Response, *landed, error) {
 	l := &f.landing
-	if (l.err != nil || isTrouble(l.status)) && found.onError {
+	if (l.err != nil || isTrouble(l.status)) && a.spared(found) {
 		s.Close()
 		res, err := a.stale(found)
 		return res, nil, err
@@ -186,10 +209,25 @@ func (a *ask) partable(found *finding, f *flight) bool {
 	return form.form != nil && f.soonOf(a.ranged)
 }
 
-// stale gives what was found, beyond its freshness, as there is no other.
+// spared reports whether there is something to give on an error, as it is by now: what
+// was found may have been purged since, be too old, or be another.
+func (a *ask) spared(found *finding) bool {
+	if !found.onError {
+		return false
+	}
+	now := a.lookup()
+	found.now, found.object, found.ttl, found.note = now.now, now.object, now.ttl, now.note
+	found.serve, found.onError, found.reason = now.serve, now.onError, now.reason
+	return now.serve || now.onError
+}
+
+// stale gives what was spared, as there is no other.
 func (a *ask) stale(found *finding) (*http.Response, error) {
-	found.reason, found.refresh = whyError, false
-	a.noteError(found)
+	found.refresh = false
+	if !found.serve {
+		found.reason = whyError
+		a.noteError(found)
+	}
 	if res := a.fromStore(found); res != nil {
 		return res, nil
 	}

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"strconv"
@@ -144,23 +145,34 @@ func (a *ask) validated(found *finding, f *flight, result Result) (*http.Respons
 // GET with conditions where the answer is not expected to be kept.
 func (a *ask) passAlone(found *finding, why Reason) (*http.Response, error) {
 	a.trace.Result, a.trace.Kept, a.trace.Fetch = Uncacheable, string(why), true
-	out := a.sent(true).WithContext(a.req.Context())
-	for _, name := range []string{"If-None-Match", "If-Modified-Since", "Range", "If-Range"} {
-		if lines := a.req.Header[name]; len(lines) > 0 {
-			out.Header[name] = lines
-		}
+	ctx := a.req.Context()
+	if found.alarm != nil {
+		alarmed, leave := context.WithCancel(ctx)
+		defer leave()
+		defer context.AfterFunc(found.alarm, leave)()
+		ctx = alarmed
 	}
+	origin, out := a.origin(), a.sentAlone().WithContext(ctx)
 	x := &exchanged{policy: a.policy, sent: out, noStore: a.control.noStore, most: a.c.most.Load(), requested: found.now}
 	res, err := a.t.Next.RoundTrip(out)
-	x.take(res)
-	if (err != nil || isTrouble(res.StatusCode)) && found.onError {
+	left := err != nil && ctx.Err() != nil
+	if x.take(res); !left {
+		a.c.heard(a.key, origin, x.requested, res)
+	}
+	if (err != nil || isTrouble(res.StatusCode)) && a.spared(found) {
 		status := 0
 		if err == nil {
 			status = res.StatusCode
 			res.Body.Close()
 		}
-		a.c.cover(a.policy.Site, a.at(), status, err)
+		if !left {
+			a.c.cover(a.policy.Site, a.at(), status, err)
+		}
 		return a.stale(found)
+	}
+	if left && a.req.Context().Err() == nil { // what was to be spared is gone meanwhile
+		a.status.anew()
+		return a.pass(whyError)
 	}
 	if err != nil {
 		a.trace.Result, a.trace.Reason = Failed, string(whyError)
@@ -170,9 +182,24 @@ func (a *ask) passAlone(found *finding, why Reason) (*http.Response, error) {
 		x.received = time.Now()
 		a.updateByHead(x, found.object)
 	}
+	if found.alarm != nil {
+		res.Body.Close()
+		res.Body = http.NoBody // a HEAD's, and its context ends here
+	}
 	a.status.fwdStatus, a.status.detail = res.StatusCode, why
 	a.status.set(res.Header)
 	return res, nil
+}
+
+// sentAlone is the request as it goes on for this one alone, less its context.
+func (a *ask) sentAlone() *http.Request {
+	out := a.sent(true)
+	for _, name := range []string{"If-None-Match", "If-Modified-Since", "Range", "If-Range"} {
+		if lines := a.req.Header[name]; len(lines) > 0 {
+			out.Header[name] = lines
+		}
+	}
+	return out
 }
 
 // updateByHead freshens an object by the answer to a HEAD, or makes it stale where
