@@ -110,7 +110,7 @@ func (f *flight) run() {
 		f.copy(x, &v)
 		return
 	}
-	f.drop(x.res)
+	f.drop(x.res, v.reason)
 	handed = f.hand(x.res, v.reason)
 }
 
@@ -174,9 +174,9 @@ func (f *flight) unjoin() {
 }
 
 // drop lets go of what was to be validated when the origin says that it is gone, or
-// has something that is not kept in its place.
-func (f *flight) drop(res *http.Response) {
-	if f.valid == nil || isTrouble(res.StatusCode) {
+// has something in its place that is not kept, whoever asks for it.
+func (f *flight) drop(res *http.Response, reason Reason) {
+	if f.valid == nil || isTrouble(res.StatusCode) || reason == whyRequestNoStore || reason == whyAuthorization {
 		return
 	}
 	gone := res.StatusCode == http.StatusNotFound || res.StatusCode == http.StatusGone

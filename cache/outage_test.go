@@ -6,8 +6,12 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -521,6 +525,20 @@ func TestSpared(t *testing.T) {
 	}
 }
 
+// TestNoStoreTakesNothing shows that a request with no-store, that sees that a page is
+// another by now, does not take from the others what is given when the origin fails.
+func TestNoStoreTakesNothing(t *testing.T) {
+	hush(t, 0, 1, func(r *rig, o *down) {
+		if got := r.take("GET", shop+"/0", "Cache-Control: no-store"); got.trace.Result != Uncacheable {
+			t.Errorf("%+v", got)
+		}
+		o.set("example.cn", -1)
+		if got := r.take("GET", shop+"/0"); got.trace.Result != Stale || got.err != nil {
+			t.Errorf("it failed then: %+v", got)
+		}
+	})
+}
+
 // TestSilentStarvesNobody shows that an origin that is silent, with many pages to be
 // asked for in the background, does not keep those of others from that.
 func TestSilentStarvesNobody(t *testing.T) {
@@ -557,6 +575,337 @@ func TestSilentStarvesNobody(t *testing.T) {
 			t.Errorf("the silent ones were asked %d times at a time", most)
 		}
 	})
+}
+
+// flaky are the origins of hosts that die, hang, say that they fail and come back. It
+// notes what each was asked.
+type flaky struct {
+	mu    sync.Mutex // guards the rest
+	lives map[string][]life
+	asked map[string][]*asked
+}
+
+// life is how an origin is, since then.
+type life struct {
+	way   string
+	since time.Time
+}
+
+// asked is one request to an origin, and what came of it.
+type asked struct {
+	path           string
+	spare          bool // there is something stale in its place
+	sent, answered time.Time
+	failed, well   bool // neither: 500, or it was given up
+}
+
+// controls are what the pages say of themselves; of those that begin with s something
+// stale may be given for as long as a test lasts.
+var controls = map[string]string{
+	"/s-plain": "max-age=10", "/s-shared": "s-maxage=10", "/s-while": "max-age=10, stale-while-revalidate=30", "/s-always": "max-age=0, stale-if-error=864000",
+	"/must": "max-age=10, must-revalidate", "/validated": "no-cache", "/none": "max-age=10, stale-if-error=0", "/minute": "max-age=10, stale-if-error=60", "/proxy": "max-age=10, proxy-revalidate",
+}
+
+func (o *flaky) be(host, way string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.lives[host] = append(o.lives[host], life{way, time.Now()})
+}
+
+func (o *flaky) RoundTrip(req *http.Request) (res *http.Response, err error) {
+	o.mu.Lock()
+	life := o.lives[req.Host][len(o.lives[req.Host])-1]
+	a := &asked{path: req.URL.Path, spare: spare(req.URL.Path, req.Header.Get("Cache-Control")), sent: time.Now()}
+	o.asked[req.Host] = append(o.asked[req.Host], a)
+	o.mu.Unlock()
+	latency, status := 200*time.Millisecond, 200
+	switch life.way {
+	case "refused":
+		latency, status = 0, 0
+	case "silent":
+		latency, status = time.Minute, 0
+	case "slow":
+		latency = 10 * time.Second
+	case "500":
+		status = 500
+	case "503":
+		status = 503
+	}
+	select {
+	case <-time.After(latency):
+	case <-req.Context().Done():
+		return nil, context.Cause(req.Context())
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	a.answered, a.failed, a.well = time.Now(), status == 0 || status == 503, status == 200
+	if status == 0 {
+		return nil, errors.New("no answer")
+	}
+	if status != 200 {
+		return text(status, "an error", "Retry-After: 3600"), nil
+	}
+	now := "Date: " + a.answered.UTC().Format(http.TimeFormat)
+	control := "Cache-Control: " + controls[req.URL.Path]
+	tag := fmt.Sprintf(`Etag: "%d"`, life.since.Unix())
+	if "Etag: "+req.Header.Get("If-None-Match") == tag {
+		return text(304, "", now, control, tag), nil
+	}
+	return text(200, strings.Repeat("x", 100), now, control, tag), nil
+}
+
+// spare reports whether there is always something stale that may be given: not to who
+// wants none.
+func spare(path, control string) bool {
+	return path[:2] == "/s" && !strings.Contains(control, "no-cache, no-store")
+}
+
+// known reports whether it is known at a time, for certain, that an origin fails: it
+// did, was not asked in vain before it last did well, and has not done so since. from is
+// when that began.
+func (o *flaky) known(host string, at time.Time) (from time.Time, known bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var well time.Time
+	for _, a := range o.asked[host] {
+		if a.well && a.answered.Before(at) && a.answered.After(well) {
+			well = a.answered
+		}
+	}
+	for _, a := range o.asked[host] {
+		if a.failed && a.sent.After(well) && a.answered.Before(at) && (!known || a.answered.Before(from)) {
+			from, known = a.answered, true
+		}
+	}
+	for _, a := range o.asked[host] {
+		if a.well && !a.answered.Before(at) && a.answered.Equal(at) {
+			return from, false // it may be over
+		}
+	}
+	return from, known
+}
+
+// visited is what one visitor saw.
+type visited struct {
+	host, path, what string
+	begun, done      time.Time
+	spare, reloads   bool // something stale may be given
+	trace            Trace
+	err              error
+	status           int
+	age              time.Duration
+}
+
+func (v *visited) String() string {
+	return fmt.Sprintf("%s%s %s, at %v for %v: %d %v, %v old, %+v", v.host, v.path, v.what, v.begun.Format(time.TimeOnly), v.done.Sub(v.begun), v.status, v.err, v.age, v.trace)
+}
+
+// TestOutages has visitors of all manners at sites whose origins die, hang and come back
+// as is drawn, and holds what is said of that (docs/caching.md) against what each saw,
+// and what the origins were asked.
+func TestOutages(t *testing.T) {
+	const hours, visitors = 2, 8
+	hosts := []string{"a.cn", "b.cn", "c.cn"}
+	seeds := 12
+	if testing.Short() || raceEnabled {
+		seeds = 3
+	}
+	for seed := range seeds {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := &flaky{lives: map[string][]life{}, asked: map[string][]*asked{}}
+				r := newRig(t, Policy{Site: "shop", StaleIfError: 240 * time.Hour}, o.RoundTrip)
+				defer r.Cache.Close()
+				ctx, stop := context.WithTimeout(t.Context(), hours*time.Hour)
+				defer stop()
+				var mu sync.Mutex // guards all
+				var all []*visited
+				for _, host := range hosts {
+					o.be(host, "well")
+					for path := range controls {
+						r.take("GET", "https://"+host+path)
+					}
+				}
+				begun := time.Now()
+				r.idle()
+				var running sync.WaitGroup
+				for n, host := range hosts {
+					random := rand.New(rand.NewPCG(uint64(seed), uint64(n)))
+					running.Go(func() { // the origin's life
+						for ctx.Err() == nil {
+							ways := []string{"well", "well", "refused", "silent", "silent", "503", "500", "slow"}
+							o.be(host, ways[random.IntN(len(ways))])
+							wait(ctx, time.Duration(1+random.IntN(1+[]int{10, 300, 1500}[random.IntN(3)]))*time.Second)
+						}
+					})
+					for k := range visitors {
+						random := rand.New(rand.NewPCG(uint64(seed), uint64(100*n+k+10)))
+						pause := []int{6, 30, 300, 1500}[max(k%4, n)] // the last is asked for little
+						running.Go(func() {
+							for ctx.Err() == nil {
+								if v := r.visitAt(ctx, host, random); v != nil {
+									mu.Lock()
+									all = append(all, v)
+									mu.Unlock()
+								}
+								wait(ctx, time.Duration(random.IntN(pause*1000))*time.Millisecond)
+							}
+						})
+					}
+				}
+				running.Wait()
+				slices.SortFunc(all, func(v, w *visited) int { return v.begun.Compare(w.begun) })
+				stale, wrong := 0, 0
+				for _, v := range all {
+					if v.trace.Result == Stale {
+						stale++
+					}
+					if why := o.wrong(v); why != "" {
+						if wrong++; wrong < 10 {
+							t.Errorf("%s: %v", why, v)
+						}
+					}
+				}
+				for _, host := range hosts {
+					o.bounded(t, host, begun)
+					o.recovers(t, host, all)
+				}
+				if stale < len(all)/10 || len(all) < 1000 {
+					t.Errorf("%d visits, %d stale", len(all), stale)
+				}
+			})
+		})
+	}
+}
+
+// wait waits, unless ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// visitAt is a visit that is drawn; nil when it left, or there is no time left.
+func (r *rig) visitAt(ctx context.Context, host string, random *rand.Rand) *visited {
+	paths := slices.Sorted(maps.Keys(controls))
+	v := &visited{host: host, path: paths[random.IntN(len(paths))]}
+	method := []string{"GET", "GET", "GET", "HEAD"}[random.IntN(4)]
+	lines := []string{"", "", "", "Cache-Control: no-cache", "Cache-Control: max-age=0", "Cache-Control: no-store", "Cache-Control: no-cache, no-store", "Cache-Control: max-stale=5"}
+	line := lines[random.IntN(len(lines))]
+	v.what = method + " " + line
+	v.spare = spare(v.path, line)
+	v.reloads = strings.Contains(line, "no-cache") || strings.Contains(line, "max-age=0") || v.path == "/s-always" && line != ""
+	req := request(method, v.path)
+	if line != "" {
+		req = request(method, v.path, line)
+	}
+	req.URL.Host, req.Host = host, host
+	if random.IntN(10) == 0 {
+		var leave context.CancelFunc
+		ctx, leave = context.WithTimeout(ctx, time.Duration(1+random.IntN(40))*time.Second)
+		defer leave()
+	}
+	v.begun = time.Now()
+	res, err := r.RoundTrip(req.WithContext(WithTrace(ctx, &v.trace)))
+	v.done, v.err = time.Now(), err
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err == nil {
+		_, _ = io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		v.status = res.StatusCode
+		seconds, _ := strconv.Atoi(res.Header.Get("Age"))
+		v.age = time.Duration(seconds) * time.Second
+	}
+	return v
+}
+
+// wrong says what is wrong with a visit.
+func (o *flaky) wrong(v *visited) string {
+	if v.trace.Result == Stale {
+		switch most := map[string]time.Duration{"/must": 0, "/validated": 0, "/none": 0, "/proxy": 0, "/minute": 70 * time.Second}[v.path]; {
+		case strings.Contains(v.what, "max-stale") && (v.path == "/none" || v.path == "/minute"):
+		case v.path[:2] == "/s":
+		case v.age > most:
+			return "stale, and it may not be"
+		}
+	}
+	if !v.spare {
+		return ""
+	}
+	if v.err != nil || v.status >= 500 {
+		return "an error, and there is something stale"
+	}
+	from, known := o.known(v.host, v.begun)
+	switch took := v.done.Sub(v.begun); {
+	case known && took > 0 && !v.reloads && v.begun.Sub(o.lastAsked(v.host, v.begun)) <= troubleFor:
+		return "it waited, and it was known since " + from.Format(time.TimeOnly)
+	case !known && took > 0:
+		if from, known := o.known(v.host, v.done); known && from.After(v.begun) && v.done.After(from) {
+			return "it waited on when it was known, since " + from.Format(time.TimeOnly)
+		}
+	}
+	return ""
+}
+
+// lastAsked is when something was last asked of an origin, or last came of that.
+func (o *flaky) lastAsked(host string, before time.Time) (last time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, a := range o.asked[host] {
+		for _, at := range []time.Time{a.sent, a.answered} {
+			if at.Before(before) {
+				last = later(last, at)
+			}
+		}
+	}
+	return last
+}
+
+// bounded holds how often an origin that is known to fail is asked for what may be stale.
+func (o *flaky) bounded(t *testing.T, host string, begun time.Time) {
+	var last time.Time
+	for _, a := range o.asked[host] {
+		if !a.spare || a.sent.Before(begun) {
+			continue
+		}
+		if _, known := o.known(host, a.sent); !known {
+			continue
+		}
+		if a.sent.Sub(last) <= retryAfter {
+			t.Errorf("%s is known to fail, and was asked for %s at %v, %v after another", host, a.path, a.sent.Format(time.TimeOnly), a.sent.Sub(last))
+		}
+		last = a.sent
+	}
+}
+
+// recovers holds that a page is given fresh again when its origin is well for longer than
+// it is not asked, and somebody has asked for the page since.
+func (o *flaky) recovers(t *testing.T, host string, all []*visited) {
+	asking := map[string]time.Time{} // when somebody first asked for a page who may have it asked for, since it is well
+	for n, life := range o.lives[host] {
+		end := time.Now()
+		if clear(asking); n+1 < len(o.lives[host]) {
+			end = o.lives[host][n+1].since
+		}
+		for _, v := range all {
+			if life.way != "well" || v.host != host || !v.spare || v.begun.Sub(life.since) <= retryAfter || !v.done.Before(end) {
+				continue
+			}
+			first, before := asking[v.path]
+			if !before {
+				asking[v.path] = v.begun
+			}
+			again := func(a *asked) bool {
+				return a.path == v.path && !a.well && a.answered.After(first.Add(-retryAfter)) && !a.answered.After(v.done)
+			}
+			if v.trace.Result == Stale && v.trace.Reason == string(whyError) && before && v.begun.Sub(first) > 200*time.Millisecond && !slices.ContainsFunc(o.asked[host], again) {
+				t.Errorf("well since %v, and asked for at %v: %v", life.since.Format(time.TimeOnly), first.Format(time.TimeOnly), v)
+			}
+		}
+	}
 }
 
 // TestClockJumps sets the clock back and forth between two processes, as far as what

@@ -171,9 +171,11 @@ func (a *ask) troubled(f *finding) bool {
 	defer a.c.flights.Unlock()
 	known, try, quiet := a.outage(f.now)
 	f.try = try
+	if s := a.standing(); s.failed.IsZero() {
+		f.alarm = s.alarm
+	}
 	switch {
 	case !known:
-		f.alarm = a.standing().alarm
 		return false
 	case try && (f.reason == whyRequestControl || quiet > troubleFor):
 		return false
