@@ -11,7 +11,8 @@
 //  3. what is good is given: conditions (condition.go), ranges (ranges.go) and the
 //     client's codings (forms.go) are held against it (serve.go),
 //  4. what is not is fetched, for all who ask for it at that time at once
-//     (fetch.go), with the validators of what there is (validate.go),
+//     (fetch.go), with the validators of what there is (validate.go); while the origin
+//     fails, what is stale is given in its place where that is allowed (trouble.go),
 //  5. the answer is judged (storable.go); one that may be kept is written to the
 //     store as it comes, and everybody reads it there, at a pace of their own
 //     (seat.go); any other goes to the one whose request fetched it,

@@ -201,8 +201,8 @@ func TestExplainAgrees(t *testing.T) {
 						said = res.Header.Get("Cache-Status")
 						res.Body.Close()
 					}
-					forwarded := asked
 					synctest.Wait()
+					forwarded := asked
 					if _, status, _ := strings.Cut(said, "fwd-status="); status != "" {
 						status, _, _ = strings.Cut(status, ";")
 						if !strings.Contains(explained, "the origin answers "+status) {
