@@ -195,7 +195,7 @@ func BenchmarkIndex(b *testing.B) {
 						var s *Tiers
 						empty := perObject(b, func() any { return open(b, TiersOptions{Memory: 1 << 20}) })
 						if from == "heads" {
-							remove(b, o.Dir+"/v1/index")
+							remove(b, o.Dir+"/v2/index")
 						}
 						b.ReportMetric(perObject(b, func() any {
 							if s, err = OpenTiers(o); err != nil {
@@ -286,7 +286,7 @@ func BenchmarkRecover(b *testing.B) {
 			b.StartTimer()
 		}
 	}
-	lose := func() { remove(b, o.Dir+"/v1/index") }
+	lose := func() { remove(b, o.Dir+"/v2/index") }
 	b.Run("journal", func(b *testing.B) { run(b, false, func() {}) })
 	b.Run("journal-cold", func(b *testing.B) { run(b, false, func() { dropCaches(b) }) })
 	b.Run("journal-cold-serving", func(b *testing.B) { run(b, true, func() { dropCaches(b) }) })

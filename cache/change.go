@@ -288,6 +288,23 @@ func (t *Tiers) Remove(object *Object) {
 	t.unlinkAll(old)
 }
 
+// Forget is a Store's. What an earlier process left of the URL and is not indexed yet is
+// looked for; on a disk that isn't well it's removed as it's found.
+func (t *Tiers) Forget(head Head) {
+	gone := Match{head: head}
+	if t.disk != nil && !t.disk.well.Load() {
+		t.disk.unseen(gone)
+	}
+	if t.recovering() {
+		t.seek(head)
+	}
+	var files []entry
+	t.each(gone, func(s *shard, n uint32) { files = append(files, t.take(s, n)) }, func() bool { return false })
+	for _, e := range files {
+		t.unlinkAll(e)
+	}
+}
+
 // take takes an entry out of the index and of memory. The caller has the lock of
 // the shard, and sees to the files without it.
 func (t *Tiers) take(s *shard, n uint32) entry {

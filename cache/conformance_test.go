@@ -28,6 +28,7 @@ func storeConformance(t *testing.T, newStore func(t *testing.T) Store) {
 		{"renew", storeRenew},
 		{"forms", storeForms},
 		{"remove", storeRemove},
+		{"forget", storeForget},
 		{"removed while read", storeRemovedWhileRead},
 		{"draft is read while written", storeDraft},
 		{"draft discarded", storeDiscard},
@@ -308,6 +309,34 @@ func storeRemove(t *testing.T, s Store) {
 		t.Error("renewed what was removed")
 	}
 	none(t, s, testKey(1))
+}
+
+func storeForget(t *testing.T, s Store) {
+	var keys []Key
+	for i := range 4 {
+		for j := range 3 {
+			meta := metaOf(i, "v")
+			meta.Key[len(Key{})-1] = byte(j)
+			keys = append(keys, meta.Key)
+			keep(t, s, meta, bodyOf(i, 100))
+			meta = meta.with(meta.Header)
+			meta.ID = "w"
+			s.Form(keep(t, s, meta, bodyOf(i, 200)), "gzip", write(t, s, 50, bodyOf(i, 50), 50))
+		}
+	}
+	old := s.Find(keys[0])[0]
+	s.Forget(keys[2].head())
+	for i, key := range keys {
+		if n := len(s.Find(key)); i < 3 && n != 0 || i >= 3 && n != 2 {
+			t.Errorf("%d of %d are found", n, i)
+		}
+	}
+	if s.Renew(old, old.Meta) != nil {
+		t.Error("what is forgotten was renewed")
+	}
+	s.Forget(keys[0].head())
+	keep(t, s, metaOf(0, "v"), bodyOf(0, 100))
+	one(t, s, testKey(0))
 }
 
 func storeRemovedWhileRead(t *testing.T, s Store) {

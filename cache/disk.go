@@ -14,16 +14,17 @@ import (
 
 // The files of the disk tier:
 //
-//	DIR/v1/lock          held by the process whose DIR it is
-//	DIR/v1/state         see state.go
-//	DIR/v1/index/        see journal.go
-//	DIR/v1/tmp/ID.N      being written
-//	DIR/v1/3f8/KEYID     the form that came, of an object
-//	DIR/v1/3f8/KEYID.N   another form of it
+//	DIR/v2/lock          held by the process whose DIR it is
+//	DIR/v2/state         see state.go
+//	DIR/v2/index/        see journal.go
+//	DIR/v2/tmp/ID.N      being written
+//	DIR/v2/3f8/KEYID     the form that came, of an object
+//	DIR/v2/3f8/KEYID.N   another form of it
 //
-// KEY has 32 hexadecimal digits, the first three of which name the folder; ID has
+// KEY has 40 hexadecimal digits, the first three of which name the folder; ID has
 // 16, and names nothing else ever. So what is under a name is one thing, or is
-// gone. What has another name, or another version, is not looked at.
+// gone. What has another name is not looked at; what an earlier version left, whose keys
+// nobody asks for, is removed (recover.go).
 //
 // A file is written under tmp and renamed when it is whole. Nothing is synced: a
 // kill leaves what was written to the kernel, and the fall of the machine leaves
@@ -57,8 +58,8 @@ func newDisk(dir string, limit int64, log *slog.Logger) *disk {
 // usable reports whether there is a disk to write to.
 func (d *disk) usable() bool { return d != nil && d.well.Load() && d.limit.Load() > 0 }
 
-// folder is the number of the folder of a key.
-func folder(key Key) int { return int(key[0])<<4 | int(key[1]>>4) }
+// folder is the number of the folder of a URL.
+func folder(head Head) int { return int(head[0])<<4 | int(head[1]>>4) }
 
 func (d *disk) folder(n int) string {
 	const digits = "0123456789abcdef"
@@ -67,11 +68,11 @@ func (d *disk) folder(n int) string {
 
 // path is where a form is.
 func (d *disk) path(key Key, id uint64, number uint8) string {
-	return d.folder(folder(key)) + "/" + fileName(key, id, number)
+	return d.folder(folder(key.head())) + "/" + fileName(key, id, number)
 }
 
 func fileName(key Key, id uint64, number uint8) string {
-	name := make([]byte, 0, 52)
+	name := make([]byte, 0, nameLength+4)
 	name = hex.AppendEncode(name, key[:])
 	name = hex.AppendEncode(name, []byte{byte(id >> 56), byte(id >> 48), byte(id >> 40), byte(id >> 32), byte(id >> 24), byte(id >> 16), byte(id >> 8), byte(id)})
 	if number > 0 {
@@ -80,20 +81,23 @@ func fileName(key Key, id uint64, number uint8) string {
 	return string(name)
 }
 
+// nameLength is that of the name of the form that came.
+const nameLength = 2 * (len(Key{}) + 8)
+
 // parseName reads such a name.
 func parseName(name string) (key Key, id uint64, number uint8, ok bool) {
-	if len(name) < 48 {
+	if len(name) < nameLength {
 		return key, 0, 0, false
 	}
-	var raw [24]byte
-	if _, err := hex.Decode(raw[:], []byte(name[:48])); err != nil {
+	var raw [nameLength / 2]byte
+	if _, err := hex.Decode(raw[:], []byte(name[:nameLength])); err != nil {
 		return key, 0, 0, false
 	}
 	copy(key[:], raw[:])
-	for _, c := range raw[16:] {
+	for _, c := range raw[len(key):] {
 		id = id<<8 | uint64(c)
 	}
-	if rest := name[48:]; rest != "" {
+	if rest := name[nameLength:]; rest != "" {
 		n, err := strconv.ParseUint(rest[1:], 10, 8)
 		if rest[0] != '.' || err != nil || n == 0 {
 			return key, 0, 0, false

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -114,11 +116,11 @@ func filled(t testing.TB, o TiersOptions) (*Tiers, func(t testing.TB, s Store)) 
 func TestRestart(t *testing.T) {
 	for name, between := range map[string]func(t *testing.T, dir string){
 		"as it was":          func(*testing.T, string) {},
-		"journal lost":       func(t *testing.T, dir string) { remove(t, dir+"/v1/index") },
-		"journal of another": func(t *testing.T, dir string) { overwrite(t, dir+"/v1/index", 8, "-index\x63") },
-		"journal cut off":    func(t *testing.T, dir string) { cut(t, dir+"/v1/index") },
-		"state lost":         func(t *testing.T, dir string) { remove(t, dir+"/v1/state") },
-		"state corrupt":      func(t *testing.T, dir string) { overwrite(t, dir+"/v1/state", 9, "xxx") },
+		"journal lost":       func(t *testing.T, dir string) { remove(t, dir+"/v2/index") },
+		"journal of another": func(t *testing.T, dir string) { overwrite(t, dir+"/v2/index", 8, "-index\x63") },
+		"journal cut off":    func(t *testing.T, dir string) { cut(t, dir+"/v2/index") },
+		"state lost":         func(t *testing.T, dir string) { remove(t, dir+"/v2/state") },
+		"state corrupt":      func(t *testing.T, dir string) { overwrite(t, dir+"/v2/state", 9, "xxx") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := TiersOptions{Memory: 1 << 20, Disk: 64 << 20, Dir: t.TempDir()}
@@ -230,7 +232,7 @@ func TestCorrupt(t *testing.T) {
 					each(t, path, spoil)
 					spoilt++
 					if !journal {
-						remove(t, o.Dir+"/v1/index")
+						remove(t, o.Dir+"/v2/index")
 					}
 					s = open(t, o)
 					s.awaitRecovery()
@@ -331,7 +333,7 @@ func TestStamp(t *testing.T) {
 		sh := s.index.shard(testKey(1))
 		sh.mu.Lock()
 		defer sh.mu.Unlock()
-		return stampOf(info), sh.at(sh.first[testKey(1)]).stamp
+		return stampOf(info), sh.at(sh.first[testKey(1).head()]).stamp
 	}
 	same := func(what string) {
 		t.Helper()
@@ -354,6 +356,37 @@ func TestStamp(t *testing.T) {
 	same("read")
 }
 
+// TestEarlierVersion shows that what an earlier version left is removed, once no process
+// has it any more, and never read.
+func TestEarlierVersion(t *testing.T) {
+	o := TiersOptions{Disk: 64 << 20, Dir: t.TempDir()}
+	earlier := o.Dir + "/v1"
+	if err := errors.Join(os.MkdirAll(earlier+"/3f8", 0o700), os.WriteFile(earlier+"/3f8/a", []byte(magic), 0o600), os.Mkdir(earlier+"/index", 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := lockFile(earlier + "/lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s, err := OpenTiers(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		synctest.Wait()
+		if _, err := os.Stat(earlier + "/3f8/a"); err != nil {
+			t.Error("another has it:", err)
+		}
+		lock.Close()
+		time.Sleep(spareEvery)
+		synctest.Wait()
+		if _, err := os.Stat(earlier); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("it is there yet: %v", err)
+		}
+	})
+}
+
 // TestForeign puts other things into the folder: nothing of it is read or removed.
 func TestForeign(t *testing.T) {
 	o := TiersOptions{Disk: 64 << 20, Dir: t.TempDir()}
@@ -363,10 +396,10 @@ func TestForeign(t *testing.T) {
 		t.Fatal(err)
 	}
 	folder := filepath.Dir(files(t, o)[0])
-	name := strings.Repeat("0", 48)
+	name := strings.Repeat("0", nameLength)
 	foreign := []string{
-		o.Dir + "/README", o.Dir + "/v1/notes", folder + "/README", folder + "/" + name, folder + "/" + name[1:] + "1",
-		o.Dir + "/v0/000/" + name[1:] + "1", o.Dir + "/v1/index/README", o.Dir + "/v1/000/" + name[1:] + "1",
+		o.Dir + "/README", o.Dir + "/v2/notes", folder + "/README", folder + "/" + name, folder + "/" + name[1:] + "1",
+		o.Dir + "/v0/000/" + name[1:] + "1", o.Dir + "/v2/index/README", o.Dir + "/v2/000/" + name[1:] + "1",
 	}
 	for _, path := range foreign {
 		os.MkdirAll(filepath.Dir(path), 0o700)
@@ -557,4 +590,29 @@ func TestTimes(t *testing.T) {
 			t.Errorf("%v became %v", at, meta.Until)
 		}
 	}
+}
+
+// TestForgetBeforeTheFolder shows that what is forgotten while another process has the
+// folder is not found when that is let go.
+func TestForgetBeforeTheFolder(t *testing.T) {
+	o := TiersOptions{Memory: 8 << 20, Disk: 64 << 20, Dir: t.TempDir(), Handover: true}
+	s := open(t, o)
+	keep(t, s, metaOf(1, "a"), bodyOf(1, 100))
+	keep(t, s, metaOf(2, "a"), bodyOf(2, 100))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := lockFile(s.disk.lockPath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, o)
+	s.Forget(testKey(1).head())
+	lock.Close()
+	if err := s.tryAgain(); err != nil && !s.disk.well.Load() { // else tend was quicker
+		t.Fatal(err)
+	}
+	s.awaitRecovery()
+	none(t, s, testKey(1))
+	one(t, s, testKey(2))
 }

@@ -22,7 +22,7 @@ const (
 	headerSize = 128
 	headSize   = 4096 // a page: the body that follows is aligned
 	// version is of this format. Files of another are not read.
-	version = 1
+	version = 2
 	// mostMeta bounds what a file can make us read: a header of an answer is at
 	// most 1 MB (net/http's default).
 	mostMeta = 2 << 20
@@ -85,14 +85,14 @@ func parseHeader(b []byte) (header, error) {
 	if binary.LittleEndian.Uint32(b[8:]) != version {
 		return h, errForeign
 	}
-	if len(b) < headerSize || checksum(b[:68]) != binary.LittleEndian.Uint32(b[68:]) {
+	if len(b) < headerSize || checksum(b[:72]) != binary.LittleEndian.Uint32(b[72:]) {
 		return h, errCorrupt
 	}
 	h.number, h.stale = b[12], b[13] != 0
 	copy(h.key[:], b[16:])
-	h.id = binary.LittleEndian.Uint64(b[32:])
-	size, at, length := binary.LittleEndian.Uint64(b[40:]), binary.LittleEndian.Uint64(b[56:]), binary.LittleEndian.Uint32(b[64:])
-	h.sum, h.metaSum = binary.LittleEndian.Uint32(b[48:]), binary.LittleEndian.Uint32(b[52:])
+	h.id = binary.LittleEndian.Uint64(b[36:])
+	size, at, length := binary.LittleEndian.Uint64(b[44:]), binary.LittleEndian.Uint64(b[60:]), binary.LittleEndian.Uint32(b[68:])
+	h.sum, h.metaSum = binary.LittleEndian.Uint32(b[52:]), binary.LittleEndian.Uint32(b[56:])
 	if size > mostBody || at > 2*mostBody || length > mostMeta {
 		return h, errCorrupt
 	}

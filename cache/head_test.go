@@ -115,8 +115,8 @@ func FuzzReadSegment(f *testing.F) {
 				return
 			}
 			unlabel(r.entry.label)
-			Match{Tag: "x"}.matches(r.entry.label, 1)
-			Match{URL: "x"}.matches(r.entry.label, 1)
+			Match{Tag: "x"}.matches(&r.entry, 1)
+			Match{URL: "x"}.matches(&r.entry, 1)
 			written := appendObject(nil, &r.entry, r.site)
 			again, err := parseRecord(written[8:])
 			if err != nil || again.entry != r.entry || again.site != r.site {

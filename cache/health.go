@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -60,7 +61,7 @@ func (d *disk) unseen(match Match) {
 		d.failed(errors.New("its folder is another, or gone"))
 	}
 	switch {
-	case d.well.Load():
+	case d.well.Load() || slices.Contains(d.purged, match):
 	case len(d.purged) < mostPurged:
 		d.purged = append(d.purged, match)
 	default:

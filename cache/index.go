@@ -9,8 +9,9 @@ import (
 )
 
 // The index knows every object that is kept, in memory or on disk, in less than
-// 300 bytes each, with up to three forms (BenchmarkIndex says how many): by key for Find, and URL and
-// tags for purges and lists. It is cut in shards by the first byte of the key.
+// 300 bytes each, with up to three forms (BenchmarkIndex says how many): by key for Find, by the
+// head of that for Forget, and URL and tags for purges and lists. It is cut in shards by
+// the first byte of the key. All of one URL is a list, in which Find looks for its key.
 //
 // Nobody does I/O under the lock of a shard.
 
@@ -18,13 +19,16 @@ const (
 	shards = 64
 	// chunk is how many entries a shard makes room for at once.
 	chunk = 64
+	// mostOfURL bounds the list of a URL, as anybody can make it longer by a field that
+	// counts: of a full one what was asked for the longest ago goes. Find takes 3 µs to
+	// go through so many.
+	mostOfURL = 512
 )
 
 // index is all the shards.
 type index struct {
 	shards [shards]shard
-
-	sites struct {
+	sites  struct {
 		mu     sync.RWMutex // guards the rest
 		number map[string]uint16
 		names  []string
@@ -34,23 +38,24 @@ type index struct {
 // shard is the entries of a part of the keys.
 type shard struct {
 	mu      sync.Mutex // guards the rest, and the entries
-	first   map[Key]uint32
+	first   map[Head]uint32
 	chunks  []*[chunk]entry // entry n is at n-1
 	free    uint32          // the first of a list by next; 0 is none
 	entries int
 	filed   int // on disk
+	strays  int // that are not under the head of their URL (search.go)
 }
 
 // entry is an object, in 104 bytes, its label, and 24 for each form besides the first.
 type entry struct {
 	key    Key
+	next   uint32 // of the same head, or free
 	id     uint64 // 0 is a free entry
 	label  string // see label
 	live   *live  // what of it is in memory; nil is nothing
 	extras *extra // files of forms besides the one that came, by age; nil is none
 	size   int64  // of the body that came
 
-	next     uint32 // of the same key, or free
 	pages    uint32 // of 4 KiB that the file of the form that came takes; 0 is not on disk
 	edition  uint32 // how often the Meta changed
 	asked    uint32 // when it was: how many objects had been kept
@@ -92,12 +97,14 @@ func newIndex() *index {
 	x := &index{}
 	x.sites.number = make(map[string]uint16)
 	for i := range x.shards {
-		x.shards[i].first = make(map[Key]uint32)
+		x.shards[i].first = make(map[Head]uint32)
 	}
 	return x
 }
 
-func (x *index) shard(key Key) *shard { return &x.shards[key[0]%shards] }
+func (x *index) shard(key Key) *shard { return x.shardOf(key.head()) }
+
+func (x *index) shardOf(head Head) *shard { return &x.shards[head[0]%shards] }
 
 // site gives the number of a site's name; beyond 65 535 names all are one.
 func (x *index) site(name string) uint16 {
@@ -184,10 +191,13 @@ func variant(label string) string {
 	return id
 }
 
-// matches reports whether match means the object of a label; tag is the hash of
-// its tag.
-func (m Match) matches(label string, tag uint32) bool {
-	tags, _, url := unlabel(label)
+// matches reports whether match means the object of an entry; tag is the hash of its
+// tag.
+func (m Match) matches(e *entry, tag uint32) bool {
+	if m.head != (Head{}) && m.head != e.key.head() {
+		return false
+	}
+	tags, _, url := unlabel(e.label)
 	if m.Tag != "" {
 		has := false
 		for ; tags != "" && !has; tags = tags[4:] {
@@ -205,9 +215,17 @@ func (m Match) matches(label string, tag uint32) bool {
 // removed.
 func (s *shard) at(n uint32) *entry { return &s.chunks[(n-1)/chunk][(n-1)%chunk] }
 
+// of is the first from n on, in a list, that has the key; 0 is none.
+func (s *shard) of(key Key, n uint32) uint32 {
+	for n != 0 && s.at(n).key != key {
+		n = s.at(n).next
+	}
+	return n
+}
+
 // find is the number of the entry of an object; 0 is none.
 func (s *shard) find(key Key, id uint64) uint32 {
-	for n := s.first[key]; n != 0; n = s.at(n).next {
+	for n := s.first[key.head()]; n != 0; n = s.at(n).next {
 		if s.at(n).id == id {
 			return n
 		}
@@ -226,7 +244,7 @@ func (s *shard) get(key Key, id uint64) *entry {
 // same is the number of the entry that has the key and the variant of e.
 func (s *shard) same(e *entry) uint32 {
 	id := variant(e.label)
-	for n := s.first[e.key]; n != 0; n = s.at(n).next {
+	for n := s.of(e.key, s.first[e.key.head()]); n != 0; n = s.of(e.key, s.at(n).next) {
 		if variant(s.at(n).label) == id {
 			return n
 		}
@@ -234,7 +252,23 @@ func (s *shard) same(e *entry) uint32 {
 	return 0
 }
 
-// insert puts an entry in, among those of its key by age: the newest first.
+// crowded is the number of the entry that was asked for the longest ago of those of a
+// head, at tick, if they are too many; 0 if not. That of id stays.
+func (s *shard) crowded(head Head, id uint64, tick uint32) uint32 {
+	oldest, many := uint32(0), 0
+	for n := s.first[head]; n != 0; n = s.at(n).next {
+		many++
+		if e := s.at(n); e.id != id && (oldest == 0 || int32(tick-e.asked) >= int32(tick-s.at(oldest).asked)) {
+			oldest = n
+		}
+	}
+	if many <= mostOfURL {
+		return 0
+	}
+	return oldest
+}
+
+// insert puts an entry in, among those of its head by age: the newest first.
 func (s *shard) insert(e entry) *entry {
 	if s.free == 0 {
 		s.chunks = append(s.chunks, new([chunk]entry))
@@ -247,14 +281,15 @@ func (s *shard) insert(e entry) *entry {
 	at := s.at(n)
 	s.free = at.next
 	before := uint32(0)
-	after := s.first[e.key]
+	head := e.key.head()
+	after := s.first[head]
 	for after != 0 && s.at(after).id > e.id {
 		before, after = after, s.at(after).next
 	}
 	*at = e
 	at.next = after
 	if before == 0 {
-		s.first[e.key] = n
+		s.first[head] = n
 	} else {
 		s.at(before).next = n
 	}
@@ -262,7 +297,16 @@ func (s *shard) insert(e entry) *entry {
 	if e.pages > 0 {
 		s.filed++
 	}
+	if e.strays() {
+		s.strays++
+	}
 	return at
+}
+
+// strays reports whether the URL of an entry doesn't lead to it.
+func (e *entry) strays() bool {
+	_, _, url := unlabel(e.label)
+	return url != "" && headOf(url) != e.key.head()
 }
 
 // remove takes an entry out.
@@ -271,16 +315,20 @@ func (s *shard) remove(n uint32) {
 	if e.pages > 0 {
 		s.filed--
 	}
-	if first := s.first[e.key]; first != n {
+	if e.strays() {
+		s.strays--
+	}
+	head := e.key.head()
+	if first := s.first[head]; first != n {
 		before := s.at(first)
 		for before.next != n {
 			before = s.at(before.next)
 		}
 		before.next = e.next
 	} else if e.next != 0 {
-		s.first[e.key] = e.next
+		s.first[head] = e.next
 	} else {
-		delete(s.first, e.key)
+		delete(s.first, head)
 	}
 	*e = entry{next: s.free}
 	s.free = n

@@ -21,7 +21,7 @@ import (
 // there; a name stands for one content for ever, so it can't be about another.
 // What it lacks, a head tells.
 //
-//	DIR/v1/index/NNN   segments, the older first: a magic, and records
+//	DIR/v2/index/NNN   segments, the older first: a magic, and records
 //
 // A record is its length, its checksum, and an object or another form of one; the
 // last of the same id counts. It is written before the call that it's of returns,
@@ -123,7 +123,7 @@ type record struct {
 func parseRecord(b []byte) (r record, err error) {
 	f := fields{rest: string(b)}
 	kind := f.byte()
-	copy(r.entry.key[:], f.take(16))
+	copy(r.entry.key[:], f.take(len(Key{})))
 	r.entry.id = f.uint64()
 	switch kind {
 	case recordObject:

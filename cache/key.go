@@ -16,7 +16,9 @@ import (
 //  2. the site, what its answers are made with, and the parts of the request that the
 //     policy names,
 //  3. all of it hashed, each part with its length before it: nobody can write one
-//     part so that it looks like two.
+//     part so that it looks like two,
+//  4. before that a hash of the URL alone: what is let go of by its URL is found by that
+//     (purge.go), whatever it was made with.
 //
 // Nothing that an origin may tell apart is made one: paths keep their case and
 // their escapes, a query its order, and /a is not /a?.
@@ -134,23 +136,32 @@ func named(names []string, name string) bool {
 }
 
 // keyOf is the key of req, whose URL as the policy sees it is at.
-func keyOf(req *http.Request, policy *Policy, at []byte) Key {
-	var room [768]byte
-	b := appendPart(appendPart(room[:0], policy.Site), policy.Made)
-	b = binary.AppendUvarint(b, uint64(len(at)))
-	b = append(b, at...)
+func keyOf(req *http.Request, policy *Policy, at []byte) (key Key) {
+	url := sha256.Sum256(at)
+	var room [512]byte
+	b := append(room[:0], url[:]...)
+	b = appendPart(appendPart(b, policy.Site), policy.Made)
 	for _, name := range policy.KeyHeaders {
-		b = appendPart(b, name)
+		b = appendPart(append(b, 'h'), name)
 		value, has := selecting(req.Header, name)
 		b = appendValue(b, value, has)
 	}
 	for _, name := range policy.KeyCookies {
-		b = appendPart(b, name)
+		b = appendPart(append(b, 'c'), name)
 		value, has := cookie(req.Header, name)
 		b = appendValue(b, value, has)
 	}
 	sum := sha256.Sum256(b)
-	return Key(sum[:16])
+	n := copy(key[:], url[:len(Head{})])
+	copy(key[n:], sum[:])
+	return key
+}
+
+// headOf is what the keys of a URL, as some policy sees it, begin with.
+func headOf[T string | []byte](at T) Head {
+	var room [512]byte
+	sum := sha256.Sum256(append(room[:0], at...))
+	return Head(sum[:])
 }
 
 func appendPart(b []byte, part string) []byte {

@@ -94,3 +94,113 @@ func TestMade(t *testing.T) {
 		t.Error("it is kept after a POST")
 	}
 }
+
+// TestForgetsWhateverItWasMadeWith shows that what a request changes is not found again by
+// a file from before: not with what that had answers made with, under another name of
+// the site, with other parts in the key, with the query as it is written, nor where the
+// origin said that a part of that does not matter; nor is what was asked for before.
+func TestForgetsWhateverItWasMadeWith(t *testing.T) {
+	now := &Policy{Site: "shop", Made: "now", Query: Query{Ignore: []string{"utm"}}}
+	for name, before := range map[string]*Policy{
+		"made":    {Site: "shop", Made: "before"},
+		"site":    {Site: "store"},
+		"headers": {Site: "shop", KeyHeaders: []string{"Accept-Language"}},
+		"cookies": {Site: "shop", KeyCookies: []string{"lang"}},
+		"search":  {Site: "shop", Search: true},
+	} {
+		for _, under := range []bool{false, true} {
+			t.Run(name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					policy, asked := before, 0
+					rule := `params=("x")`
+					r := newRig(t, Policy{}, func(req *http.Request) (*http.Response, error) {
+						if req.Method == "GET" {
+							asked++
+							time.Sleep(time.Second)
+						}
+						res := text(200, "x", "Cache-Control: max-age=600")
+						if policy.Search {
+							res.Header.Set("No-Vary-Search", rule)
+						}
+						return res, nil
+					})
+					defer r.Cache.Close()
+					r.Policy = func(*http.Request) *Policy { return policy }
+					get := func(target string) { r.get(target, "Accept-Language: de", "Cookie: lang=de") }
+					if under {
+						go get("/a?x=1&utm=1")
+						time.Sleep(500 * time.Millisecond)
+					} else {
+						get("/a?x=1&utm=1")
+						get("/b?utm=1")
+						synctest.Wait()
+						if before.Search { // another rule takes the place of the first
+							rule = `params=("y")`
+							get("/a?y=2")
+							synctest.Wait()
+							rule = `params=("x")`
+						}
+					}
+					policy = now
+					target := "/a?x=1&utm=1"
+					if before.Search {
+						target = "/a?x=2&utm=1"
+					}
+					r.do(request("POST", target))
+					policy = before
+					time.Sleep(time.Second)
+					if before.Search {
+						get("/a?x=3&y=3") // says the first rule again
+						synctest.Wait()
+					}
+					was := asked
+					if get("/a?x=1&utm=1"); asked != was+1 {
+						t.Error("it is found again")
+					}
+					if was = asked; !under {
+						if get("/b?utm=1"); asked != was {
+							t.Error("another is gone too")
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestForgetsOnDisk shows the same of what an earlier process left, before it is indexed.
+func TestForgetsOnDisk(t *testing.T) {
+	o := TiersOptions{Memory: 8 << 20, Disk: 64 << 20, Dir: t.TempDir()}
+	policy, asked := &Policy{Made: "before"}, 0
+	begin := func(s *Tiers) *rig {
+		return &rig{&Transport{Cache: New(Options{Store: s}), Policy: func(*http.Request) *Policy { return policy }, Next: originFunc(func(*http.Request) (*http.Response, error) {
+			asked++
+			return text(200, "hello", "Cache-Control: max-age=600"), nil
+		})}, t, nil}
+	}
+	s := open(t, o)
+	r := begin(s)
+	r.get("/a")
+	r.get("/b")
+	r.idle()
+	r.Cache.Close()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, o) // and not waited for
+	r = begin(s)
+	policy = &Policy{Made: "now"}
+	r.do(request("POST", "/a"))
+	s = reopen(t, s, o)
+	r = begin(s)
+	policy = &Policy{Made: "before"}
+	asked = 0
+	if r.get("/b"); asked != 0 {
+		t.Error("/b is gone too")
+	}
+	if r.get("/a"); asked != 1 {
+		t.Error("/a is found again")
+	}
+	r.idle()
+	r.Cache.Close()
+}

@@ -104,6 +104,16 @@ func (s *mapStore) Remove(o *Object) {
 	s.replace(o, nil)
 }
 
+func (s *mapStore) Forget(head Head) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key := range s.objects {
+		if key.head() == head {
+			delete(s.objects, key)
+		}
+	}
+}
+
 func (s *mapStore) Purge(match Match, soft bool) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

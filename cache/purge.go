@@ -3,6 +3,7 @@ package cache
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -13,12 +14,14 @@ import (
 //     wait get it,
 //  2. invalidate, by a request with an unsafe method that was no error (RFC 9111
 //     §4.4): its target, and what Location and Content-Location name of the same
-//     host.
+//     host; each whatever its answers were made with, or kept under in the file before,
+//     as they would be found again by that.
 
 // purge is one that came while a fetch was under way.
 type purge struct {
-	match Match
-	soft  bool
+	match  Match
+	soft   bool
+	strays bool // only if it is kept for other queries than its own (search.go)
 }
 
 // Purge removes what matches, or makes it stale, and says how many those were. A
@@ -26,7 +29,7 @@ type purge struct {
 func (c *Cache) Purge(match Match, soft bool) int {
 	anyTag := match
 	anyTag.Tag = "" // those of an answer that is to come are not known
-	c.overtake(func(f *flight) bool { return anyTag.Of(f.url, nil) }, purge{match, soft})
+	c.overtake(func(f *flight) bool { return anyTag.Of(f.url, nil) }, purge{match: match, soft: soft})
 	return c.options.Store.Purge(match, soft)
 }
 
@@ -51,7 +54,7 @@ func (c *Cache) overtake(meant func(*flight) bool, by purge) {
 // purged reports whether an answer was purged while it came. f.purging is held.
 func (f *flight) purged(m *Meta) (hard, soft bool) {
 	for _, p := range f.purges {
-		if p.match.Of(m.URL, m.Tags) {
+		if p.match.Of(m.URL, m.Tags) && (!p.strays || m.Key.head() != f.key.key.head()) {
 			hard, soft = hard || !p.soft, soft || p.soft
 		}
 	}
@@ -81,29 +84,25 @@ func (a *ask) invalidate(res *http.Response) {
 	}
 }
 
-// forget removes all that is kept of a URL of the request's host.
+// forget removes all that is kept of a URL of the request's host: as it is written, and
+// as the policy has it.
 func (a *ask) forget(u *url.URL) {
 	of := (&http.Request{Method: http.MethodGet, URL: u, Host: hostOfRequest(a.req), Header: a.req.Header}).WithContext(a.req.Context())
-	policy := a.t.policyOf(of) // another than that of the request, where a rule is for a method or a path
-	at := URL(of, policy)
-	if len(policy.KeyHeaders) > 0 || len(policy.KeyCookies) > 0 {
-		a.c.Purge(Match{URL: at}, false) // under several keys
-		return
+	var heads []Head
+	// Another policy than that of the request, where a rule is for a method or a path.
+	for _, policy := range []*Policy{{}, a.t.policyOf(of)} {
+		heads = append(heads, headOf(URL(of, policy)))
+		for _, rule := range a.c.searchRules(of) {
+			heads = append(heads, searchKey(of, policy, &rule).head())
+		}
 	}
-	key := keyOf(of, policy, []byte(at))
-	a.c.overtake(func(f *flight) bool { return f.key.key == key }, purge{})
-	kept := &ask{c: a.c, req: of, policy: policy, key: key}
-	for range mostForgets {
-		list := kept.find()
-		if len(list) == 0 {
-			return
-		}
-		for _, o := range list {
-			a.c.options.Store.Remove(o) // not one that was changed since it was found
-		}
+	path, _, _ := strings.Cut(URL(of, &Policy{}), "?")
+	a.c.overtake(func(f *flight) bool { return slices.Contains(heads, f.key.key.head()) }, purge{})
+	a.c.overtake(func(f *flight) bool {
+		of, _, _ := strings.Cut(f.url, "?")
+		return f.policy.Search && of == path
+	}, purge{strays: true})
+	for _, head := range heads {
+		a.c.options.Store.Forget(head)
 	}
 }
-
-// mostForgets bounds how often what is to go is looked for: once more for each time
-// that it is changed meanwhile, by the answer to a HEAD or with another form.
-const mostForgets = 8

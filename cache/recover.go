@@ -6,9 +6,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // What an earlier process left is found again:
@@ -22,7 +25,8 @@ import (
 //  5. what the journal told of and isn't there leaves the index; and then the
 //     bytes in use are known, and no more a bound.
 //
-// Files of this process are in the index already.
+// Files of this process are in the index already. What an earlier version left is
+// removed (dropEarlier).
 
 // scanners is how many go through the folders. What is in the kernel's memory takes
 // two cores 7 to 9 s a million heads, with four of them as with more; of a disk it is
@@ -67,6 +71,7 @@ func (t *Tiers) awaitRecovery() {
 func (t *Tiers) beginRecovery(bound int64, segments []uint64) {
 	scan := &scan{opened: t.disk.opened, segments: segments, purged: t.disk.purged, over: make(chan struct{})}
 	t.scan.Store(scan)
+	t.running.Go(t.awaitEarlier)
 	t.running.Go(func() {
 		defer close(scan.over)
 		t.readJournal(scan)
@@ -90,7 +95,7 @@ func (t *Tiers) beginRecovery(bound int64, segments []uint64) {
 
 // isPurged reports whether an entry is not to be found any more.
 func (s *scan) isPurged(e *entry) bool {
-	return slices.ContainsFunc(s.purged, func(m Match) bool { return m.matches(e.label, tagHash(m.Tag)) })
+	return slices.ContainsFunc(s.purged, func(m Match) bool { return m.matches(e, tagHash(m.Tag)) })
 }
 
 // readJournal puts what the journal tells into the index, as not seen yet.
@@ -134,6 +139,53 @@ func (t *Tiers) readJournal(scan *scan) {
 	}
 }
 
+// awaitEarlier removes what earlier versions left, once no process has it any more: one
+// that was upgraded may serve for as long as it drains.
+func (t *Tiers) awaitEarlier() {
+	for {
+		switch err := t.dropEarlier(); {
+		case err == nil:
+			return
+		case !errors.Is(err, errLocked):
+			t.log.Warn("what an earlier version of the cache left stays on its disk", "dir", filepath.Dir(t.disk.dir), "error", err)
+			return
+		}
+		select {
+		case <-t.ctx.Done():
+			return
+		case <-time.After(spareEvery):
+		}
+	}
+}
+
+// dropEarlier removes it, or as much of it as there is time for.
+func (t *Tiers) dropEarlier() error {
+	for earlier := 1; earlier < version; earlier++ {
+		dir := filepath.Join(filepath.Dir(t.disk.dir), "v"+strconv.Itoa(earlier))
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		lock, err := lockFile(dir + "/lock")
+		if err != nil {
+			return err
+		}
+		names, err := namesIn(dir)
+		for _, name := range names {
+			if err == nil && t.ctx.Err() == nil && name != "lock" {
+				err = os.RemoveAll(dir + "/" + name)
+			}
+		}
+		if err == nil && t.ctx.Err() == nil {
+			err = os.RemoveAll(dir)
+		}
+		lock.Close()
+		if err != nil {
+			return fmt.Errorf("remove an earlier version of the cache: %w", err)
+		}
+	}
+	return nil
+}
+
 // endRecovery settles what the workers leave.
 func (t *Tiers) endRecovery(scan *scan, bound int64) {
 	t.each(Match{}, func(s *shard, n uint32) {
@@ -154,11 +206,11 @@ func (t *Tiers) endRecovery(scan *scan, bound int64) {
 	j.mu.Unlock()
 }
 
-// seek looks for the files of a key.
-func (t *Tiers) seek(key Key) {
+// seek looks for the files of a URL.
+func (t *Tiers) seek(head Head) {
 	scan := t.scan.Load()
-	if n := folder(key); !scan.done[n].Load() {
-		t.scanFolder(scan, n, &key)
+	if n := folder(head); !scan.done[n].Load() {
+		t.scanFolder(scan, n, &head)
 	}
 }
 
@@ -169,8 +221,8 @@ type fileOf struct {
 	number uint8
 }
 
-// scanFolder puts what is in a folder into the index; only a key's, if there is one.
-func (t *Tiers) scanFolder(scan *scan, n int, only *Key) {
+// scanFolder puts what is in a folder into the index; only a URL's, if there is one.
+func (t *Tiers) scanFolder(scan *scan, n int, only *Head) {
 	dir := t.disk.folder(n)
 	in, err := openFolder(dir)
 	var names []string
@@ -187,7 +239,7 @@ func (t *Tiers) scanFolder(scan *scan, n int, only *Key) {
 	var others []fileOf
 	for _, name := range names {
 		key, id, number, ok := parseName(name)
-		if !ok || folder(key) != n || id>>numberBits >= scan.opened || only != nil && key != *only {
+		if !ok || folder(key.head()) != n || id>>numberBits >= scan.opened || only != nil && key.head() != *only {
 			continue
 		}
 		if number > 0 {

@@ -16,7 +16,8 @@ import (
 //  2. a request for that path is looked up under that key too: what is found there
 //     is for it when it says the same,
 //  3. a rule is also kept in the store, as an object without a URL, so that it is
-//     there again after a restart; one that is forgotten costs a fetch.
+//     there again after a restart; one that is forgotten costs a fetch,
+//  4. a URL is let go of by all rules that are kept of its path (purge.go).
 
 // searchRule is what a No-Vary-Search field says.
 type searchRule struct {
@@ -123,9 +124,9 @@ func (r *searchRule) query(raw string) string {
 	return b.String()
 }
 
-// searchBase is the key of the rule for a request's path.
-func searchBase(req *http.Request, policy *Policy) Key {
-	return keyOf(req, policy, searchURL(req, ""))
+// searchBase is the key of the rules for a request's path, whatever the policy.
+func searchBase(req *http.Request) Key {
+	return keyOf(&http.Request{}, &Policy{}, searchURL(req, ""))
 }
 
 // searchKey is the key of the answers that say rule, for a request.
@@ -148,7 +149,7 @@ func (a *ask) find() []*Object {
 	if !a.policy.Search {
 		return objects
 	}
-	base := searchBase(a.req, a.policy)
+	base := searchBase(a.req)
 	rule, ok := a.c.rules.get(base)
 	if !ok {
 		if rule, ok = a.c.recall(base); !ok {
@@ -174,13 +175,13 @@ func (f *flight) keptUnder(h http.Header) Key {
 	if !ok {
 		return f.key.key
 	}
-	if base := searchBase(f.out, f.policy); f.c.rules.set(base, rule) {
+	if base := searchBase(f.out); f.c.rules.set(base, rule) {
 		f.rule = base
 	}
 	return searchKey(f.out, f.policy, &rule)
 }
 
-// recall is the rule of a path as the store has it.
+// recall is the rule of a path as the store has it: the last one.
 func (c *Cache) recall(base Key) (rule searchRule, ok bool) {
 	for _, o := range c.options.Store.Find(base) {
 		if rule, ok = readSearch(o.Meta.Header); ok {
@@ -191,17 +192,33 @@ func (c *Cache) recall(base Key) (rule searchRule, ok bool) {
 	return rule, ok
 }
 
+// searchRules are all rules that are known of a request's path, also those of earlier
+// answers, which may come again.
+func (c *Cache) searchRules(req *http.Request) (list []searchRule) {
+	base := searchBase(req)
+	if rule, ok := c.rules.get(base); ok {
+		list = append(list, rule)
+	}
+	for _, o := range c.options.Store.Find(base) {
+		if rule, ok := readSearch(o.Meta.Header); ok {
+			list = append(list, rule)
+		}
+	}
+	return list
+}
+
 // keepRule gives the store the rule that an answer says, where it is new.
 func (f *flight) keepRule(m *Meta) {
 	if f.rule == (Key{}) {
 		return
 	}
+	field := strings.Join(m.Header["No-Vary-Search"], ", ")
 	draft, err := f.c.options.Store.Begin(0)
 	if err != nil {
 		return
 	}
 	f.c.options.Store.Keep((&Meta{
-		Key: f.rule, ID: "no-vary-search", Site: m.Site, Status: m.Status, Header: http.Header{"No-Vary-Search": m.Header["No-Vary-Search"]},
+		Key: f.rule, ID: variantID([]Selector{{"No-Vary-Search", field}}, nil), Site: m.Site, Status: m.Status, Header: http.Header{"No-Vary-Search": m.Header["No-Vary-Search"]},
 		Requested: m.Requested, Received: m.Received, Until: m.Until,
 	}).settled(), draft)
 }

@@ -7,9 +7,16 @@ import (
 	"time"
 )
 
-// Key is what answers are found by, before Vary: a hash of the site, the public
-// URL as the policy sees it, and the parts of the request that the policy names.
-type Key [16]byte
+// Key is what answers are found by, before Vary: a Head, and 12 bytes of a hash of the
+// URL and all else that counts (key.go). 64 bits tell URLs apart where they are let
+// go of; that nobody can have another's answer found by what he sends, all 160 see to.
+type Key [len(Head{}) + 12]byte
+
+// Head is what a Key begins with: a hash of the public URL as the policy sees it, so
+// that all answers of one are known by it, whatever else is in their keys.
+type Head [8]byte
+
+func (k Key) head() Head { return Head(k[:]) }
 
 // Meta is all that is known of a kept answer besides its bytes. It is immutable:
 // a change makes another.
@@ -119,6 +126,9 @@ type Store interface {
 	Form(of *Object, coding string, draft Draft)
 	// Remove lets go of an object, if it is still kept.
 	Remove(*Object)
+	// Forget lets go of all objects whose Key begins with head. Nothing that was found
+	// before is found once it returns.
+	Forget(head Head)
 	// Purge removes all that match, or marks it stale, and says how many those
 	// were, less those without a URL. Nothing that was found before is found as it was once it returns.
 	Purge(match Match, soft bool) int
@@ -132,6 +142,8 @@ type Match struct {
 	Prefix string // of the URL
 	Host   string // of the URL, with its port if it has one
 	Tag    string
+
+	head Head // of the Key; zero is any. Not for Of
 }
 
 // Of reports whether an object with this URL and these tags is meant.

@@ -2,7 +2,8 @@ package cache
 
 import "time"
 
-// Purge and List go through the shards, a chunk at a time under the lock. What is
+// Purge and List go through the shards, a chunk at a time under the lock; for one URL
+// alone through its list. What is
 // in the index at the start stays at its place until it's removed, so a sweep
 // meets it; what is put in meanwhile is new, and no matter to a purge.
 
@@ -10,6 +11,19 @@ import "time"
 // between is called without it, after every chunk; it ends the sweep with false.
 func (t *Tiers) each(match Match, visit func(s *shard, n uint32), between func() bool) {
 	tag := tagHash(match.Tag)
+	if head, ok := t.index.listOf(match); ok {
+		s := t.index.shardOf(head)
+		s.mu.Lock()
+		for n := s.first[head]; n != 0; {
+			e, at := s.at(n), n
+			if n = e.next; match.matches(e, tag) {
+				visit(s, at)
+			}
+		}
+		s.mu.Unlock()
+		between()
+		return
+	}
 	for i := range t.index.shards {
 		s := &t.index.shards[i]
 		for c := 0; ; c++ {
@@ -19,7 +33,7 @@ func (t *Tiers) each(match Match, visit func(s *shard, n uint32), between func()
 				break
 			}
 			for n := uint32(c*chunk + 1); n <= uint32(c+1)*chunk; n++ {
-				if e := s.at(n); e.id != 0 && match.matches(e.label, tag) {
+				if e := s.at(n); e.id != 0 && match.matches(e, tag) {
 					visit(s, n)
 				}
 			}
@@ -29,6 +43,23 @@ func (t *Tiers) each(match Match, visit func(s *shard, n uint32), between func()
 			}
 		}
 	}
+}
+
+// listOf is the head of all that can match, if there is one.
+func (x *index) listOf(match Match) (head Head, ok bool) {
+	if match.head != (Head{}) || match.URL == "" {
+		return match.head, match.head != (Head{})
+	}
+	for i := range x.shards {
+		s := &x.shards[i]
+		s.mu.Lock()
+		strays := s.strays
+		s.mu.Unlock()
+		if strays > 0 {
+			return head, false
+		}
+	}
+	return headOf(match.URL), true
 }
 
 // Purge is a Store's. It waits until all that an earlier process left is indexed,

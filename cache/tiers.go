@@ -110,17 +110,17 @@ func (t *Tiers) stripe(id uint64) *sync.Mutex { return &t.files[id%uint64(len(t.
 func (t *Tiers) Find(key Key) []*Object {
 	t.memory.note(key)
 	if t.recovering() {
-		t.seek(key)
+		t.seek(key.head())
 	}
 	s := t.index.shard(key)
 	s.mu.Lock()
-	n := s.first[key]
+	n := s.of(key, s.first[key.head()])
 	if n == 0 {
 		s.mu.Unlock()
 		return nil
 	}
 	e, tick := s.at(n), t.kept.Load()
-	if e.next == 0 && e.live != nil {
+	if s.of(key, e.next) == 0 && e.live != nil {
 		e.asked = tick
 		e.live.touch()
 		found := e.live.found
@@ -129,7 +129,7 @@ func (t *Tiers) Find(key Key) []*Object {
 	}
 	var found []*Object
 	var ids []uint64
-	for ; n != 0; n = e.next {
+	for ; n != 0; n = s.of(key, e.next) {
 		e = s.at(n)
 		e.asked = tick
 		ids = append(ids, e.id)
@@ -214,11 +214,16 @@ func (t *Tiers) Keep(meta *Meta, from Draft) *Object {
 		old = t.take(s, n)
 	}
 	s.insert(e)
+	var least entry
+	if n := s.crowded(meta.Key.head(), e.id, e.asked); n != 0 {
+		least = t.take(s, n)
+	}
 	out := t.memory.add(&l.item, l.weight(), d.held)
 	s.mu.Unlock()
 	d.held = 0
 	t.forget(out)
 	t.unlinkAll(old)
+	t.unlinkAll(least)
 	if pages > 0 {
 		stripe := t.stripe(form.id)
 		stripe.Lock()

@@ -76,3 +76,63 @@ func TestTierOfHits(t *testing.T) {
 		})
 	}
 }
+
+// TestCrowdedURL shows that there is an end to how many answers of one URL are kept, and
+// that what is asked for stays.
+func TestCrowdedURL(t *testing.T) {
+	s := open(t, TiersOptions{Memory: 64 << 20, Disk: 64 << 20, Dir: t.TempDir()})
+	keyOf := func(n int) Key {
+		key := testKey(1)
+		key[len(key)-1], key[len(key)-2] = byte(n), byte(n>>8)
+		return key
+	}
+	keep(t, s, metaOf(2, "a"), bodyOf(2, 10))
+	for i := range mostOfURL + 100 {
+		meta := metaOf(1, "a")
+		meta.Key = keyOf(i)
+		keep(t, s, meta, bodyOf(1, 10))
+		one(t, s, keyOf(min(i, 7)))
+	}
+	if n := s.Stats().Objects; n != mostOfURL+1 {
+		t.Errorf("%d objects", n)
+	}
+	for n, want := range map[int]int{0: 0, 6: 0, 7: 1, 8: 0, 102: 1, mostOfURL + 99: 1} {
+		if got := len(s.Find(keyOf(n))); got != want {
+			t.Errorf("%d: %d are found", n, got)
+		}
+	}
+	one(t, s, testKey(2))
+}
+
+// TestPurgeOfURL shows that all of a URL is purged by its list, and where an answer is
+// kept under another than its own all the same.
+func TestPurgeOfURL(t *testing.T) {
+	s := open(t, TiersOptions{Memory: 64 << 20})
+	of := func(head Head, n byte, url string) *Meta {
+		meta := metaOf(int(n), "a")
+		meta.URL = url
+		copy(meta.Key[:], head[:])
+		return meta
+	}
+	a, b := "https://a.cn/a", "https://a.cn/b"
+	for i, meta := range []*Meta{of(headOf(a), 1, a), of(headOf(a), 2, a), of(headOf(b), 3, b)} {
+		keep(t, s, meta, bodyOf(i, 10))
+	}
+	if _, ok := s.index.listOf(Match{URL: a}); !ok {
+		t.Error("all is looked through")
+	}
+	if n := s.Purge(Match{URL: a, Tag: "t2"}, false); n != 1 {
+		t.Errorf("%d of 1 were purged", n)
+	}
+	stray := keep(t, s, of(headOf("a rule"), 4, a), bodyOf(4, 10))
+	if n := s.Purge(Match{URL: a}, true); n != 2 {
+		t.Errorf("%d of 2 were purged", n)
+	}
+	s.Remove(s.Find(stray.Meta.Key)[0])
+	if _, ok := s.index.listOf(Match{URL: a}); !ok {
+		t.Error("all is looked through yet")
+	}
+	if n := s.Purge(Match{URL: a}, false); n != 1 || len(s.Find(of(headOf(b), 3, b).Key)) != 1 {
+		t.Errorf("%d of 1 were purged", n)
+	}
+}

@@ -383,7 +383,7 @@ func TestCacheDiskFaults(t *testing.T) {
 	ill("0")
 	during("can be written again", func() { some(500) })
 	spoil := func() (spoilt int) {
-		files, err := filepath.Glob(disk + "/kept/v1/???/*")
+		files, err := filepath.Glob(disk + "/kept/v2/???/*")
 		if err != nil {
 			t.Fatal(err)
 		}
