@@ -3,7 +3,9 @@ package cache
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -99,9 +101,15 @@ func (e *explaining) key() {
 		value, _ := cookie(e.req.Header, name)
 		e.say("key", "policy key_cookies", "cookie %s=%q counts", name, value)
 	}
-	for name := range e.req.Header {
-		if unkeyed(name) {
+	for _, name := range p.strangers(e.req.Header, nil) {
+		e.say("key", "RFC 9111 §7.1", "%s: %q counts: it is none of the fields that browsers send to all sites, and origins may answer by it (ignore_headers if yours does not)", name, e.req.Header[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(e.req.Header)) {
+		switch {
+		case unkeyed(name):
 			e.say("request", "RFC 9111 §7.1", "%s is dropped: it is in no key, and origins may answer by it", name)
+		case p.ignores(name):
+			e.say("request", "policy ignore_headers", "%s does not count, and is dropped", name)
 		}
 	}
 }
@@ -120,7 +128,7 @@ func (e *explaining) kept(found *finding) {
 		}
 		switch field := e.mismatch(m); {
 		case field != "":
-			e.say("vary", "RFC 9111 §4.1", "%s is not selected: %s is %q, it was made for %q", what, field, selectorValue(e.req.Header, field), m.madeFor(field))
+			e.say("vary", "RFC 9111 §4.1", "%s is not selected: %s is %q, it was made for %q", what, field, e.selector(field), m.madeFor(field))
 		case m.implicit() && personal(e.req.Header):
 			e.say("vary", "RFC 9111 §7.3", "%s is not selected: it says nothing of caches, and the request says who the client is", what)
 		case o == found.object:

@@ -35,6 +35,7 @@ type facts struct {
 	squeezed bool // a coding makes it smaller, by its type
 
 	negotiated bool // it says that it varies by Accept-Encoding
+	anyOrigin  bool // every Origin may read it
 
 	lines [4]atomic.Pointer[[]byte] // Lines.Fixed of the forms, by codingPlace; none is empty
 }
@@ -42,7 +43,7 @@ type facts struct {
 // readFacts reads the header of an answer that was asked for at requested and
 // was there at received.
 func readFacts(h http.Header, requested, received time.Time) *facts {
-	f := &facts{etag: first(h, "Etag"), opaque: opaque(h), squeezed: compressible(h), negotiated: varies(h, "Accept-Encoding")}
+	f := &facts{etag: first(h, "Etag"), opaque: opaque(h), squeezed: compressible(h), negotiated: varies(h, "Accept-Encoding"), anyOrigin: anyOrigin(h)}
 	f.directives, f.targeted = answerControl(h)
 	f.modified, _ = readTime(h["Last-Modified"])
 	var dated bool

@@ -95,24 +95,27 @@ func FuzzRange(f *testing.F) {
 // FuzzKey: requests with other targets, or with other values of what counts, have
 // other keys; the host's case alone makes none.
 func FuzzKey(f *testing.F) {
-	f.Add("/a", "x=1", "/a", "x=2", "v", "w")
-	f.Add("/a", "", "/a/", "", "", "")
-	f.Add("/a", "b", "/a?b", "", "", "")
-	f.Fuzz(func(t *testing.T, path1, query1, path2, query2, value1, value2 string) {
+	f.Add("/a", "x=1", "/a", "x=2", "v", "w", "", "")
+	f.Add("/a", "", "/a/", "", "", "", "1|2", "2|1")
+	f.Add("/a", "b", "/a?b", "", "", "", "", "|")
+	f.Fuzz(func(t *testing.T, path1, query1, path2, query2, value1, value2, strange1, strange2 string) {
 		policy := &Policy{KeyHeaders: []string{"X-A"}}
-		make := func(host, path, query, value string) (*http.Request, Key) {
+		make := func(host, path, query, value, strange string) (*http.Request, Key) {
 			u := &url.URL{Scheme: "https", Host: host, Path: "/" + path, RawQuery: query}
-			req := &http.Request{Method: "GET", URL: u, Host: host, Header: http.Header{"X-A": {value}}}
+			req := &http.Request{Method: "GET", URL: u, Host: host, Header: http.Header{"X-A": {value}, "X-B": strings.Split(strange, "|")}}
 			return req, keyOf(req, policy, []byte(URL(req, policy)))
 		}
-		req1, key1 := make("example.cn", path1, query1, value1)
-		req2, key2 := make("example.cn", path2, query2, value2)
-		same := req1.URL.RequestURI() == req2.URL.RequestURI() && selectorValue(req1.Header, "X-A") == selectorValue(req2.Header, "X-A")
+		req1, key1 := make("example.cn", path1, query1, value1, strange1)
+		req2, key2 := make("example.cn", path2, query2, value2, strange2)
+		same := req1.URL.RequestURI() == req2.URL.RequestURI() && selectorValue(req1.Header, "X-A") == selectorValue(req2.Header, "X-A") && strange1 == strange2
 		if same != (key1 == key2) {
 			t.Errorf("%s %q and %s %q: the same is %v, their keys %v", req1.URL, value1, req2.URL, value2, same, key1 == key2)
 		}
-		if _, upper := make("EXAMPLE.cn", path1, query1, value1); upper != key1 {
+		if _, upper := make("EXAMPLE.cn", path1, query1, value1, strange1); upper != key1 {
 			t.Error("the host's case counts")
+		}
+		if req1.URL.RequestURI() == req2.URL.RequestURI() && key1.head() != key2.head() {
+			t.Error("the URL is not found by its head")
 		}
 	})
 }

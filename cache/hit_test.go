@@ -53,3 +53,24 @@ func BenchmarkHit(b *testing.B) {
 }
 
 var hitPolicy = Policy{Site: "shop"}
+
+// TestKeyTakesNoMemory shows that the key of a request is made without any.
+func TestKeyTakesNoMemory(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector has memory of its own")
+	}
+	for _, lines := range [][]string{
+		{"Accept: text/html", "Sec-Fetch-Mode: navigate", "Sec-Ch-Ua: x", "User-Agent: Mozilla/5.0", "Cookie: a=1; b=2", "X-Forwarded-For: 192.0.2.1", "Traceparent: 00-1"},
+		{"Accept: text/html", "X-Foo: 1", "X-Bar: 2"},
+	} {
+		req, policy := request("GET", "/a?b=1", lines...), &Policy{Site: "shop", IgnoreHeaders: []string{"X-Client-*"}}
+		at := []byte(URL(req, policy))
+		var key Key
+		if n := testing.AllocsPerRun(100, func() { key = keyOf(req, policy, at) }); n != 0 {
+			t.Errorf("%v allocations for %v", n, lines)
+		}
+		if key == (Key{}) {
+			t.Error("no key")
+		}
+	}
+}

@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -42,7 +43,8 @@ func (f *flight) hangs(found *finding) bool {
 // flightKey of a request: what is known to make a difference.
 func (a *ask) flightKey(f *finding) flightKey {
 	key := flightKey{key: a.key}
-	if !f.own && len(f.names) == 0 && a.ranged == nil {
+	crosses := len(a.req.Header["Origin"]) > 0 && !slices.Contains(f.names, "Origin")
+	if !f.own && len(f.names) == 0 && a.ranged == nil && !crosses {
 		return key
 	}
 	var b []byte
@@ -50,7 +52,10 @@ func (a *ask) flightKey(f *finding) flightKey {
 		b = appendPart(append(b, 'o'), selectorValue(a.req.Header, "Accept-Encoding"))
 	}
 	for _, name := range f.names {
-		b = appendPart(appendPart(append(b, 'v'), name), selectorValue(a.req.Header, name))
+		b = appendPart(appendPart(append(b, 'v'), name), a.selector(name))
+	}
+	if crosses { // the answer may be for this one (vary.go)
+		b = appendPart(append(b, 'v'), selectorValue(a.req.Header, "Origin"))
 	}
 	if a.fetchesRange(f) {
 		r, ifRange := a.rangeSent(f)

@@ -13,8 +13,8 @@ import (
 //
 //  1. the URL as the policy sees it: scheme, host in lower case, and the target
 //     byte for byte, less the parameters that do not count,
-//  2. the site, what its answers are made with, and the parts of the request that the
-//     policy names,
+//  2. the site, what its answers are made with, the parts of the request that the policy
+//     names, and the fields that nobody knows (request.go), each line as it stands,
 //  3. all of it hashed, each part with its length before it: nobody can write one
 //     part so that it looks like two,
 //  4. before that a hash of the URL alone: what is let go of by its URL is found by that
@@ -150,6 +150,14 @@ func keyOf(req *http.Request, policy *Policy, at []byte) (key Key) {
 		b = appendPart(append(b, 'c'), name)
 		value, has := cookie(req.Header, name)
 		b = appendValue(b, value, has)
+	}
+	var names [16]string
+	for _, name := range policy.strangers(req.Header, names[:0]) {
+		b = appendPart(append(b, 's'), name)
+		b = binary.AppendUvarint(b, uint64(len(req.Header[name])))
+		for _, value := range req.Header[name] {
+			b = appendPart(b, value)
+		}
 	}
 	sum := sha256.Sum256(b)
 	n := copy(key[:], url[:len(Head{})])

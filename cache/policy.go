@@ -27,6 +27,9 @@ type Policy struct {
 	Query      Query    // which parameters of the query count
 	KeyHeaders []string // fields whose values count, canonical
 	KeyCookies []string // cookies whose values count
+	// IgnoreHeaders are fields that would count by themselves, and do not; a name that
+	// ends in * is all that begin so. They do not reach the origin either.
+	IgnoreHeaders []string
 	// Which requests pass by.
 	BypassCookies []string // a request with one of these cookies; a name that ends in * is all that begin so
 

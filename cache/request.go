@@ -2,7 +2,7 @@ package cache
 
 import (
 	"net/http"
-	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -13,7 +13,14 @@ import (
 //  3. sent is the request as it goes on to be answered for everybody.
 //
 // Nothing that is not in the key, and by which a client could have another page
-// made for everybody, goes on with a request that is looked up.
+// made for everybody, goes on with a request that is looked up. A field of one is
+//
+//   - known (known): read here or made by the edge, or of those that browsers send of
+//     themselves to every site, each visitor another, by which an origin chooses with
+//     Vary or not at all; or of those that number requests;
+//   - dropped: one that says of the request what it is not (poisonous), or that the owner
+//     says does not matter (Policy.IgnoreHeaders);
+//   - or else in the key by itself (Counts).
 
 // ask is one request.
 type ask struct {
@@ -62,7 +69,7 @@ func (a *ask) read() Reason {
 	var room [512]byte
 	at := appendURL(room[:0], req, a.policy)
 	a.key = keyOf(req, a.policy, at)
-	a.status.rules = a.policy.rules(req.URL)
+	a.status.rules = a.policy.rules(req)
 	if a.policy.ShowKey {
 		a.status.key = a.shownKey(string(at))
 	}
@@ -78,6 +85,9 @@ func (a *ask) shownKey(at string) string {
 	for _, name := range a.policy.KeyHeaders {
 		at += " " + name + "=" + selectorValue(a.req.Header, name)
 	}
+	for _, name := range a.policy.strangers(a.req.Header, nil) {
+		at += " " + name + "=" + strings.Join(a.req.Header[name], ", ")
+	}
 	for _, name := range a.policy.KeyCookies {
 		if value, ok := cookie(a.req.Header, name); ok {
 			at += " cookie " + name + "=" + value
@@ -87,10 +97,13 @@ func (a *ask) shownKey(at string) string {
 }
 
 // rules names what the policy has for the key, in place of the URL.
-func (p *Policy) rules(u *url.URL) string {
+func (p *Policy) rules(req *http.Request) string {
 	rules := ""
-	if p.Query.drops(u) {
+	if p.Query.drops(req.URL) {
 		rules = p.Query.rule()
+	}
+	if len(p.IgnoreHeaders) > 0 && p.ignoresOneOf(req.Header) {
+		rules = joined(rules, "ignore_headers")
 	}
 	if len(p.KeyHeaders) > 0 {
 		rules = joined(rules, "key_headers")
@@ -158,10 +171,72 @@ func overrides(name string) bool {
 	return len(name) >= len("X-Http-Method") && name[0] == 'X' && overridden[dashed(name)]
 }
 
+// known reports whether a field is in no key by itself and reaches the origin all the
+// same. Of those that browsers send of themselves, these are not among them, as an origin
+// that answers by one without Vary is common, and they have few values: X-Requested-With
+// (a part of a page in place of it), Purpose and Sec-Purpose (less, or nothing, for what may never be looked at),
+// Service-Worker-Navigation-Preload, and Content-Type, which says nothing of a GET, but
+// has some origins fail. The others would leave nothing to share: they have another value
+// for each visitor. Origin has a rule of its own (vary.go).
+func known(name string) bool {
+	switch name {
+	case "Accept", "Accept-Charset", "Accept-Encoding", "Accept-Language", "Authorization", "Cookie", "From", "Origin", "Referer", "User-Agent",
+		"Dnt", "Save-Data", "Upgrade-Insecure-Requests", "Priority", "Alt-Used",
+		"Device-Memory", "Dpr", "Downlink", "Ect", "Rtt", "Viewport-Width", "Width": // client hints of old names
+		return true
+	case "Cache-Control", "Pragma", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range", "Range": // read here
+		return true
+	case "Host", "Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length", "Expect", "Max-Forwards",
+		"Proxy-Authorization", "Http2-Settings": // of one connection or message
+		return true
+	case "Via", "Cdn-Loop", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "X-Request-Id", "Client-Cert": // made by the edge
+		return true
+	case "Traceparent", "Tracestate", "Request-Id", "X-Correlation-Id", "X-Trace-Id", "Sentry-Trace", "B3", "X-B3-Traceid", "X-B3-Spanid", "X-B3-Parentspanid",
+		"X-B3-Sampled", "Uber-Trace-Id", "Newrelic", "Elastic-Apm-Traceparent", "Sw8", "Eagleeye-Traceid", "Eagleid", "X-Datadog-Trace-Id", "X-Datadog-Parent-Id",
+		"X-Datadog-Sampling-Priority", "X-Datadog-Origin", "X-Amzn-Trace-Id", "X-Cloud-Trace-Context", "X-Amz-Cf-Id", "X-Azure-Ref", "Cf-Ray": // numbers of requests
+		return true
+	case "Sec-Purpose":
+		return false
+	}
+	return strings.HasPrefix(name, "Sec-") // no script may set one (Fetch §2.2.2)
+}
+
+// Counts reports whether a request field, by its canonical name, is part of the key by
+// itself.
+func Counts(name string) bool { return !known(name) && !unkeyed(name) && !overrides(name) }
+
+// strangers appends the names of the fields that count by themselves, sorted, to list.
+func (p *Policy) strangers(h http.Header, list []string) []string {
+	for name := range h {
+		if !known(name) && !unkeyed(name) && !slices.Contains(p.KeyHeaders, name) && !named(p.IgnoreHeaders, name) {
+			list = append(list, name)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// ignores reports whether a field that would count does not matter to the owner.
+func (p *Policy) ignores(name string) bool {
+	return len(p.IgnoreHeaders) > 0 && !known(name) && named(p.IgnoreHeaders, name)
+}
+
+func (p *Policy) ignoresOneOf(h http.Header) bool {
+	for name := range h {
+		if p.ignores(name) && !unkeyed(name) {
+			return true
+		}
+	}
+	return false
+}
+
 // poisonous are the fields by which origins commonly make another answer, and
-// that no key has: another host, another path, another scheme. Those that the
-// edge makes itself, Forwarded and X-Forwarded-For, -Host and -Proto, are true.
+// that no key has: another host, another path, another scheme, another version (Baggage,
+// W3C, by which meshes choose where to send a request: no fetch for everybody is the
+// visitor's own). Those that the edge makes itself, Forwarded and X-Forwarded-For, -Host
+// and -Proto, are true.
 var poisonous = map[string]bool{
+	"Baggage":                    true,
 	"X-Forwarded-Base":           true,
 	"X-Forwarded-By":             true,
 	"X-Forwarded-Path":           true,
@@ -275,7 +350,7 @@ func (a *ask) sent(own bool) *http.Request {
 		switch name {
 		case "If-None-Match", "If-Modified-Since", "If-Range", "Range", "Accept-Encoding":
 		default:
-			if !unkeyed(name) {
+			if !unkeyed(name) && !a.policy.ignores(name) {
 				out.Header[name] = values
 			}
 		}

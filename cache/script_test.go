@@ -347,6 +347,8 @@ func (p *play) set(name, value string, _ bool) (err error) {
 		p.policy.KeyHeaders = list
 	case "key_cookies":
 		p.policy.KeyCookies = list
+	case "ignore_headers":
+		p.policy.IgnoreHeaders = list
 	case "bypass_cookies":
 		p.policy.BypassCookies = list
 	case "object_bytes":

@@ -15,6 +15,10 @@ import (
 //     the values that its request had,
 //  2. a request selects an answer when it has the same: selects.
 //
+// One with Origin selects no answer that was made without it, or for another, unless that
+// lets every Origin read it, whatever its Vary says: many origins look at Origin and
+// forget to say so (Fetch §3.2.5).
+//
 // Accept-Encoding is no selector: every request asks the origin for the same
 // codings, and gets the form that it takes (forms.go). But an answer that nobody
 // may put into another form is for those who take it, and for who asked for it
@@ -60,10 +64,20 @@ func selectors(h, sent http.Header) (list []Selector, any bool) {
 		}
 		list = append(list, Selector{name, selectorValue(sent, name)})
 	}
+	if len(sent["Origin"]) > 0 && !anyOrigin(h) && !slices.ContainsFunc(list, isOrigin) {
+		list = append(list, Selector{"Origin", selectorValue(sent, "Origin")})
+	}
 	if fixed {
 		list = append(list, Selector{"Accept-Encoding", selectorValue(sent, "Accept-Encoding")})
 	}
 	return list, false
+}
+
+func isOrigin(s Selector) bool { return s.Name == "Origin" }
+
+// anyOrigin reports whether every Origin may read an answer.
+func anyOrigin(h http.Header) bool {
+	return slices.ContainsFunc(h["Access-Control-Allow-Origin"], func(allowed string) bool { return strings.Trim(allowed, " \t") == "*" })
 }
 
 // opaque reports whether the body must stay in the form in which it came.
@@ -157,11 +171,22 @@ func (a *ask) mismatch(m *Meta) string {
 			if !a.takesAsIs(m, s.Value) {
 				return s.Name
 			}
-		} else if selectorValue(a.req.Header, s.Name) != s.Value {
+		} else if a.selector(s.Name) != s.Value {
 			return s.Name
 		}
 	}
+	if len(a.req.Header["Origin"]) > 0 && !m.facts().anyOrigin && !slices.ContainsFunc(m.Vary, isOrigin) {
+		return "Origin"
+	}
 	return ""
+}
+
+// selector is the value of a field of the request as the origin would have it.
+func (a *ask) selector(name string) string {
+	if a.policy.ignores(name) {
+		return ""
+	}
+	return selectorValue(a.req.Header, name)
 }
 
 // takesAsIs reports whether the request may have a body that stays in the form

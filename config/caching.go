@@ -93,6 +93,12 @@ type Caching struct {
 	// origin names in `Vary`.
 	KeyHeaders []string `yaml:"key_headers,omitempty" kind:"fieldname" example:"[Accept-Language]"`
 
+	// Fields of requests that do not count. A name that ends in `*` is all that begin
+	// so. Each field that is not of those that browsers send to all sites, or that
+	// number requests, makes another page by itself, in case the origin answers by it.
+	// These do not, and do not reach the origin either, as with `query_ignore`.
+	IgnoreHeaders []string `yaml:"ignore_headers,omitempty" kind:"fieldpattern" example:"[X-Client-Trace, \"X-App-*\"]"`
+
 	// Cookies whose values make another page.
 	KeyCookies []string `yaml:"key_cookies,omitempty" kind:"cookie" example:"[currency]"`
 
@@ -215,7 +221,7 @@ func (w *Caching) of(c *Config, s *Site, route *Route) *cache.Policy {
 		TTL: w.TTL, DefaultTTL: w.DefaultTTL, Heuristic: w.Heuristic, Statuses: w.Statuses, Negative: w.NegativeTTL,
 		StaleWhileRevalidate: w.StaleWhileRevalidate, StaleIfError: w.StaleIfError,
 		Query:      cache.Query{Ignore: w.QueryIgnore},
-		KeyHeaders: w.KeyHeaders, KeyCookies: w.KeyCookies, BypassCookies: w.BypassCookies,
+		KeyHeaders: w.KeyHeaders, KeyCookies: w.KeyCookies, IgnoreHeaders: w.IgnoreHeaders, BypassCookies: w.BypassCookies,
 		MostBytes: int64(w.ObjectBytes), Extensions: w.MatchExtension, Search: w.NoVarySearch, ShowKey: w.StatusKey,
 	}
 	if w.QueryOnly != nil {
@@ -278,7 +284,7 @@ func checkCaching(r *report, path string, s *Site, w *Caching) {
 	for _, list := range []struct {
 		name   string
 		values []string
-	}{{"query_ignore", w.QueryIgnore}, {"key_headers", w.KeyHeaders}, {"key_cookies", w.KeyCookies}, {"bypass_cookies", w.BypassCookies}} {
+	}{{"query_ignore", w.QueryIgnore}, {"key_headers", w.KeyHeaders}, {"ignore_headers", w.IgnoreHeaders}, {"key_cookies", w.KeyCookies}, {"bypass_cookies", w.BypassCookies}} {
 		for i, value := range list.values {
 			if value != "" && slices.Contains(list.values[:i], value) {
 				r.value(fmt.Sprintf("%s.%s[%d]", path, list.name, i), "keep one of them", "%s is written twice", value)
@@ -288,6 +294,16 @@ func checkCaching(r *report, path string, s *Site, w *Caching) {
 	for i, name := range w.KeyHeaders {
 		if unkeyed[name] {
 			r.value(fmt.Sprintf("%s.key_headers[%d]", path, i), "take it out", "%s is another for each visitor, or the cache's own affair", name)
+		}
+	}
+	for i, name := range w.IgnoreHeaders {
+		at := fmt.Sprintf("%s.ignore_headers[%d]", path, i)
+		switch {
+		case !r.good(at):
+		case slices.Contains(w.KeyHeaders, name):
+			r.value(at, "keep one of them", "%s is in key_headers too", name)
+		case !strings.HasSuffix(name, "*") && !cache.Counts(name):
+			r.value(at, "take it out", "%s does not count anyway, but where an answer names it in Vary", name)
 		}
 	}
 	for i, name := range w.KeyCookies {
@@ -310,6 +326,19 @@ func parseFieldName(s string) (string, *fault) {
 		return "", &fault{strconv.Quote(s) + " cannot name a field", "write its name alone, such as Accept-Language"}
 	}
 	return http.CanonicalHeaderKey(s), nil
+}
+
+// parseFieldPattern checks one of cache.ignore_headers, which may end in a "*".
+func parseFieldPattern(s string) (string, *fault) {
+	prefix, all := strings.CutSuffix(s, "*")
+	if all && prefix == "" || strings.Contains(prefix, "*") {
+		return "", &fault{strconv.Quote(s) + " does not name fields", "write what their names begin with, and one * at the end, such as X-App-*"}
+	}
+	name, fault := parseFieldName(prefix)
+	if fault == nil && all {
+		name += "*"
+	}
+	return name, fault
 }
 
 // parseParameter checks the name of a query's parameter, which may end in a "*".

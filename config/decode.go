@@ -542,6 +542,8 @@ func (d *decoder) kind(kind, s string) (string, *fault) {
 		return parseSNI(s)
 	case "fieldname":
 		return parseFieldName(s)
+	case "fieldpattern":
+		return parseFieldPattern(s)
 	case "parameter":
 		return parseParameter(s)
 	case "checkhost":
