@@ -188,6 +188,13 @@ func (t *Transport) Kept(req *http.Request, policy *Policy, said func(name strin
 	return a.fromStore(&found)
 }
 
+// Changed lets go of what a request changed that went past the cache, and was answered so.
+func (t *Transport) Changed(req *http.Request, res *http.Response) {
+	if !safe(req.Method) {
+		(&ask{t: t, c: t.Cache, req: req}).invalidate(res)
+	}
+}
+
 // pass sends the request on as it is.
 func (a *ask) pass(reason Reason) (*http.Response, error) {
 	a.trace.Result, a.trace.Reason = Bypass, string(reason)
@@ -198,9 +205,7 @@ func (a *ask) pass(reason Reason) (*http.Response, error) {
 		return nil, err
 	}
 	a.reached(res)
-	if !safe(a.req.Method) {
-		a.invalidate(res)
-	}
+	a.t.Changed(a.req, res)
 	takeTags(res.Header)
 	a.status.set(res.Header)
 	return res, nil

@@ -21,7 +21,7 @@ import (
 // A request that may be answered by the cache:
 //
 //  1. cached says whether it may: what stays and what is upgraded goes straight
-//     over,
+//     over, and changed has the cache forget what it changed,
 //  2. cache.Transport looks it up; a hit ends there,
 //  3. what it must fetch, for this request, for several, or to have it fresh, goes
 //     through fetching: over the link, as any request,
@@ -70,6 +70,12 @@ func (x *exchange) look(ctx context.Context, keeps *cache.Transport, early *hop.
 		x.rec.CacheWhy = trace.Kept
 	}
 	return res, err
+}
+
+// changed has the cache forget what a request changed that did not go through it: what is
+// kept of its URL may be another route's.
+func (x *exchange) changed(res *http.Response) {
+	x.keeps.Changed(x.out.WithContext(context.WithValue(x.r.Context(), askingKey{}, &asking{x: x})), res)
 }
 
 // Explain says what the cache does with r, a request as a visitor would send it,

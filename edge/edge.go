@@ -451,7 +451,11 @@ func (x *exchange) send(ctx context.Context, early *hop.Early) (*http.Response, 
 	} else if keeps := x.cached(); keeps != nil {
 		return x.look(ctx, keeps, early)
 	}
-	return way.RoundTrip(x.out.WithContext(link.WithLean(hop.WithEarly(ctx, early.Send), x.lean)))
+	res, err := way.RoundTrip(x.out.WithContext(link.WithLean(hop.WithEarly(ctx, early.Send), x.lean)))
+	if err == nil && x.keeps != nil {
+		x.changed(res)
+	}
+	return res, err
 }
 
 // outgoing is the request as it crosses: to the public host still, with what is
