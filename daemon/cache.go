@@ -120,11 +120,13 @@ func (d *Daemon) Cache(match admin.CacheMatch, top int, byHits bool) (admin.Cach
 		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.URL, b.URL), cmp.Compare(a.ID, b.ID))
 	}
 	best, all := topOf(top, first), 0
-	k.tiers.List(d.matchOf(match), func(l cache.Listed) bool {
-		all++
-		best.add(l)
-		return true
-	})
+	for _, match := range d.matchesOf(match) {
+		k.tiers.List(match, func(l cache.Listed) bool {
+			all++
+			best.add(l)
+			return true
+		})
+	}
 	for _, l := range best.sorted() {
 		said.Objects = append(said.Objects, admin.CachedObject{
 			Site: l.Site, URL: l.URL, Variant: l.ID, Bytes: l.Bytes, Tier: l.Tier, Hits: l.Hits, Stored: l.Stored, Until: l.Until, Purged: l.Stale})
@@ -133,15 +135,20 @@ func (d *Daemon) Cache(match admin.CacheMatch, top int, byHits bool) (admin.Cach
 	return said, nil
 }
 
-// matchOf is what is meant, as the cache has it.
-func (d *Daemon) matchOf(m admin.CacheMatch) cache.Match {
-	if m.URL != "" {
-		d.mu.Lock()
-		server := d.edge
-		d.mu.Unlock()
-		m.URL = server.KeptURL(m.URL)
+// matchesOf is what is meant, as the cache has it; nothing is in two of them.
+func (d *Daemon) matchesOf(m admin.CacheMatch) []cache.Match {
+	match := cache.Match{Prefix: m.Prefix, Host: m.Host, Tag: m.Tag}
+	if m.URL == "" {
+		return []cache.Match{match}
 	}
-	return cache.Match{URL: m.URL, Prefix: m.Prefix, Host: m.Host, Tag: m.Tag}
+	d.mu.Lock()
+	server := d.edge
+	d.mu.Unlock()
+	var all []cache.Match
+	for _, match.URL = range server.KeptURLs(m.URL) {
+		all = append(all, match)
+	}
+	return all
 }
 
 // best is the first few of many.
@@ -171,8 +178,10 @@ func (d *Daemon) Purge(order admin.CachePurge) (purged admin.CachePurged, err er
 	if k == nil {
 		return purged, admin.ErrNoCache
 	}
-	for _, match := range order.Match {
-		purged.Purged += k.Cache.Purge(d.matchOf(match), order.Soft)
+	for _, meant := range order.Match {
+		for _, match := range d.matchesOf(meant) {
+			purged.Purged += k.Cache.Purge(match, order.Soft)
+		}
 	}
 	if purged.Purged == 0 {
 		if host, ok := d.strange(order.Match); ok {

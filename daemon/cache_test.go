@@ -98,6 +98,30 @@ func TestCacheByURL(t *testing.T) {
 	if purged, err := n.Purge(admin.CachePurge{Match: []admin.CacheMatch{of}}); purged.Purged != 1 || err != nil {
 		t.Errorf("purged %d, %v", purged.Purged, err)
 	}
+	// What was kept when another file had the query count is found as it is written.
+	write(t, file, text)
+	if err := n.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/tea?utm_source=b", "/tea"} {
+		if code, _, err := client(t)(address, "example.cn:80", path); code != 200 || err != nil {
+			t.Fatal(code, err)
+		}
+	}
+	write(t, file, strings.Replace(text, "http: serve", "http: serve, cache: {query_ignore: ['utm_*']}", 1))
+	if err := n.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); err == nil && len(kept.Objects) != 2 && time.Now().Before(deadline); {
+		kept, err = n.Cache(of, 10, false)
+	}
+	if err != nil || len(kept.Objects) != 2 || kept.More != 0 {
+		t.Errorf("listed %+v, %v", kept.Objects, err)
+	}
+	of.URL = "http://EXAMPLE.cn/tea?utm_source=b"
+	if purged, err := n.Purge(admin.CachePurge{Match: []admin.CacheMatch{of}}); purged.Purged != 2 || err != nil {
+		t.Errorf("purged %d of 2, %v", purged.Purged, err)
+	}
 }
 
 // What an edge does not look up at all is not explained as if it did.

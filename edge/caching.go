@@ -118,18 +118,20 @@ func (s *Server) Explain(ctx context.Context, r *http.Request) ([]cache.Step, er
 	return append(dropped, x.keeps.Explain(ctx, x.out.WithContext(ctx))...), nil
 }
 
-// KeptURL is what a URL is kept under: parameters that do not count are left out.
-func (s *Server) KeptURL(written string) string {
+// KeptURLs are what a URL may be kept under: without the parameters that do not count, and
+// as it is written, where they did when it was kept.
+func (s *Server) KeptURLs(written string) []string {
 	r, err := http.NewRequest(http.MethodGet, written, nil)
 	if err != nil {
-		return written
+		return []string{written}
 	}
 	site, ok := s.now.Load().Config.Lookup(r.Host)
-	if !ok {
-		return written
-	}
 	r.Host = config.Authority(r.Host)
-	return cache.URL(r, site.Caching(site.Route(r.Method, r.URL.Path)))
+	whole := cache.URL(r, &cache.Policy{})
+	if !ok {
+		return []string{whole}
+	}
+	return slices.Compact([]string{cache.URL(r, site.Caching(site.Route(r.Method, r.URL.Path))), whole})
 }
 
 // fetching is the round tripper under the cache.
