@@ -528,3 +528,31 @@ func TestFormsAreBounded(t *testing.T) {
 		})
 	}
 }
+
+// TestVaryOfAForm shows that a coded form is given with Vary: Accept-Encoding also where
+// the type of the answer, which has none made of it, says so no more since it was
+// validated.
+func TestVaryOfAForm(t *testing.T) {
+	page := strings.Repeat("<p>", 1000)
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Policy{}, func(req *http.Request) (*http.Response, error) {
+			if req.Header.Get("If-None-Match") != "" {
+				return text(304, "", "Cache-Control: max-age=60", "Content-Type: image/png"), nil
+			}
+			return text(200, page, "Cache-Control: max-age=1", "Content-Type: text/html", `Etag: "1"`), nil
+		})
+		defer r.Cache.Close()
+		r.get("/a")
+		synctest.Wait()
+		r.get("/a", "Accept-Encoding: br") // has the form made
+		synctest.Wait()
+		time.Sleep(2 * time.Second)
+		for _, want := range []Result{Revalidated, Hit} {
+			res, _, trace := r.get("/a", "Accept-Encoding: br")
+			if trace.Result != want || res.Header.Get("Content-Encoding") != "br" || res.Header.Get("Content-Type") != "image/png" || res.Header.Get("Vary") != "Accept-Encoding" {
+				t.Errorf("%+v %v", trace, res.Header)
+			}
+			synctest.Wait()
+		}
+	})
+}
