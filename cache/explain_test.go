@@ -14,7 +14,7 @@ import (
 // changes nothing.
 func TestExplain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, Policy{Site: "shop", StaleIfError: time.Hour, Query: Query{Ignore: []string{"utm_*"}}}, func(req *http.Request) (*http.Response, error) {
+		r := newRig(t, Policy{Site: "shop", StaleIfError: time.Hour, Query: Query{Ignore: []string{"utm_*"}}, IgnoreHeaders: []string{"X-Client-*"}}, func(req *http.Request) (*http.Response, error) {
 			now := "Date: " + time.Now().UTC().Format(http.TimeFormat)
 			if req.URL.Path != "/down" && req.Header.Get("If-None-Match") == `"1"` {
 				return text(304, "", now), nil
@@ -85,6 +85,8 @@ func TestExplain(t *testing.T) {
 		explain(request("GET", "/a?utm_x=1&b=2", "X-Original-Url: /b"),
 			`of the query "utm_x=1&b=2" this counts: "b=2" [policy query_ignore]`, "X-Original-Url is dropped: it is in no key, and origins may answer by it [RFC 9111 §7.1]")
 		explain(request("GET", "/a", "X-Forwarded-Base: /b", "X_Forwarded_Script_Name: /b"), "X-Forwarded-Base is dropped", "X_forwarded_script_name is dropped")
+		explain(request("GET", "/a", "X-Foo: 1", "X-Client-Number: 2", "User-Agent: x"),
+			`key: X-Foo: ["1"] counts`, "X-Client-Number does not count, and is dropped [policy ignore_headers]")
 		r.get("/text")
 		r.get("/coded")
 		r.get("/silent")

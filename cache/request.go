@@ -182,6 +182,9 @@ func known(name string) bool {
 	switch name {
 	case "Accept", "Accept-Charset", "Accept-Encoding", "Accept-Language", "Authorization", "Cookie", "From", "Origin", "Referer", "User-Agent",
 		"Dnt", "Save-Data", "Upgrade-Insecure-Requests", "Priority", "Alt-Used",
+		"Available-Dictionary", "Dictionary-Id", // no fetch for everybody asks for what is made with one (RFC 9842)
+		"Q-Ua", "Q-Ua2", "Q-Guid", "Q-Qimei", "Q-Qimei36", "Q-Auth", // the browser of QQ and WeChat: the device
+		"X-Playback-Session-Id",                                                     // Apple's players
 		"Device-Memory", "Dpr", "Downlink", "Ect", "Rtt", "Viewport-Width", "Width": // client hints of old names
 		return true
 	case "Cache-Control", "Pragma", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range", "Range": // read here
