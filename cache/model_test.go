@@ -46,7 +46,7 @@ type fetched struct {
 	url     string
 	request http.Header
 
-	sent, answered         time.Time
+	sent, answered, done   time.Time
 	sentAt, answeredAt     int64 // ticks
 	doneAt, cutAt          int64 // when the body was read to its end, or broke off; 0 if never
 	failed                 bool  // no answer
@@ -627,10 +627,11 @@ func (h *history) alone(l *lineage, v *visit, reason string) string {
 	return ""
 }
 
-// newer is a later response that every cache has stored and must use (§4).
+// newer is a later response that every cache has stored and must use (§4). One that came
+// whole in this very instant may yet be under way into the store.
 func (h *history) newer(l *lineage, v *visit) *fetched {
 	for _, x := range h.fetched {
-		if x.n > l.last.n && x.url == l.base.url && x.status == 200 && x.doneAt != 0 && x.doneAt < v.begunAt && x.sentAt > l.last.answeredAt && x.answered.After(l.last.answered) && h.certain(x, v) {
+		if x.n > l.last.n && x.url == l.base.url && x.status == 200 && x.doneAt != 0 && x.done.Before(v.begun) && x.sentAt > l.last.answeredAt && x.answered.After(l.last.answered) && h.certain(x, v) {
 			return x
 		}
 	}

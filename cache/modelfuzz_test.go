@@ -262,7 +262,7 @@ func (w *world) answer(req *http.Request) (*http.Response, error) {
 		res.Header = h.Clone()
 	}
 	if req.Method == "HEAD" || body == nil {
-		res.Body, x.doneAt = http.NoBody, w.tick.Add(1)
+		res.Body, x.done, x.doneAt = http.NoBody, time.Now(), w.tick.Add(1)
 		return res, nil
 	}
 	r := &comes{w: w, x: x, rest: body}
@@ -295,7 +295,7 @@ func (c *comes) Read(p []byte) (int, error) {
 			return 0, c.end
 		}
 		if c.x.doneAt == 0 {
-			c.x.doneAt = c.w.tick.Add(1)
+			c.x.done, c.x.doneAt = time.Now(), c.w.tick.Add(1)
 		}
 		c.w.happened.Unlock()
 		return 0, io.EOF
