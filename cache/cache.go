@@ -5,9 +5,9 @@
 //
 //  1. RoundTrip takes the policy; a request that it, or what it asks, makes pass by
 //     goes on as it is (request.go), and invalidates what it changes (purge.go),
-//  2. its key is what the policy has count of it (key.go); what is kept under that
-//     and has the same selecting fields (vary.go) is weighed: fresh, stale and
-//     still good, or neither (lookup.go, fresh.go),
+//  2. its key is what the policy has count of it, and the fields that nobody knows
+//     (key.go); what is kept under that and has the same selecting fields (vary.go) is
+//     weighed: fresh, stale and still good, or neither (lookup.go, fresh.go),
 //  3. what is good is given: conditions (condition.go), ranges (ranges.go) and the
 //     client's codings (forms.go) are held against it (serve.go),
 //  4. what is not is fetched, for all who ask for it at that time at once
