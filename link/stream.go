@@ -74,9 +74,22 @@ func OpenStream(ctx context.Context, over http.RoundTripper, host string, first 
 
 // tunnelled is the session of a connection's raw streams, at the edge.
 type tunnelled struct {
-	opened  chan struct{} // closed when the rest is there
+	cut     context.CancelFunc // ends its opening
+	opened  chan struct{}      // closed when the rest is there
 	session *mux.Session
 	err     error
+}
+
+// end ends the tunnel; one that is opened this moment, the next time.
+func (in *tunnelled) end() {
+	select {
+	case <-in.opened:
+		if in.session != nil {
+			in.session.Close()
+		}
+	default:
+		in.cut()
+	}
 }
 
 // openStream is send's for a raw stream.
@@ -137,10 +150,11 @@ func (t *Transport) tunnelled(ctx context.Context, w *warm) (*tunnelled, error) 
 	in := w.tunnel
 	first := in == nil
 	if first {
-		in = &tunnelled{opened: make(chan struct{})}
+		ctx, cancel := context.WithCancel(context.Background())
+		in = &tunnelled{cut: cancel, opened: make(chan struct{})}
 		w.tunnel = in
 		w.tunnels.Add(1)
-		w.carrying.Go(func() { t.carryStreams(w, in) })
+		w.carrying.Go(func() { t.carryStreams(ctx, w, in) })
 	}
 	w.mu.Unlock()
 	if !first {
@@ -155,8 +169,9 @@ func (t *Transport) tunnelled(ctx context.Context, w *warm) (*tunnelled, error) 
 }
 
 // carryStreams opens the tunnel of w's raw streams, and carries them until w ends.
-func (t *Transport) carryStreams(w *warm, in *tunnelled) {
-	far, err := t.openTunnel(w)
+func (t *Transport) carryStreams(ctx context.Context, w *warm, in *tunnelled) {
+	defer in.cut()
+	far, err := t.openTunnel(ctx, w, in.cut)
 	if err == nil {
 		in.session = mux.New(far, mux.Options{Window: t.peer.BodyWindow, Buffer: max(t.peer.Window, leastBodies*t.peer.BodyWindow)})
 	} else {
@@ -182,9 +197,8 @@ func (w *warm) leaveTunnel(in *tunnelled) {
 	}
 }
 
-// openTunnel opens it, on the place that is reserved.
-func (t *Transport) openTunnel(w *warm) (io.ReadWriteCloser, error) {
-	ctx, cancel := context.WithCancel(context.Background())
+// openTunnel opens it, on the place that is reserved. cancel is that of ctx.
+func (t *Transport) openTunnel(ctx context.Context, w *warm, cancel context.CancelFunc) (io.ReadWriteCloser, error) {
 	late := time.AfterFunc(t.peer.ConnectTimeout, cancel)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+t.peer.Name+"/", nil)
 	if err != nil {
@@ -198,7 +212,6 @@ func (t *Transport) openTunnel(w *warm) (io.ReadWriteCloser, error) {
 		err = ctx.Err()
 	}
 	if err != nil {
-		cancel()
 		return nil, fmt.Errorf("open the tunnel of streams: %w", err)
 	}
 	t.drains(res.Header)

@@ -430,3 +430,43 @@ func TestStreamsWhileARelayStops(t *testing.T) {
 		})
 	}
 }
+
+// A tunnel that ends on a connection that takes no more requests breaks no answer of it.
+func TestTunnelEndsBesideAnAnswer(t *testing.T) {
+	pause := 3 * time.Second
+	test := func(t *testing.T, pki string) {
+		p := newLine(t, pki, simnet.Line{RTT: 20 * time.Millisecond})
+		defer p.close()
+		p.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if _, ok := hop.TunnelEnd(w, r); ok {
+				time.Sleep(pause)
+				return
+			}
+			_, _ = io.WriteString(w, "a long ")
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(5 * time.Second)
+			_, _ = io.WriteString(w, "answer")
+		}))
+		p.transport = p.connectTo(pki, "edge-1", "relay-1", 1)
+		time.Sleep(time.Second)
+		var running sync.WaitGroup
+		running.Go(func() {
+			if _, _, err := link.OpenStream(t.Context(), p.transport, "example.cn", opening(t, "192.0.2.1:1000", "hello")); err == nil {
+				t.Error("a stream is open")
+			}
+		})
+		time.Sleep(time.Second)
+		running.Go(func() {
+			if _, body, err := get(t, p.transport, "/"); body != "a long answer" || err != nil {
+				t.Errorf("%q %v", body, err)
+			}
+		})
+		time.Sleep(time.Second / 2)
+		running.Go(func() { _ = p.servers[0].Shutdown(t.Context()) })
+		running.Wait()
+	}
+	for range 60 { // it is a matter of who comes first
+		inBubble(t, test)
+		pause += 7 * time.Millisecond
+	}
+}

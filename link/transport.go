@@ -417,10 +417,14 @@ func (t *Transport) finish(ctx context.Context, w *warm) {
 	defer w.shut()
 	var late <-chan time.Time
 	stopping := ctx.Done()
-	for w.Err() == nil && (w.InFlight() > 0 || ctx.Err() == nil && w.isEnded() && !t.isUp()) {
+	lastHope := func() bool { return ctx.Err() == nil && w.isEnded() && !t.isUp() }
+	for w.Err() == nil && (w.ClientConn.InFlight() > 0 || w.raws.Load() > 0 || lastHope()) {
 		var look <-chan time.Time
 		if w.InFlight() == 0 {
 			look = time.After(tick)
+			if !lastHope() {
+				w.endTunnel()
+			}
 		}
 		select {
 		case <-w.changed:

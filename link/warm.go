@@ -37,7 +37,7 @@ type warm struct {
 	awaited  time.Time // since when something is, as far as look knows; zero for nothing
 	movables map[*silence]struct{}
 	tunnel   *tunnelled // of the raw streams; nil before the first
-	closed   bool       // by shut
+	closed   bool       // by shut or endTunnel: there is no other tunnel
 
 	carrying sync.WaitGroup // the tunnel
 }
@@ -56,7 +56,8 @@ func (w *warm) changes() {
 	}
 }
 
-// InFlight is how many requests and raw streams are on w.
+// InFlight is how many requests and raw streams are on w. When a tunnel has just ended it
+// may be one less.
 func (w *warm) InFlight() int {
 	return max(0, w.ClientConn.InFlight()-int(w.tunnels.Load())) + int(w.raws.Load())
 }
@@ -67,6 +68,17 @@ func (w *warm) raw() (over func()) {
 	return func() {
 		w.raws.Add(-1)
 		w.changes()
+	}
+}
+
+// endTunnel ends the tunnel of raw streams, and lets no other be opened.
+func (w *warm) endTunnel() {
+	w.mu.Lock()
+	w.closed = true
+	in := w.tunnel
+	w.mu.Unlock()
+	if in != nil {
+		in.end()
 	}
 }
 
