@@ -103,7 +103,7 @@ func FuzzKey(f *testing.F) {
 		make := func(host, path, query, value, strange string) (*http.Request, Key) {
 			u := &url.URL{Scheme: "https", Host: host, Path: "/" + path, RawQuery: query}
 			req := &http.Request{Method: "GET", URL: u, Host: host, Header: http.Header{"X-A": {value}, "X-B": strings.Split(strange, "|")}}
-			return req, keyOf(req, policy, []byte(URL(req, policy)))
+			return req, keyOf(req, policy, []byte(URL(req, policy)), policy.strangers(req.Header, nil))
 		}
 		req1, key1 := make("example.cn", path1, query1, value1, strange1)
 		req2, key2 := make("example.cn", path2, query2, value2, strange2)

@@ -135,8 +135,8 @@ func named(names []string, name string) bool {
 	})
 }
 
-// keyOf is the key of req, whose URL as the policy sees it is at.
-func keyOf(req *http.Request, policy *Policy, at []byte) (key Key) {
+// keyOf is the key of req, whose URL as the policy sees it is at, and that has strangers.
+func keyOf(req *http.Request, policy *Policy, at []byte, strangers []string) (key Key) {
 	url := sha256.Sum256(at)
 	var room [512]byte
 	b := append(room[:0], url[:]...)
@@ -151,8 +151,7 @@ func keyOf(req *http.Request, policy *Policy, at []byte) (key Key) {
 		value, has := cookie(req.Header, name)
 		b = appendValue(b, value, has)
 	}
-	var names [16]string
-	for _, name := range policy.strangers(req.Header, names[:0]) {
+	for _, name := range strangers {
 		b = appendPart(append(b, 's'), name)
 		b = binary.AppendUvarint(b, uint64(len(req.Header[name])))
 		for _, value := range req.Header[name] {

@@ -52,7 +52,7 @@ func TestPurgeWhileFetching(t *testing.T) {
 func (r *rig) keyOf(target string) Key {
 	req := request("GET", target)
 	policy := r.Policy(req)
-	return keyOf(req, policy, []byte(URL(req, policy)))
+	return keyOf(req, policy, []byte(URL(req, policy)), policy.strangers(req.Header, nil))
 }
 
 // TestPurgeWhileValidating shows that a purge is not undone by an origin that said

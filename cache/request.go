@@ -59,7 +59,8 @@ func (a *ask) read() Reason {
 	default:
 		return whyMethod
 	}
-	if reason := passes(req); reason != "" {
+	reason, strange := passes(req)
+	if reason != "" {
 		return reason
 	}
 	if len(a.policy.BypassCookies) > 0 && a.bypassed() {
@@ -68,7 +69,12 @@ func (a *ask) read() Reason {
 	a.control = requestControl(req.Header)
 	var room [512]byte
 	at := appendURL(room[:0], req, a.policy)
-	a.key = keyOf(req, a.policy, at)
+	var names [16]string
+	strangers := names[:0]
+	if strange {
+		strangers = a.policy.strangers(req.Header, strangers)
+	}
+	a.key = keyOf(req, a.policy, at, strangers)
 	a.status.rules = a.policy.rules(req)
 	if a.policy.ShowKey {
 		a.status.key = a.shownKey(string(at))
@@ -114,23 +120,26 @@ func (p *Policy) rules(req *http.Request) string {
 	return rules
 }
 
-// passes says why a GET or HEAD is not looked up, whatever the policy.
-func passes(req *http.Request) Reason {
+// passes says why a GET or HEAD is not looked up, whatever the policy; strange is that it
+// has fields that are not known.
+func passes(req *http.Request) (reason Reason, strange bool) {
 	if req.Body != nil && req.Body != http.NoBody || req.ContentLength != 0 || len(req.TransferEncoding) > 0 {
-		return whyBody // a fat GET: the body is not in the key
+		return whyBody, false // a fat GET: the body is not in the key
 	}
 	for name := range req.Header {
-		switch name {
-		case "Upgrade":
-			return whyUpgrade
-		case "If-Match", "If-Unmodified-Since":
-			return whyPrecondition // the origin's alone to evaluate (RFC 9111 §4.3.2)
-		}
-		if overrides(name) {
-			return whyOverride
+		switch kindOf(name) {
+		case upgrade:
+			return whyUpgrade, false
+		case precondition:
+			return whyPrecondition, false // the origin's alone to evaluate (RFC 9111 §4.3.2)
+		case stranger:
+			if overrides(name) {
+				return whyOverride, false
+			}
+			strange = true
 		}
 	}
-	return ""
+	return "", strange
 }
 
 // bypassed reports whether the request has a cookie of Policy.BypassCookies.
@@ -171,14 +180,25 @@ func overrides(name string) bool {
 	return len(name) >= len("X-Http-Method") && name[0] == 'X' && overridden[dashed(name)]
 }
 
-// known reports whether a field is in no key by itself and reaches the origin all the
-// same. Of those that browsers send of themselves, these are not among them, as an origin
+// kind is what the cache knows of a request field.
+type kind int
+
+const (
+	stranger     kind = iota
+	common            // in no key by itself, and reaches the origin all the same
+	precondition      // has the request pass by, as the next
+	upgrade
+)
+
+func known(name string) bool { return kindOf(name) != stranger }
+
+// kindOf is the kind of a field, by its canonical name. Of those that browsers send of themselves, these are not among them, as an origin
 // that answers by one without Vary is common, and they have few values: X-Requested-With
 // (a part of a page in place of it), Purpose and Sec-Purpose (less, or nothing, for what may never be looked at),
 // Service-Worker-Navigation-Preload, and Content-Type, which says nothing of a GET, but
 // has some origins fail. The others would leave nothing to share: they have another value
 // for each visitor. Origin has a rule of its own (vary.go).
-func known(name string) bool {
+func kindOf(name string) kind {
 	switch name {
 	case "Accept", "Accept-Charset", "Accept-Encoding", "Accept-Language", "Authorization", "Cookie", "From", "Origin", "Referer", "User-Agent",
 		"Dnt", "Save-Data", "Upgrade-Insecure-Requests", "Priority", "Alt-Used",
@@ -186,22 +206,27 @@ func known(name string) bool {
 		"Q-Ua", "Q-Ua2", "Q-Guid", "Q-Qimei", "Q-Qimei36", "Q-Auth", // the browser of QQ and WeChat: the device
 		"X-Playback-Session-Id",                                                     // Apple's players
 		"Device-Memory", "Dpr", "Downlink", "Ect", "Rtt", "Viewport-Width", "Width": // client hints of old names
-		return true
-	case "Cache-Control", "Pragma", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range", "Range": // read here
-		return true
-	case "Host", "Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length", "Expect", "Max-Forwards",
+		return common
+	case "Cache-Control", "Pragma", "If-None-Match", "If-Modified-Since", "If-Range", "Range": // read here
+		return common
+	case "Host", "Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Content-Length", "Expect", "Max-Forwards",
 		"Proxy-Authorization", "Http2-Settings": // of one connection or message
-		return true
+		return common
 	case "Via", "Cdn-Loop", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "X-Request-Id", "Client-Cert": // made by the edge
-		return true
+		return common
 	case "Traceparent", "Tracestate", "Request-Id", "X-Correlation-Id", "X-Trace-Id", "Sentry-Trace", "B3", "X-B3-Traceid", "X-B3-Spanid", "X-B3-Parentspanid",
 		"X-B3-Sampled", "Uber-Trace-Id", "Newrelic", "Elastic-Apm-Traceparent", "Sw8", "Eagleeye-Traceid", "Eagleid", "X-Datadog-Trace-Id", "X-Datadog-Parent-Id",
 		"X-Datadog-Sampling-Priority", "X-Datadog-Origin", "X-Amzn-Trace-Id", "X-Cloud-Trace-Context", "X-Amz-Cf-Id", "X-Azure-Ref", "Cf-Ray": // numbers of requests
-		return true
-	case "Sec-Purpose":
-		return false
+		return common
+	case "If-Match", "If-Unmodified-Since":
+		return precondition
+	case "Upgrade":
+		return upgrade
 	}
-	return strings.HasPrefix(name, "Sec-") // no script may set one (Fetch §2.2.2)
+	if strings.HasPrefix(name, "Sec-") && name != "Sec-Purpose" { // no script may set one (Fetch §2.2.2)
+		return common
+	}
+	return stranger
 }
 
 // Counts reports whether a request field, by its canonical name, is part of the key by

@@ -126,13 +126,13 @@ func (r *searchRule) query(raw string) string {
 
 // searchBase is the key of the rules for a request's path, whatever the policy.
 func searchBase(req *http.Request) Key {
-	return keyOf(&http.Request{}, &Policy{}, searchURL(req, ""))
+	return keyOf(&http.Request{}, &Policy{}, searchURL(req, ""), nil)
 }
 
 // searchKey is the key of the answers that say rule, for a request.
 func searchKey(req *http.Request, policy *Policy, rule *searchRule) Key {
 	query, _ := policy.Query.of(req.URL)
-	return keyOf(req, policy, searchURL(req, rule.field+"\x00"+rule.query(query)))
+	return keyOf(req, policy, searchURL(req, rule.field+"\x00"+rule.query(query)), policy.strangers(req.Header, nil))
 }
 
 // searchURL is no URL: it has a byte that none has.
