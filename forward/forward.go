@@ -31,8 +31,10 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"causeway/config"
 	"causeway/nft"
@@ -232,6 +234,7 @@ func (s *Server) Stop(ctx context.Context) {
 // State is how a forward does now.
 type State struct {
 	Forward string
+	File    *config.Forward
 	Open    int64 // connections
 	Targets []TargetState
 	Totals  []TargetTotals
@@ -249,8 +252,15 @@ type TargetTotals struct {
 type TargetState struct {
 	Target, Address string // Address is "" for a name that has none
 	State           TargetWord
-	Why             string // what failed last, when it is not up
-	Open            int64  // connections
+	Since           time.Time // it is in this state; zero for a name without an address
+	Why             string    // what failed last, when it is not up
+	Share           float64   // of new connections, by the weights
+	Open            int64     // connections
+	Checked         time.Time // when a check last ended; zero before that
+	Result          string    // what it said; "" when it was well
+	Kernel          *nft.Counter
+
+	at netip.AddrPort // as the kernel is told
 }
 
 // TargetWord is the state of a target.
@@ -279,11 +289,16 @@ func (s *Server) State() []State {
 	var all []State
 	for name, made := range s.services {
 		state := State{
-			Forward: name, Open: made.tally.open.Load(),
+			Forward: name, File: made.file, Open: made.tally.open.Load(),
 			Targets: made.pool.state(), Totals: made.tally.totals(made.file),
 		}
 		if counter, ok := counted[name]; ok {
 			state.Kernel = &counter
+			for i := range state.Targets {
+				if of, ok := counter.Targets[state.Targets[i].at]; ok {
+					state.Targets[i].Kernel = &of
+				}
+			}
 		}
 		all = append(all, state)
 	}

@@ -44,6 +44,8 @@ type pool struct {
 
 	dialing atomic.Int64 // connections that look for a target
 
+	ejected chan struct{} // wakes ejections; holds one
+
 	mu   sync.Mutex // guards the rest, and what endpoint says
 	all  []*endpoint
 	room []candidate // for choose
@@ -63,13 +65,17 @@ type endpoint struct {
 	// The mutex of the pool guards the rest.
 	turn    float64   // of the smooth weighted round robin
 	since   time.Time // when it came back; zero when it was always there
+	changed time.Time // when it last came, went down, came up, or was left out
 	down    bool      // as the checks say
 	why     string    // what failed last
 	row     int       // checks in a row that said the other thing than down
 	heard   int       // number of the check that was heard last
+	checked time.Time // when that was; zero before the first
+	result  string    // what it said; "" when it was well
 	misses  int       // connections in a row that failed
 	missed  netip.Addr
 	until   time.Time // it is left out until then
+	out     bool      // the log says that it is left out, and not yet that this is over
 	pause   time.Duration
 	loop    bool            // it leads back to where its connections come from
 	life    context.Context // ends when it goes down: dials then are tried elsewhere
@@ -78,7 +84,7 @@ type endpoint struct {
 }
 
 func newPool(f *config.Forward, names *resolve.Resolver, check *check, tally *tally, log *slog.Logger) *pool {
-	p := &pool{file: f, names: names, check: check, tally: tally, log: log, ready: make(chan struct{})}
+	p := &pool{file: f, names: names, check: check, tally: tally, log: log, ready: make(chan struct{}), ejected: make(chan struct{}, 1)}
 	p.base, p.end = context.WithCancel(context.Background())
 	for _, target := range f.Targets {
 		host, _ := target.Split()
@@ -92,7 +98,7 @@ func newPool(f *config.Forward, names *resolve.Resolver, check *check, tally *ta
 
 func (p *pool) newEndpoint(target config.Target, addr netip.Addr) *endpoint {
 	_, port := target.Split()
-	at := &endpoint{name: target.To, addr: addr.Unmap(), port: port, tally: p.tally.target(target.To), open: new(atomic.Int64)}
+	at := &endpoint{name: target.To, addr: addr.Unmap(), port: port, tally: p.tally.target(target.To), open: new(atomic.Int64), changed: time.Now()}
 	at.seed = seedOf(netip.AddrPortFrom(at.addr, uint16(port)).String())
 	at.life, at.die = context.WithCancel(context.Background())
 	return at
@@ -135,7 +141,11 @@ func (p *pool) learn(old *pool) {
 		for _, before := range old.all {
 			if before.addr == at.addr && before.port == at.port {
 				at.down, at.why, at.since = before.down && p.check.does(), before.why, before.since
-				at.misses, at.until, at.pause = before.misses, before.until, before.pause
+				if at.down == before.down {
+					at.changed = before.changed
+				}
+				at.checked, at.result = before.checked, before.result
+				at.misses, at.until, at.out, at.pause = before.misses, before.until, before.out, before.pause
 				at.open = before.open
 			}
 		}
@@ -159,6 +169,7 @@ func (p *pool) run(tasks *sync.WaitGroup) {
 		}
 	}
 	p.tasks.Go(func() { first.Wait(); close(p.ready) })
+	p.tasks.Go(p.ejections)
 	tasks.Go(p.tasks.Wait)
 }
 
@@ -336,10 +347,50 @@ func (p *pool) missed(at *endpoint, client netip.Addr, err error) {
 	}
 	at.pause = min(max(2*at.pause, ejectFirst), ejectMost)
 	at.until, at.since = now.Add(at.pause), now.Add(at.pause)
+	at.changed, at.out = now, true
+	select {
+	case p.ejected <- struct{}{}:
+	default:
+	}
 	at.misses = ejectAfter - 1 // one more failure leaves it out again
 	at.why = err.Error()
 	at.tally.ejections.Add(1)
 	p.log.Warn("a target is left out", "forward", p.file.Name, "target", at.name, "address", at.addr, "for", at.pause, "err", err)
+}
+
+// ejections logs when what was left out gets connections again, until the pool
+// stops.
+func (p *pool) ejections() {
+	for {
+		timer := time.NewTimer(p.readmit())
+		select {
+		case <-timer.C:
+		case <-p.ejected:
+		case <-p.base.Done():
+			timer.Stop()
+			return
+		}
+		timer.Stop()
+	}
+}
+
+// readmit logs which addresses are no longer left out, and says how long it is to
+// the next.
+func (p *pool) readmit() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now, next := time.Now(), ejectMost
+	for _, at := range p.all {
+		switch left := at.until.Sub(now); {
+		case !at.out:
+		case left > 0:
+			next = min(next, left)
+		default:
+			at.out = false
+			p.log.Info("a target is no longer left out", "forward", p.file.Name, "target", at.name, "address", at.addr)
+		}
+	}
+	return next
 }
 
 // comesRound notes that the address leads back to the listener whose connections
@@ -350,7 +401,7 @@ func (p *pool) comesRound(at *endpoint) {
 	if at.loop {
 		return
 	}
-	at.loop, at.why = true, "it leads back to its own listener"
+	at.loop, at.why, at.changed = true, "it leads back to its own listener", time.Now()
 	if at.unwatch != nil {
 		at.unwatch()
 	}
@@ -371,11 +422,12 @@ func (p *pool) heard(at *endpoint, number int, err error) {
 	if number < at.heard {
 		return // a later one has said what is so
 	}
-	at.heard = number
+	at.heard, at.checked, at.result = number, time.Now(), ""
 	at.tally.checks.Add(1)
 	if err != nil {
 		at.tally.failed.Add(1)
 		at.why = err.Error()
+		at.result = at.why
 	}
 	if (err != nil) == at.down {
 		at.row = 0
@@ -384,12 +436,13 @@ func (p *pool) heard(at *endpoint, number int, err error) {
 	at.row++
 	switch {
 	case !at.down && at.row >= p.file.Health.Fall:
-		at.down, at.row = true, 0
+		at.down, at.row, at.changed = true, 0, time.Now()
+		at.out = false // what is said of it is that it is down
 		at.die()
 		at.life, at.die = context.WithCancel(context.Background())
 		p.log.Warn("a target is down", "forward", p.file.Name, "target", at.name, "address", at.addr, "err", err)
 	case at.down && at.row >= p.file.Health.Rise:
-		at.down, at.row, at.since = false, 0, time.Now()
+		at.down, at.row, at.since, at.changed = false, 0, time.Now(), time.Now()
 		at.misses, at.until, at.pause = 0, time.Time{}, 0 // what connections met is over
 		p.log.Info("a target is up", "forward", p.file.Name, "target", at.name, "address", at.addr)
 	}
@@ -400,13 +453,16 @@ func (p *pool) state() []TargetState {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
+	shares := p.shares(now)
 	var all []TargetState
 	for _, target := range p.file.Targets {
 		some := false
 		for _, at := range p.all {
 			if at.name == target.To {
 				some = true
-				all = append(all, at.state(now, p.file.SlowStart))
+				s := at.state(now, p.file.SlowStart)
+				s.Share = shares[at]
+				all = append(all, s)
 			}
 		}
 		if !some {
@@ -416,18 +472,44 @@ func (p *pool) state() []TargetState {
 	return all
 }
 
-// state is that of the address. The caller has mu.
+// shares are which part of new connections each address gets, by its weight. The
+// caller has mu.
+func (p *pool) shares(now time.Time) map[*endpoint]float64 {
+	shares, total := make(map[*endpoint]float64), 0.0
+	for _, lenient := range []bool{false, true} {
+		for _, at := range p.all {
+			if at.share > 0 && !at.loop && (lenient || at.well(now)) {
+				shares[at] = at.weight(now, p.file.SlowStart)
+				total += shares[at]
+			}
+		}
+		if total > 0 {
+			break
+		}
+	}
+	for at := range shares {
+		shares[at] /= total
+	}
+	return shares
+}
+
+// state is that of the address, but for its share. The caller has mu.
 func (at *endpoint) state(now time.Time, slowStart time.Duration) TargetState {
-	s := TargetState{Target: at.name, Address: at.addr.String(), State: StateUp, Open: at.open.Load()}
-	switch {
+	s := TargetState{
+		Target: at.name, Address: at.addr.String(), State: StateUp, Since: at.changed, Open: at.open.Load(),
+		Checked: at.checked, Result: at.result, at: netip.AddrPortFrom(at.addr, uint16(at.port)),
+	}
+	switch full := at.since.Add(slowStart); {
 	case at.loop:
 		s.State, s.Why = StateEjected, at.why
 	case at.down:
 		s.State, s.Why = StateDown, at.why
 	case now.Before(at.until):
 		s.State, s.Why = StateEjected, at.why
-	case !at.since.IsZero() && now.Before(at.since.Add(slowStart)):
-		s.State = StateWarming
+	case !at.since.IsZero() && now.Before(full):
+		s.State, s.Since = StateWarming, at.since
+	case full.After(s.Since):
+		s.Since = full
 	}
 	return s
 }

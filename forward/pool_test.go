@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -263,8 +265,79 @@ func TestLearn(t *testing.T) {
 	if got := fmt.Sprintf("%s %s", p.state()[0].State, p.state()[1].State); got != "down up" {
 		t.Errorf("%s", got)
 	}
+	if got, was := p.state()[0], old.state()[1]; !got.Since.Equal(was.Since) || !got.Checked.Equal(was.Checked) || got.Result != "dead" {
+		t.Errorf("it was %+v, and is %+v", was, got)
+	}
 	unchecked, _ := poolOf(t, `{name: app, listen: ":1", health: {check: off}, targets: ["192.0.2.2:1"]}`)
 	if unchecked.learn(old); unchecked.state()[0].State != StateUp {
 		t.Error("nobody would find out that it is back")
 	}
+}
+
+// What the node says of targets beside their state: since when it is so, the part
+// of new connections, the last check; and the log says when one is left out, and
+// when no longer.
+func TestSaidOfTargets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, at := poolOf(t, `{name: app, listen: ":1", health: {check: off}, slow_start: 4s, targets: ["192.0.2.1:1", {to: "192.0.2.2:1", weight: 3}]}`)
+		var log strings.Builder
+		p.log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}}))
+		var tasks sync.WaitGroup
+		p.run(&tasks)
+		began := time.Now()
+		says := func(i int, want string) {
+			t.Helper()
+			synctest.Wait()
+			s := p.state()[i]
+			got := fmt.Sprintf("%s since %v, %.2f", s.State, s.Since.Sub(began), s.Share)
+			if !s.Checked.IsZero() {
+				got += fmt.Sprintf(", checked at %v: %q", s.Checked.Sub(began), s.Result)
+			}
+			if got != want {
+				t.Errorf("target %d after %v is %s; want %s", i, time.Since(began), got, want)
+			}
+		}
+		says(0, "up since 0s, 0.25")
+		time.Sleep(time.Second)
+		for range ejectAfter {
+			p.missed(at[0], netip.Addr{}, errors.New("refused"))
+		}
+		says(0, "ejected since 1s, 0.00")
+		says(1, "up since 0s, 1.00")
+		time.Sleep(ejectFirst)
+		says(0, "warming since 11s, 0.03")
+		time.Sleep(4 * time.Second)
+		says(0, "up since 15s, 0.25")
+		for n := range 2 {
+			p.heard(at[0], n+1, errors.New("dead"))
+		}
+		says(0, `down since 15s, 0.00, checked at 15s: "dead"`)
+		p.heard(at[0], 3, nil)
+		says(0, `down since 15s, 0.00, checked at 15s: ""`)
+		for range ejectAfter {
+			p.missed(at[1], netip.Addr{}, errors.New("refused"))
+		}
+		time.Sleep(time.Second)
+		for n := range 2 { // what is down is not said to be left out, nor that this is over
+			p.heard(at[1], n+1, errors.New("dead"))
+		}
+		says(0, `down since 15s, 0.77, checked at 15s: ""`) // none is well: all are tried, by what they have of their weight
+		time.Sleep(ejectFirst)
+		p.stop()
+		tasks.Wait()
+		const want = `level=WARN msg="a target is left out" forward=app target=192.0.2.1:1 address=192.0.2.1 for=10s err=refused
+level=INFO msg="a target is no longer left out" forward=app target=192.0.2.1:1 address=192.0.2.1
+level=WARN msg="a target is down" forward=app target=192.0.2.1:1 address=192.0.2.1 err=dead
+level=WARN msg="a target is left out" forward=app target=192.0.2.2:1 address=192.0.2.2 for=10s err=refused
+level=WARN msg="a target is down" forward=app target=192.0.2.2:1 address=192.0.2.2 err=dead
+`
+		if log.String() != want {
+			t.Errorf("the log says\n%s", &log)
+		}
+	})
 }
