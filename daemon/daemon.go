@@ -59,6 +59,7 @@ type Daemon struct {
 	log      *slog.Logger
 	access   *switchedSink
 	sink     outcome.Sinks
+	counts   *outcome.Metrics // of sink
 	registry *prometheus.Registry
 	metrics  metrics
 
@@ -74,6 +75,7 @@ type Daemon struct {
 	meter    link.Meter                     // of what the paths of group carry
 	prices   atomic.Pointer[[]*config.Link] // this node's, in the file that is served
 	kept     atomic.Pointer[keptCache]      // cache, for those who do not hold mu
+	entered  atomic.Pointer[edge.Server]    // edge, likewise
 	certs    atomic.Pointer[certificates]   // of the file that is served
 	forwards *forward.Server                // no edge without; it may have none to do
 	tasks    sync.WaitGroup                 // servers and links; Run waits for them
@@ -134,13 +136,14 @@ func New(options Options) (*Daemon, error) {
 		connections: func() map[string]int { return d.group.Load().Connections() }, paths: func() []link.PathState { return d.group.Load().State() }, callers: d.callers.State})
 	d.prices.Store(new([]*config.Link))
 	d.registry.MustRegister(&billCollector{paths: func() []link.PathState { return d.group.Load().State() }, bills: d.bills})
-	d.sink = outcome.Sinks{d.access, outcome.NewMetrics(d.registry)}
+	d.counts = outcome.NewMetrics(d.registry)
+	d.sink = outcome.Sinks{d.access, d.counts}
 	var err error
 	if d.config, d.node, err = d.read(); err != nil {
 		return d, err
 	}
 	d.forwards = forward.New(forward.Options{Node: d.node.Name, Sink: d.sink, Log: d.log, Failed: d.fail})
-	d.registry.MustRegister(&forwardCollector{state: d.forwards.State})
+	d.registry.MustRegister(&forwardCollector{state: d.forwards.State}, passingCollector{&d.entered})
 	d.registry.MustRegister(&cacheCollector{&d.kept}, &certCollector{func() []cert.State { return d.Certificates().Certificates }})
 	return d, nil
 }

@@ -2,10 +2,13 @@ package daemon
 
 import (
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"causeway/edge"
 )
 
 // metrics are the node's own.
@@ -28,6 +31,26 @@ func newMetrics(registry *prometheus.Registry, links *linkCollector) metrics {
 	registry.MustRegister(m.reloadOK, m.reloadTime, build, links,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+// passingCollector gives the metric of connections that pass through when asked.
+// Labels come from the file. At a relay there are none.
+type passingCollector struct{ edge *atomic.Pointer[edge.Server] }
+
+var passingOpen = prometheus.NewDesc("causeway_passed_connections", "Connections of sites that pass through that are open.", []string{"site"}, nil)
+
+// Describe sends the description.
+func (c passingCollector) Describe(descs chan<- *prometheus.Desc) { descs <- passingOpen }
+
+// Collect sends what is so now.
+func (c passingCollector) Collect(out chan<- prometheus.Metric) {
+	server := c.edge.Load()
+	if server == nil {
+		return
+	}
+	for site, open := range server.Passing() {
+		out <- prometheus.MustNewConstMetric(passingOpen, prometheus.GaugeValue, float64(open), site)
+	}
 }
 
 // reloaded notes how reading the file went.

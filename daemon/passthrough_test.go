@@ -132,15 +132,21 @@ func (c politely) Close() error {
 
 // counted is causeway_passed_bytes_total of the edge, out to visitors of shop.
 func (p *passing) counted() (n float64) {
+	_, _ = fmt.Sscan(p.metric(`causeway_passed_bytes_total{direction="out",site="shop"}`), &n)
+	return n
+}
+
+// metric is what the edge says of a series; "" when it says nothing.
+func (p *passing) metric(series string) string {
 	res, err := http.Get("http://" + p.admin + "/metrics")
 	if err != nil {
-		return 0
+		return ""
 	}
 	defer res.Body.Close()
 	all, _ := io.ReadAll(res.Body)
-	_, text, _ := strings.Cut(string(all), "\n"+`causeway_passed_bytes_total{direction="out",site="shop"} `)
-	_, _ = fmt.Sscan(text, &n)
-	return n
+	_, text, _ := strings.Cut(string(all), "\n"+series+" ")
+	value, _, _ := strings.Cut(text, "\n")
+	return value
 }
 
 // A site that passes through is served whole by its relay: the client sees its
@@ -227,14 +233,22 @@ func TestPassThroughRefuses(t *testing.T) {
 	until(t, "the log says so", func() bool { return strings.Contains(p.edge.access.String(), `"end":"not_tls"`) })
 }
 
-// A client is told at once that the relay has ended the connection.
+// A client is told at once that the relay has ended the connection, which is
+// counted as open until then.
 func TestPassThroughEnds(t *testing.T) {
 	p := newPassing(t, "", "")
+	const open = `causeway_passed_connections{site="shop"}`
+	if n := p.metric(open); n != "0" {
+		t.Errorf("before there is any: %q are open", n)
+	}
 	client, err := tls.Dial("tcp", p.address, &tls.Config{ServerName: "example.cn", InsecureSkipVerify: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer client.Close()
+	if n := p.metric(open); n != "1" {
+		t.Errorf("%q are open, want 1", n)
+	}
 	fmt.Fprint(client, "GET / HTTP/1.1\r\nHost: example.cn\r\nConnection: close\r\n\r\n")
 	if answer, err := io.ReadAll(client); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 200") {
 		t.Fatalf("%q, %v", answer, err)
@@ -244,6 +258,8 @@ func TestPassThroughEnds(t *testing.T) {
 	if _, err := socket.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("after the answer: %v", err)
 	}
+	client.Close()
+	until(t, "none is open", func() bool { return p.metric(open) == "0" })
 }
 
 // What a relay said before it ended a connection comes whole, to a client too that is

@@ -99,6 +99,7 @@ func (d *Daemon) change(cfg *config.Config, node *config.Node) error {
 		}
 		if d.edge == nil {
 			d.edge = edge.New(crossing, edge.Options{Node: node.Name, Sink: d.sink, Log: d.log})
+			d.entered.Store(d.edge)
 		} else {
 			d.edge.Swap(crossing)
 		}

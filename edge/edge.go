@@ -34,6 +34,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -99,11 +100,14 @@ type Server struct {
 	answers atomic.Int64             // that cross, under way
 	base    context.Context          // of connections that pass through
 	cut     context.CancelFunc       // ends base
+
+	passingMu sync.Mutex
+	passing   map[string]int // connections that pass through now, by site; none that has none
 }
 
 // New makes a Server.
 func New(crossing Crossing, options Options) *Server {
-	s := &Server{options: options}
+	s := &Server{options: options, passing: make(map[string]int)}
 	if s.options.Tickets == nil {
 		s.options.Tickets = &ownTickets{}
 	}

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"maps"
 	"net"
 	"net/netip"
 	"strings"
@@ -162,7 +163,9 @@ type passage struct {
 // connection: what needs much of one has returned before it is joined.
 func (p *passage) run() {
 	if p.site != nil {
+		p.server.passes(p.site.Name, 1)
 		p.pass()
+		p.server.passes(p.site.Name, -1)
 	}
 	p.tell()
 }
@@ -173,6 +176,30 @@ func (p *passage) tell() {
 	if sink, ok := p.server.options.Sink.(outcome.ConnectionSink); ok {
 		sink.EmitConnection(&p.rec)
 	}
+}
+
+// passes counts the open connections of a site.
+func (s *Server) passes(site string, more int) {
+	s.passingMu.Lock()
+	defer s.passingMu.Unlock()
+	if s.passing[site] += more; s.passing[site] == 0 {
+		delete(s.passing, site)
+	}
+}
+
+// Passing is how many connections of each site pass through now: of every site of
+// the file that does so, and of those of files before that have some.
+func (s *Server) Passing() map[string]int {
+	all := make(map[string]int)
+	for _, site := range s.now.Load().Config.Sites {
+		if site.Entry == config.Passthrough {
+			all[site.Name] = 0
+		}
+	}
+	s.passingMu.Lock()
+	defer s.passingMu.Unlock()
+	maps.Copy(all, s.passing)
+	return all
 }
 
 // refuse tells the client why, and closes.
