@@ -4,6 +4,9 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 )
 
 // Connection is what is known of one connection that was passed on as it was,
@@ -209,6 +212,53 @@ func (m *Metrics) EmitConnection(rec *Connection) {
 	m.connections.WithLabelValues(rec.Forward, string(rec.End)).Inc()
 	if rec.Dial > 0 {
 		m.dialled.WithLabelValues(rec.Forward).Observe((rec.Dial - rec.Hello).Seconds())
+	}
+}
+
+// Forwarded is what was counted of a forward.
+type Forwarded struct {
+	Ends    map[End]uint64 // connections that ended or were refused, by how
+	In, Out uint64         // bytes from clients and to them, as they move
+}
+
+// Forwarded is what was counted of each forward, by name. That of "" are the
+// connections that never came to one, as their listener has several.
+func (m *Metrics) Forwarded() map[string]Forwarded {
+	all := make(map[string]Forwarded)
+	each(m.connections, func(labels map[string]string, n uint64) {
+		of := all[labels["forward"]]
+		if of.Ends == nil {
+			of.Ends = make(map[End]uint64)
+		}
+		of.Ends[End(labels["end"])] = n
+		all[labels["forward"]] = of
+	})
+	each(m.forwarded, func(labels map[string]string, n uint64) {
+		of := all[labels["forward"]]
+		if labels["direction"] == "in" {
+			of.In = n
+		} else {
+			of.Out = n
+		}
+		all[labels["forward"]] = of
+	})
+	return all
+}
+
+// each tells every counter of vec.
+func each(vec *prometheus.CounterVec, tell func(labels map[string]string, n uint64)) {
+	collected := make(chan prometheus.Metric)
+	go func() { vec.Collect(collected); close(collected) }() // ends with the loop
+	for metric := range collected {
+		var is dto.Metric
+		if metric.Write(&is) != nil {
+			continue // never, of a counter
+		}
+		labels := make(map[string]string)
+		for _, label := range is.GetLabel() {
+			labels[label.GetName()] = label.GetValue()
+		}
+		tell(labels, uint64(is.GetCounter().GetValue()))
 	}
 }
 

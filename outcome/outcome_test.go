@@ -10,6 +10,7 @@ import (
 	"go/parser"
 	"go/token"
 	"net/http/httptest"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -154,5 +155,28 @@ func TestCacheBytesByTier(t *testing.T) {
 		if got := testutil.ToFloat64(m.cachedBytes.WithLabelValues("shop", "hit", tier)); got != float64(n) {
 			t.Errorf("%s: counted %v bytes", tier, got)
 		}
+	}
+}
+
+// What was counted of forwards can be asked for; sites that pass through, and the
+// connections that came to no forward, are apart.
+func TestForwarded(t *testing.T) {
+	m := NewMetrics(prometheus.NewRegistry())
+	for _, rec := range []Connection{
+		{Forward: "app", End: EndDone}, {Forward: "app", End: EndDone}, {Forward: "app", End: EndDialFailed},
+		{End: EndUnknownName}, {Passed: true, Site: "app", End: EndDone},
+	} {
+		m.EmitConnection(&rec)
+	}
+	m.Moving(&Connection{Forward: "app"})(12, 345)
+	m.Moving(&Connection{Forward: "games"})(1, 0)
+	m.Moving(&Connection{Passed: true, Site: "app"})(7, 7)
+	want := map[string]Forwarded{
+		"app":   {Ends: map[End]uint64{EndDone: 2, EndDialFailed: 1}, In: 12, Out: 345},
+		"games": {In: 1},
+		"":      {Ends: map[End]uint64{EndUnknownName: 1}},
+	}
+	if got := m.Forwarded(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
