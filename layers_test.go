@@ -104,7 +104,7 @@ var floors = []struct {
 		"simnet": "the bad line between them",
 	}},
 	{"cmd/causeway", 6, map[string]string{
-		"admin":   "reload and links ask the admin address",
+		"admin":   "reload, links, forwards and others ask the admin address",
 		"audit":   "check --live asks the origins and targets",
 		"cert":    "link-ca and publish make certificates",
 		"config":  "check, schema",

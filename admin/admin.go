@@ -4,6 +4,7 @@
 //	GET  /readyz   200 when the node can do its part, else 503 and why
 //	GET  /metrics  Prometheus
 //	GET  /links    the links, their paths and connections, as JSON
+//	GET  /forwards the forwards and their targets, as JSON
 //	GET  /certificates  those that the node shows, as JSON
 //	POST /certificates/order  has the certificates of an Order issued; what became of each
 //	POST /reload   reads the file again; 200, or 422 and the errors
@@ -41,6 +42,7 @@ type Node interface {
 	Reload() error // reads the file again; an error means that nothing changed
 	Links() Links  // as they are now
 
+	Forwards() Forwards         // as they are now
 	Certificates() Certificates // as they are now
 
 	// OrderCertificates has an authority issue certificates, now, and waits for
@@ -61,6 +63,7 @@ func NewServer(node Node, registry *prometheus.Registry, logger *slog.Logger) *h
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, node.Ready(), http.StatusServiceUnavailable) })
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /links", func(w http.ResponseWriter, _ *http.Request) { sayLinks(w, node.Links()) })
+	mux.HandleFunc("GET /forwards", func(w http.ResponseWriter, _ *http.Request) { sayForwards(w, node.Forwards()) })
 	mux.HandleFunc("GET /certificates", func(w http.ResponseWriter, _ *http.Request) { sayCertificates(w, node.Certificates()) })
 	mux.HandleFunc("POST /reload", meant(func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, node.Reload(), http.StatusUnprocessableEntity)

@@ -43,6 +43,10 @@ func (f *fake) Links() Links {
 	return Links{Node: "edge-1", Paths: []Path{{Relay: "relay-1", State: "up", Connections: []Connection{{Slot: 0}}}}}
 }
 
+func (f *fake) Forwards() Forwards {
+	return Forwards{Node: "edge-1", Forwards: []Forward{{Name: "app", Targets: []Target{{Target: "192.0.2.1:1", Addresses: []TargetAddress{{State: "up", Open: new(int64)}}}}}}}
+}
+
 func (f *fake) Cache(match CacheMatch, top int, byHits bool) (Cache, error) {
 	if f.ready != nil {
 		return Cache{}, ErrNoCache
@@ -114,6 +118,9 @@ func TestAdmin(t *testing.T) {
 		{what: "metrics", method: "GET", path: "/metrics", host: "127.0.0.1", status: 200},
 		{what: "links", method: "GET", path: "/links", host: "127.0.0.1", status: 200, says: `{"relay":"relay-1","state":"up",`},
 		{what: "certificates", method: "GET", path: "/certificates", host: "127.0.0.1", status: 200, says: `"site":"shop","names":["example.cn"]`},
+		{what: "forwards", method: "GET", path: "/forwards", host: "127.0.0.1", status: 200, says: `"targets":[{"target":"192.0.2.1:1",`},
+		{what: "forwards for a web page's name", method: "GET", path: "/forwards", host: "evil.example", status: 421},
+		{what: "forwards are not changed here", method: "POST", path: "/forwards", host: "127.0.0.1", field: "x", status: 405},
 		{what: "links for a web page's name", method: "GET", path: "/links", host: "evil.example", status: 421},
 		{what: "reload", method: "POST", path: "/reload", host: "127.0.0.1", field: "1", status: 200, reloads: 1},
 		{what: "a bad file", method: "POST", path: "/reload", host: "127.0.0.1", field: "1", node: fake{reload: errors.New("line 3")}, status: 422, says: "line 3", reloads: 1},

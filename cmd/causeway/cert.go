@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"net"
-	"net/http"
 	"os"
 	"slices"
 	"strconv"
@@ -101,12 +99,12 @@ func listCertificates(cmd *cobra.Command, at *nodeAt) (list listing, err error) 
 		if err != nil {
 			return list, err
 		}
-		shown, err = askCertificates(cmd.Context(), address)
+		err = look(cmd.Context(), "cert list", address, "certificates", &shown)
 		var unreached *net.OpError
 		switch away := errors.As(err, &unreached) && unreached.Op == "dial"; {
 		case err == nil:
 			list.Running = true
-			if err := at.checked("cert list", address, admin.Links{Node: shown.Node}); err != nil {
+			if err := at.checked("cert list", address, shown.Node); err != nil {
 				return list, err
 			}
 		case !away || cfg == nil:
@@ -162,28 +160,6 @@ func (l *listing) failing() (n int) {
 		}
 	}
 	return n
-}
-
-// askCertificates asks the node behind address what it shows.
-func askCertificates(ctx context.Context, address string) (shown admin.Certificates, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/certificates", nil)
-	if err != nil {
-		return shown, fmt.Errorf("cert list: admin address %q: %w", address, err)
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return shown, fmt.Errorf("cert list: is the node running? %w", err)
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return shown, fmt.Errorf("cert list: %s answered %s: is it a causeway's admin address, of this version?", address, res.Status)
-	}
-	if err := json.NewDecoder(res.Body).Decode(&shown); err != nil {
-		return shown, fmt.Errorf("cert list: read the answer of %s: %w: is it a causeway's admin address, of this version?", address, err)
-	}
-	return shown, nil
 }
 
 // certTable is the table for people.

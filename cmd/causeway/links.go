@@ -42,16 +42,16 @@ func (at *nodeAt) find(verb *cobra.Command) (string, error) {
 	return at.address, nil
 }
 
-// checked refuses the answer of a node that is not the one that is meant: in many
+// checked refuses the answer of node, when that is not the one that is meant: in many
 // files the admin address of each node is that of its own machine, so that
 // another one answers. verb is for the message.
-func (at *nodeAt) checked(verb, address string, links admin.Links) error {
-	if at.node == "" || links.Node == at.node {
+func (at *nodeAt) checked(verb, address, node string) error {
+	if at.node == "" || node == at.node {
 		return nil
 	}
 	who := "a node without a name"
-	if links.Node != "" {
-		who = "node " + links.Node
+	if node != "" {
+		who = "node " + node
 	}
 	return fmt.Errorf("%s: %s is %s, not %s: ask on the machine of %s, or give its --admin address", verb, address, who, at.node, at.node)
 }
@@ -70,7 +70,7 @@ func (at *nodeAt) meant(verb *cobra.Command) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return address, at.checked(verb.Name(), address, links)
+	return address, at.checked(verb.Name(), address, links.Node)
 }
 
 func linksVerb() *cobra.Command {
@@ -104,7 +104,7 @@ second, under TLS.`,
 			look := func() (admin.Links, error) {
 				links, err := askLinks(ctx, "links", address)
 				if err == nil {
-					err = at.checked("links", address, links)
+					err = at.checked("links", address, links.Node)
 				}
 				return links, err
 			}
@@ -126,24 +126,30 @@ second, under TLS.`,
 
 // askLinks asks the node behind address. verb is for the messages.
 func askLinks(ctx context.Context, verb, address string) (links admin.Links, err error) {
+	err = look(ctx, verb, address, "links", &links)
+	return links, err
+}
+
+// look asks the node behind address what it says of something, which is JSON.
+func look(ctx context.Context, verb, address, of string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/links", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/"+of, nil)
 	if err != nil {
-		return links, fmt.Errorf("%s: admin address %q: %w", verb, address, err)
+		return fmt.Errorf("%s: admin address %q: %w", verb, address, err)
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return links, fmt.Errorf("%s: is the node running? %w", verb, err)
+		return fmt.Errorf("%s: is the node running? %w", verb, err)
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return links, fmt.Errorf("%s: %s answered %s: is it a causeway's admin address, of this version?", verb, address, res.Status)
+		return fmt.Errorf("%s: %s answered %s: is it a causeway's admin address, of this version?", verb, address, res.Status)
 	}
-	if err := json.NewDecoder(res.Body).Decode(&links); err != nil {
-		return links, fmt.Errorf("%s: read the answer of %s: %w: is it a causeway's admin address, of this version?", verb, address, err)
+	if err := json.NewDecoder(res.Body).Decode(into); err != nil {
+		return fmt.Errorf("%s: read the answer of %s: %w: is it a causeway's admin address, of this version?", verb, address, err)
 	}
-	return links, nil
+	return nil
 }
 
 // printLinks prints what the node says: once, or a line a second until ctx ends.

@@ -46,6 +46,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits":     exits,
+			"until":     until,
 			"issue":     issue,
 			"mode":      mode,
 			"address":   address,
@@ -77,6 +78,16 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if status != args[0] {
 		ts.Fatalf("causeway %s: exit status %s, want %s", strings.Join(args[1:], " "), status, args[0])
 	}
+}
+
+// until TEXT ARGS… runs causeway again and again until it says TEXT.
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if ts.Exec("causeway", args[1:]...) == nil && strings.Contains(ts.ReadFile("stdout"), args[0]) {
+			return
+		}
+	}
+	ts.Fatalf("causeway %s never says %s", strings.Join(args[1:], " "), args[0])
 }
 
 // issue DIR NAME HOST… makes DIR/NAME.pem and DIR/NAME.key for hosts, signed by

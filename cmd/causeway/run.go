@@ -163,7 +163,7 @@ changes nothing, and its errors are printed here.`,
 			}
 			// One of a version without links may be asked to reload all the same.
 			if links, err := askLinks(context.Background(), "reload", address); err == nil {
-				if err := at.checked("reload", address, links); err != nil {
+				if err := at.checked("reload", address, links.Node); err != nil {
 					return err
 				}
 			}
@@ -220,7 +220,7 @@ A node that drains goes on until --undo, or until it is started again.`,
 			if err != nil {
 				return err
 			}
-			if err := at.checked("drain", address, links); err != nil {
+			if err := at.checked("drain", address, links.Node); err != nil {
 				return err
 			}
 			if undo {

@@ -40,7 +40,7 @@ into the public ones. One file describes the whole crossing.`,
 	})
 	root.SetHelpCommand(helpVerb())
 	root.CompletionOptions.DisableDefaultCmd = true // completionVerb says what is wrong
-	root.AddCommand(runVerb(), reloadVerb(), drainVerb(), linksVerb(), cacheVerb(), purgeVerb(), warmVerb(), checkVerb(), showVerb(), downVerb(), publishVerb(), demoVerb(), linkCAVerb(), certVerb(),
+	root.AddCommand(runVerb(), reloadVerb(), drainVerb(), linksVerb(), forwardsVerb(), cacheVerb(), purgeVerb(), warmVerb(), checkVerb(), showVerb(), downVerb(), publishVerb(), demoVerb(), linkCAVerb(), certVerb(),
 		schemaVerb(), versionVerb(), manVerb(), completionVerb())
 	return root
 }
