@@ -113,6 +113,8 @@ func (s *ruleset) forward(f *Forward) {
 	for _, t := range f.Targets {
 		if t.Weight > 0 {
 			s.chain(f.target(t), s.toTarget(f, t)...)
+		} else {
+			s.counter(f.target(t), "connections") // no rule counts now, and what was counted stays
 		}
 	}
 	s.chain(f.chain(), rules...)

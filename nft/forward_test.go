@@ -391,7 +391,12 @@ func TestDeadTarget(t *testing.T) {
 	})
 	t.Run("nft", func(t *testing.T) {
 		f.Targets[1].Weight = 0
+		counted := func() uint64 { return l.edge.counters(t)["web"].Targets[f.Targets[1].Addr].Connections }
+		before := counted()
 		l.edge.apply(t, f)
+		if after := counted(); before < 2 || after != before {
+			t.Errorf("%d connections of the dead target are counted, and %d were before it died", after, before)
+		}
 		if failed := failures(30, 80); failed != 0 {
 			t.Errorf("%d of 30 connections failed, want none", failed)
 		}
