@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"causeway/admin"
 	"causeway/cert"
 	"causeway/config"
 	"causeway/daemon"
@@ -465,5 +467,53 @@ func TestBusyAddress(t *testing.T) {
 	defer cancel()
 	if err := d.Run(ctx, nil); err == nil || !strings.Contains(err.Error(), busy.Addr().String()) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A node says of a forward that one of its targets is dead, that this cost nobody a
+// connection, and who asked for no forward that there is.
+func TestForwards(t *testing.T) {
+	origin := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "tea") }))
+	t.Cleanup(origin.Close)
+	live, dead, listen := origin.Listener.Addr().String(), freeAddress(t), freeAddress(t)
+	file := filepath.Join(t.TempDir(), "causeway.yaml")
+	write(t, file, fmt.Sprintf(`forwards:
+  - {name: app, listen: %[1]q, sni: [app.cn], targets: [%[2]q, %[3]q]}
+  - {name: other, listen: %[1]q, sni: [other.cn], targets: [%[3]q]}
+`, listen, dead, live))
+	n := start(t, file, "")
+	ask := func(name string) error {
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{ServerName: name, InsecureSkipVerify: true}}}
+		res, err := client.Get("https://" + listen)
+		if err == nil {
+			_, err = io.Copy(io.Discard, res.Body)
+			res.Body.Close()
+		}
+		return err
+	}
+	for range 4 {
+		if err := ask("app.cn"); err != nil {
+			t.Error(err)
+		}
+	}
+	if ask("evil.cn") == nil {
+		t.Error("there is a forward for another name")
+	}
+	var said admin.Forwards
+	until(t, "all is said", func() bool {
+		said = n.Forwards()
+		return said.Ends["name_unknown"] == 1 && *said.Forwards[0].Open == 0 && said.Forwards[0].Targets[0].Addresses[0].State == "down"
+	})
+	app, other := said.Forwards[0], said.Forwards[1]
+	ended := app.Ends["done"] + app.Ends["reset_target"] // by whether it takes the client's goodbye
+	if app.Connections != 4 || ended != 4 || app.InBytes == 0 || app.OutBytes == 0 || other.Connections != 0 || other.Ends != nil {
+		t.Errorf("%+v\n%+v", app, other)
+	}
+	lost, well := app.Targets[0], app.Targets[1]
+	if lost.DialErrors == 0 || lost.DialErrors != lost.Dials || lost.ChecksFailed < 2 || well.Dials != 4 || well.DialErrors != 0 || well.Addresses[0].State != "up" {
+		t.Errorf("%+v\n%+v", lost, well)
+	}
+	if at := lost.Addresses[0]; at.Share != 0 || well.Addresses[0].Share != 1 || at.Since.IsZero() || at.Check == nil || at.Check.Err != at.Why || !strings.Contains(at.Why, "refused") {
+		t.Errorf("%+v", at)
 	}
 }

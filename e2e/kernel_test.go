@@ -87,6 +87,15 @@ func TestKernelForward(t *testing.T) {
 	if seen, failed := visit(60); failed > 0 || seen["b"] > 0 || len(seen) != 2 {
 		t.Errorf("after a target died: %v, %d failed", seen, failed)
 	}
+	said := mustRun(t, "ip", "netns", "exec", n.gateway, binary, "forwards", "--config", f.file).stdout
+	for _, want := range []string{
+		`(?m)^app +:8443 +kernel +- +120 +[1-9].* [KM]iB +[1-9].* [KM]iB$`, `(?m)^app +[0-9.]+:81 +up \d+s +1 +50 % +- +[1-9]\d+ +- +well$`,
+		`(?m)^app +[0-9.]+:82 +down \d+s +1 +0 % +- +[1-9]\d* +- +failed$`, `(?m)^app: [0-9.]+:82: down: check .*refused$`,
+	} {
+		if !regexp.MustCompile(want).MatchString(said) {
+			t.Errorf("causeway forwards does not say %s:\n%s", want, said)
+		}
+	}
 
 	f.kill()
 	if seen, failed := visit(30); failed > 0 || len(seen) != 2 {
