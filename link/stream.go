@@ -118,18 +118,18 @@ func (t *Transport) openStream(req *http.Request, w *warm, first []byte) (*http.
 	}
 	stream := &rawStream{Stream: opened, over: over}
 	stop := context.AfterFunc(ctx, func() { _ = stream.Reset() })
-	_ = stream.SetReadDeadline(time.Now().Add(t.peer.ConnectTimeout))
+	_ = stream.SetDeadline(time.Now().Add(t.peer.ConnectTimeout))
 	if _, err = stream.Write(first); err == nil {
 		_, err = stream.Read(nil)
 	}
-	_ = stream.SetReadDeadline(time.Time{})
+	_ = stream.SetDeadline(time.Time{})
 	if stop(); err == nil {
 		err = ctx.Err()
 	}
 	switch {
 	case err == nil:
 		return &http.Response{StatusCode: http.StatusSwitchingProtocols, Header: http.Header{}, Body: stream}, nil
-	case err == io.EOF || errors.Is(err, syscall.ECONNRESET):
+	case err == io.EOF || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, syscall.ECONNRESET):
 		err = fmt.Errorf("%w: it ended the stream", errNotTaken)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = fmt.Errorf("it said nothing for %v", t.peer.ConnectTimeout)
@@ -176,6 +176,7 @@ func (t *Transport) carryStreams(ctx context.Context, w *warm, in *tunnelled) {
 		in.session = mux.New(far, mux.Options{Window: t.peer.BodyWindow, Buffer: max(t.peer.Window, leastBodies*t.peer.BodyWindow)})
 	} else {
 		in.err = fmt.Errorf("%w: %w", errNotSent, err)
+		w.leaveTunnel(in) // who tries again at once opens another
 	}
 	close(in.opened)
 	if err == nil {

@@ -351,6 +351,15 @@ func TestNoStreamsThere(t *testing.T) {
 		p := newPair(t, pki, simnet.Line{RTT: 20 * time.Millisecond}, http.NotFoundHandler())
 		defer p.close()
 		p.warm()
+		group := link.NewGroup([]link.Member{{Transport: p.transport}}, time.Second)
+		for range 10 {
+			if _, _, err := link.OpenStream(t.Context(), group, "example.cn", opening(t, "192.0.2.1:1000", "hello")); outcome.KindOf(err) != outcome.LinkDown {
+				t.Error(err)
+			}
+		}
+		if state := group.State()[0]; state.State != link.StateUp { // other sites go on by it
+			t.Errorf("the path is %s: %s", state.State, state.Why)
+		}
 		_, _, err := link.OpenStream(t.Context(), p.transport, "example.cn", opening(t, "192.0.2.1:1000", "hello"))
 		if err == nil || !strings.Contains(err.Error(), "404 Not Found; is it of this version, and has it the file?") {
 			t.Error(err)

@@ -612,6 +612,9 @@ func (t *Transport) send(req *http.Request, w *warm, mayMove func() bool) (*http
 		if strings.Contains(err.Error(), "client conn not usable") { // http2's errClientConnUnusable is not exported
 			return nil, outcome.Errorf(outcome.LinkDown, "send to relay %s: %w: %w", t.peer.Name, errNotSent, err)
 		}
+		if errors.Is(err, errNotSent) { // a relay that takes no streams is no path that fails
+			return nil, outcome.Errorf(outcome.LinkDown, "send to relay %s: %w", t.peer.Name, err)
+		}
 		if notTaken(err) {
 			return nil, outcome.Errorf(outcome.LinkCut, "send to relay %s: %w: %w", t.peer.Name, errNotTaken, err)
 		}
