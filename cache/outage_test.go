@@ -504,6 +504,50 @@ func TestTrouble(t *testing.T) {
 	})
 }
 
+// TestOneDeadPage shows that one page that fails at once, asked for again and again, makes
+// no others old, while the origin answers those.
+func TestOneDeadPage(t *testing.T) {
+	for _, every := range []time.Duration{100 * time.Millisecond, time.Second, 4 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			policy := Policy{Site: "shop", StaleIfError: 24 * time.Hour}
+			r := newRig(t, policy, func(req *http.Request) (*http.Response, error) {
+				if strings.HasPrefix(req.URL.Path, "/dead") {
+					time.Sleep(5 * time.Millisecond)
+					return text(503, "dead"), nil
+				}
+				time.Sleep(50 * time.Millisecond)
+				return text(200, "well", "Cache-Control: max-age=30"), nil
+			})
+			for page := range 60 {
+				r.get(fmt.Sprintf("/%d", page))
+			}
+			r.idle()
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for n := range int(5 * time.Minute / every) {
+					r.get(fmt.Sprintf("/dead?%d", n))
+					time.Sleep(every)
+				}
+			}()
+			given, old, oldest := 0, 0, time.Duration(0)
+			for n := range 600 {
+				time.Sleep(500 * time.Millisecond)
+				_, _, trace := r.get(fmt.Sprintf("/%d", n%60))
+				given++
+				if trace.Age > 30*time.Second {
+					old++
+					oldest = max(oldest, trace.Age)
+				}
+			}
+			<-done
+			if old > given/20 {
+				t.Errorf("every %v: of %d given %d were old, the oldest of %v", every, given, old, oldest)
+			}
+		})
+	}
+}
+
 // TestSpared shows that what was to be given on an error is what there is by then: not
 // what was purged, or is too old for it, while the origin was waited for.
 func TestSpared(t *testing.T) {
@@ -662,7 +706,8 @@ func spare(path, control string) bool {
 }
 
 // known reports whether it is known at a time, for certain, that an origin fails: it
-// did, was not asked in vain before it last did well, and has not done so since. from is
+// did, was not asked in vain before it last did well or less than retryAfter after, and has
+// not done so since. from is
 // when that began.
 func (o *flaky) known(host string, at time.Time) (from time.Time, known bool) {
 	o.mu.Lock()
@@ -674,7 +719,7 @@ func (o *flaky) known(host string, at time.Time) (from time.Time, known bool) {
 		}
 	}
 	for _, a := range o.asked[host] {
-		if a.failed && a.sent.After(well) && a.answered.Before(at) && (!known || a.answered.Before(from)) {
+		if a.failed && !a.sent.Before(well.Add(retryAfter)) && a.answered.Before(at) && (!known || a.answered.Before(from)) {
 			from, known = a.answered, true
 		}
 	}

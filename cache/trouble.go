@@ -11,7 +11,8 @@ import (
 //
 //  1. heard notes what became of each request that was sent. No answer, 502, 503 and
 //     504 are trouble of the origin; 500 is the page's alone, and so is what fails
-//     while the origin answers others. A success ends it at once,
+//     while the origin answers others, or was asked for less than retryAfter after it did.
+//     A success ends it at once,
 //  2. in trouble, who may have something stale has it at once (troubled), and one of
 //     them in retryAfter tries whether all is well again (outage): in the background,
 //     but for who wants it fresher, and for the first in troubleFor,
@@ -110,7 +111,7 @@ func (c *Cache) heard(key Key, s *standing, sent time.Time, res *http.Response) 
 		s.answered = now
 		c.mark(key, func(m *mark) { m.end(now) })
 	case !answers && sent.Before(s.over): // it was in trouble then
-	case answers || s.answered.After(sent):
+	case answers || s.answered.Add(retryAfter).After(sent): // it did others well: who can make one page fail makes no other old
 		c.mark(key, func(m *mark) { m.fail(sent, now) })
 	default:
 		if s.failed.IsZero() {
