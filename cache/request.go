@@ -126,8 +126,10 @@ func passes(req *http.Request) (reason Reason, strange bool) {
 	if req.Body != nil && req.Body != http.NoBody || req.ContentLength != 0 || len(req.TransferEncoding) > 0 {
 		return whyBody, false // a fat GET: the body is not in the key
 	}
-	for name := range req.Header {
+	for name, values := range req.Header {
 		switch kindOf(name) {
+		case loop:
+			strange = strange || len(values) > 1
 		case upgrade:
 			return whyUpgrade, false
 		case precondition:
@@ -188,31 +190,36 @@ const (
 	common            // in no key by itself, and reaches the origin all the same
 	precondition      // has the request pass by, as the next
 	upgrade
+	loop // the edge's own, which it adds to those that there are
 )
 
 func known(name string) bool { return kindOf(name) != stranger }
 
-// kindOf is the kind of a field, by its canonical name. Of those that browsers send of themselves, these are not among them, as an origin
-// that answers by one without Vary is common, and they have few values: X-Requested-With
-// (a part of a page in place of it), Purpose and Sec-Purpose (less, or nothing, for what may never be looked at),
-// Service-Worker-Navigation-Preload, and Content-Type, which says nothing of a GET, but
-// has some origins fail. The others would leave nothing to share: they have another value
-// for each visitor. Origin has a rule of its own (vary.go).
+// kindOf is the kind of a field, by its canonical name. Of those that browsers send of
+// themselves, these are not among the common ones, as an origin that answers by one
+// without Vary is common, and they have few values: X-Requested-With (a part of a page in
+// place of it), Purpose and Sec-Purpose (less, or nothing, for what may never be looked
+// at), Service-Worker-Navigation-Preload, and Content-Type, which says nothing of a GET,
+// but has some origins fail. The others would leave nothing to share: they have another
+// value for each visitor. Origin has a rule of its own (vary.go).
 func kindOf(name string) kind {
 	switch name {
 	case "Accept", "Accept-Charset", "Accept-Encoding", "Accept-Language", "Authorization", "Cookie", "From", "Origin", "Referer", "User-Agent",
-		"Dnt", "Save-Data", "Upgrade-Insecure-Requests", "Priority", "Alt-Used",
-		"Available-Dictionary", "Dictionary-Id", // no fetch for everybody asks for what is made with one (RFC 9842)
-		"Q-Ua", "Q-Ua2", "Q-Guid", "Q-Qimei", "Q-Qimei36", "Q-Auth", // the browser of QQ and WeChat: the device
-		"X-Playback-Session-Id",                                                     // Apple's players
-		"Device-Memory", "Dpr", "Downlink", "Ect", "Rtt", "Viewport-Width", "Width": // client hints of old names
+		"Dnt", "Save-Data", "Upgrade-Insecure-Requests", "Priority", "Alt-Used":
+		return common
+	case "Device-Memory", "Dpr", "Downlink", "Ect", "Rtt", "Viewport-Width", "Width": // client hints by their old names
+		return common
+	case "Available-Dictionary", "Dictionary-Id": // no fetch for everybody asks for what is made with one (RFC 9842)
+		return common
+	case "Q-Ua", "Q-Ua2", "Q-Guid", "Q-Qimei", "Q-Qimei36", "Q-Auth", "X-Playback-Session-Id": // the device, by the browser of QQ and WeChat; Apple's players
 		return common
 	case "Cache-Control", "Pragma", "If-None-Match", "If-Modified-Since", "If-Range", "Range": // read here
 		return common
-	case "Host", "Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Content-Length", "Expect", "Max-Forwards",
-		"Proxy-Authorization", "Http2-Settings": // of one connection or message
+	case "Host", "Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Content-Length", "Proxy-Authorization": // of one connection or message
 		return common
-	case "Via", "Cdn-Loop", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "X-Request-Id", "Client-Cert": // made by the edge
+	case "Cdn-Loop":
+		return loop
+	case "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "X-Request-Id", "Client-Cert": // made by the edge
 		return common
 	case "Traceparent", "Tracestate", "Request-Id", "X-Correlation-Id", "X-Trace-Id", "Sentry-Trace", "B3", "X-B3-Traceid", "X-B3-Spanid", "X-B3-Parentspanid",
 		"X-B3-Sampled", "Uber-Trace-Id", "Newrelic", "Elastic-Apm-Traceparent", "Sw8", "Eagleeye-Traceid", "Eagleid", "X-Datadog-Trace-Id", "X-Datadog-Parent-Id",
@@ -235,8 +242,9 @@ func Counts(name string) bool { return !known(name) && !unkeyed(name) && !overri
 
 // strangers appends the names of the fields that count by themselves, sorted, to list.
 func (p *Policy) strangers(h http.Header, list []string) []string {
-	for name := range h {
-		if !known(name) && !unkeyed(name) && !slices.Contains(p.KeyHeaders, name) && !named(p.IgnoreHeaders, name) {
+	for name, values := range h {
+		k := kindOf(name)
+		if (k == stranger || k == loop && len(values) > 1) && !unkeyed(name) && !slices.Contains(p.KeyHeaders, name) && !named(p.IgnoreHeaders, name) {
 			list = append(list, name)
 		}
 	}
