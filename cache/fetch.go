@@ -331,7 +331,8 @@ func (f *flight) keep(meta *Meta) {
 // mostVariants bounds how many answers are kept under one key.
 const mostVariants = 128
 
-// bound makes room under a key: the oldest goes.
+// bound makes room under a key: what was given the longest ago goes, as anybody can make
+// more of them by the fields that they vary by.
 func (c *Cache) bound(meta *Meta) {
 	list := c.options.Store.Find(meta.Key)
 	if len(list) < mostVariants {
@@ -342,7 +343,7 @@ func (c *Cache) bound(meta *Meta) {
 		if o.Meta.ID == meta.ID {
 			return // it takes that one's place
 		}
-		if o.Meta.Received.Before(oldest.Meta.Received) {
+		if o.Meta.used().Before(oldest.Meta.used()) {
 			oldest = o
 		}
 	}

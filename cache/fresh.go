@@ -38,6 +38,7 @@ type facts struct {
 	anyOrigin  bool // every Origin may read it
 
 	lines [4]atomic.Pointer[[]byte] // Lines.Fixed of the forms, by codingPlace; none is empty
+	given atomic.Int64              // when it was last given from the store, Unix nanoseconds; 0 for never
 }
 
 // readFacts reads the header of an answer that was asked for at requested and
@@ -61,6 +62,14 @@ func (m *Meta) facts() *facts {
 		return m.read
 	}
 	return readFacts(m.Header, m.Requested, m.Received)
+}
+
+// used is when an answer came, or was last given from the store.
+func (m *Meta) used() time.Time {
+	if m.read == nil {
+		return m.Received
+	}
+	return later(m.Received, time.Unix(0, m.read.given.Load()))
 }
 
 // initialAge is corrected_initial_age of RFC 9111 §4.2.3.

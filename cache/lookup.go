@@ -276,6 +276,9 @@ func (a *ask) fromStore(f *finding) *http.Response {
 		a.status.anew()
 		return nil
 	}
+	if m.read != nil {
+		m.read.given.Store(f.now.UnixNano())
+	}
 	a.trace.Result, a.trace.Reason, a.trace.Age = Hit, string(f.reason), age
 	if f.reason != "" {
 		a.trace.Result = Stale

@@ -1,8 +1,10 @@
 package cache
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -205,4 +207,30 @@ func TestForgetsOnDisk(t *testing.T) {
 	}
 	r.idle()
 	r.Cache.Close()
+}
+
+// TestInventedOrigins shows that who invents values of a field that makes variants does not
+// push out the one that others are given meanwhile.
+func TestInventedOrigins(t *testing.T) {
+	asked := atomic.Int64{}
+	s := open(t, TiersOptions{Memory: 8 << 20})
+	policy := &Policy{}
+	r := &rig{&Transport{Cache: New(Options{Store: s}), Policy: func(*http.Request) *Policy { return policy }, Next: originFunc(func(req *http.Request) (*http.Response, error) {
+		if req.Header.Get("Origin") == "" {
+			asked.Add(1)
+		}
+		return text(200, "hello", "Cache-Control: max-age=600"), nil
+	})}, t, nil}
+	defer r.Cache.Close()
+	r.get("/a")
+	r.idle()
+	for n := range 2 * mostVariants {
+		r.get("/a", fmt.Sprintf("Origin: https://%d.evil", n))
+		r.idle()
+		r.get("/a")
+		r.idle()
+	}
+	if n := asked.Load(); n > 1 {
+		t.Errorf("asked %d times for the page itself", n)
+	}
 }
