@@ -387,6 +387,31 @@ func TestEarlierVersion(t *testing.T) {
 	})
 }
 
+// TestOvertaken shows that where an earlier version had its folder in between, nothing is
+// found of before, as what was purged meanwhile would be.
+func TestOvertaken(t *testing.T) {
+	o := TiersOptions{Memory: 8 << 20, Disk: 64 << 20, Dir: t.TempDir()}
+	s := open(t, o)
+	keep(t, s, metaOf(1, "a"), bodyOf(1, 100))
+	state, later := o.Dir+"/v1/state", time.Now().Add(time.Second)
+	if err := errors.Join(s.Close(), os.Mkdir(o.Dir+"/v1", 0o700), os.WriteFile(state, nil, 0o600), os.Chtimes(state, later, later)); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, o)
+	s.awaitRecovery()
+	if n := s.Stats().Objects; n != 0 || len(files(t, o)) != 0 {
+		t.Errorf("%d objects, %q", n, files(t, o))
+	}
+	keep(t, s, metaOf(2, "a"), bodyOf(2, 100))
+	for _, err := os.Stat(o.Dir + "/v1"); err == nil; _, err = os.Stat(o.Dir + "/v1") {
+		time.Sleep(time.Millisecond)
+	}
+	s = reopen(t, s, o)
+	if n := s.Stats().Objects; n != 1 {
+		t.Errorf("of what was kept since %d are found", n)
+	}
+}
+
 // TestForeign puts other things into the folder: nothing of it is read or removed.
 func TestForeign(t *testing.T) {
 	o := TiersOptions{Disk: 64 << 20, Dir: t.TempDir()}

@@ -215,6 +215,10 @@ func (t *Tiers) revive() error {
 			d.lock = nil
 			return err
 		}
+		if d.overtaken() {
+			d.log.Info("an earlier version of the cache had the disk meanwhile: nothing from before is found", "dir", d.dir)
+			d.purged = []Match{{}}
+		}
 		bound, err := d.loadState()
 		if err != nil {
 			d.give(bound)

@@ -26,7 +26,9 @@ import (
 //     bytes in use are known, and no more a bound.
 //
 // Files of this process are in the index already. What an earlier version left is
-// removed (dropEarlier).
+// removed (dropEarlier). Where that ran after this one had the folder once, as who goes
+// back to an earlier release and then on again has it, it knew nothing of what is here:
+// what was purged and changed meanwhile would be found, so nothing is (overtaken).
 
 // scanners is how many go through the folders. What is in the kernel's memory takes
 // two cores 7 to 9 s a million heads, with four of them as with more; of a disk it is
@@ -139,10 +141,27 @@ func (t *Tiers) readJournal(scan *scan) {
 	}
 }
 
+// overtaken reports whether an earlier version had its folder after this one was made.
+func (d *disk) overtaken() bool {
+	made, err := os.Stat(d.lockPath())
+	for earlier := 1; earlier < version && err == nil; earlier++ {
+		if info, err := os.Stat(d.earlier(earlier) + "/state"); err == nil && info.ModTime().After(made.ModTime()) {
+			return true
+		}
+	}
+	return false
+}
+
+// earlier is the folder of an earlier version.
+func (d *disk) earlier(version int) string {
+	return filepath.Join(filepath.Dir(d.dir), "v"+strconv.Itoa(version))
+}
+
 // awaitEarlier removes what earlier versions left, once no process has it any more: one
-// that was upgraded may serve for as long as it drains.
+// that was upgraded may serve for as long as it drains; and once all here has been looked
+// at, as until then it says whether that is to be found.
 func (t *Tiers) awaitEarlier() {
-	for {
+	for t.awaitRecovery(); ; {
 		switch err := t.dropEarlier(); {
 		case err == nil:
 			return
@@ -161,7 +180,7 @@ func (t *Tiers) awaitEarlier() {
 // dropEarlier removes it, or as much of it as there is time for.
 func (t *Tiers) dropEarlier() error {
 	for earlier := 1; earlier < version; earlier++ {
-		dir := filepath.Join(filepath.Dir(t.disk.dir), "v"+strconv.Itoa(earlier))
+		dir := t.disk.earlier(earlier)
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
