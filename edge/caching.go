@@ -6,8 +6,10 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"causeway/cache"
@@ -119,19 +121,32 @@ func (s *Server) Explain(ctx context.Context, r *http.Request) ([]cache.Step, er
 }
 
 // KeptURLs are what a URL may be kept under: without the parameters that do not count, and
-// as it is written, where they did when it was kept.
+// as it is written, where they did when it was kept; each with its path as net/url escapes
+// that, and byte for byte, as a client may have sent it: browsers leave a | be.
 func (s *Server) KeptURLs(written string) []string {
 	r, err := http.NewRequest(http.MethodGet, written, nil)
 	if err != nil {
 		return []string{written}
 	}
-	site, ok := s.now.Load().Config.Lookup(r.Host)
-	r.Host = config.Authority(r.Host)
-	whole := cache.URL(r, &cache.Policy{})
-	if !ok {
-		return []string{whole}
+	policies := []*cache.Policy{{}}
+	if site, ok := s.now.Load().Config.Lookup(r.Host); ok {
+		policies = []*cache.Policy{site.Caching(site.Route(r.Method, r.URL.Path)), {}}
 	}
-	return slices.Compact([]string{cache.URL(r, site.Caching(site.Route(r.Method, r.URL.Path))), whole})
+	r.Host = config.Authority(r.Host)
+	target, _, _ := strings.Cut(written, "#")
+	if _, target, _ = strings.Cut(target, "://"); strings.ContainsAny(target, "/?") {
+		target = target[strings.IndexAny(target, "/?"):]
+	}
+	var urls []string
+	for _, u := range []*url.URL{r.URL, hop.TargetURL(target, r.URL, r.URL.Scheme, r.Host)} {
+		r.URL = u
+		for _, policy := range policies {
+			if at := cache.URL(r, policy); !slices.Contains(urls, at) {
+				urls = append(urls, at)
+			}
+		}
+	}
+	return urls
 }
 
 // fetching is the round tripper under the cache.

@@ -1,6 +1,7 @@
 package edge_test
 
 import (
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -145,5 +146,32 @@ func TestExplainDropped(t *testing.T) {
 	}
 	if strings.Count(said, "dropped") != 3 {
 		t.Errorf("more is dropped:\n%s", said)
+	}
+}
+
+// TestKeptURLs shows that a URL is purged by what visitors wrote, whatever net/url makes
+// of that, and by what it makes of it.
+func TestKeptURLs(t *testing.T) {
+	server, _ := newCaching(t, shelf{})
+	for written, want := range map[string]string{
+		"http://example.cn/a":              "http://example.cn/a",
+		"http://EXAMPLE.cn/a?b=|#c":        "http://example.cn/a?b=|",
+		"http://example.cn":                "http://example.cn/",
+		"http://example.cn?b=/c":           "http://example.cn/?b=/c",
+		"http://example.cn/a|b?c":          "http://example.cn/a%7Cb?c http://example.cn/a|b?c",
+		"http://example.cn/茶":              "http://example.cn/%E8%8C%B6 http://example.cn/茶",
+		"http://strange.cn/a^b":            "http://strange.cn/a%5Eb http://strange.cn/a^b",
+		"http://example.cn/a%7cb/../c?d=%": "http://example.cn/a%7cb/../c?d=%",
+	} {
+		if got := strings.Join(server.KeptURLs(written), " "); got != want {
+			t.Errorf("%s: %s", written, got)
+		}
+	}
+	front := server.HTTP(config.Limits{})
+	req := httptest.NewRequest("GET", "/a|b", nil) // as Chromium sends it
+	req.Host = "example.cn"
+	front.Handler.ServeHTTP(httptest.NewRecorder(), req)
+	if steps, err := server.Explain(t.Context(), req); err != nil || !strings.Contains(fmt.Sprint(steps), server.KeptURLs("http://example.cn/a|b")[1]) {
+		t.Errorf("%v, %v", steps, err)
 	}
 }
