@@ -292,20 +292,20 @@ func (s *Session) take(id uint32, p []byte) error {
 	if err != nil {
 		return err
 	}
-	s.unread += len(p)
-	if s.unread+s.owed > s.options.Buffer {
+	switch {
+	case s.unread+s.owed+len(p) > s.options.Buffer:
 		return fmt.Errorf("%w: more than %d bytes of all streams", ErrProtocol, s.options.Buffer)
-	}
-	if st == nil {
+	case st == nil:
+		s.unread += len(p)
 		s.consumed(len(p))
 		return nil
-	}
-	if st.mayCome -= len(p); st.mayCome < 0 {
+	case len(p) > st.mayCome:
 		return fmt.Errorf("%w: more than %d bytes of a stream", ErrProtocol, s.options.Window)
-	}
-	if st.ended {
+	case st.ended:
 		return fmt.Errorf("%w: bytes of a stream behind its end", ErrProtocol)
 	}
+	s.unread += len(p)
+	st.mayCome -= len(p)
 	st.in.put(p)
 	st.readable.Broadcast()
 	return nil
