@@ -214,8 +214,13 @@ func (a *ask) pass(reason Reason) (*http.Response, error) {
 // mark is what is remembered of a key for a while.
 type mark struct {
 	uncacheable time.Time // until then an answer is expected to be for one request alone
+	large       bool      // as one turned out larger than is kept
 	trouble               // the page's own
 }
+
+// tooLarge reports whether the last answer of unknown length turned out larger than is
+// kept, a while ago.
+func (m *mark) tooLarge(now time.Time) bool { return m.large && now.Before(m.uncacheable) }
 
 // marks are bounded: a key that is forgotten costs a wait.
 type marks map[Key]mark

@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -267,4 +268,35 @@ func TestTooLargeFor(t *testing.T) {
 			t.Errorf("%d: %s, %+v", most, status, trace)
 		}
 	}
+}
+
+// TestTurnsOutTooLarge shows that an answer whose length nobody says is told of as too large
+// once the last one was, and as kept again once one is.
+func TestTurnsOutTooLarge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		size := 2 << 20
+		r := newRig(t, Policy{MostBytes: 1 << 10}, func(*http.Request) (*http.Response, error) {
+			res := text(200, strings.Repeat("x", size), "Cache-Control: max-age=60")
+			res.ContentLength = -1
+			return res, nil
+		})
+		visit := func(want, kept string) {
+			t.Helper()
+			res, _, trace := r.get("/a")
+			r.idle()
+			if status := res.Header.Get("Cache-Status"); status != want || trace.Kept != kept {
+				t.Errorf("%s, %+v", status, trace)
+			}
+		}
+		visit("causeway; fwd=uri-miss; fwd-status=200; ttl=60; stored", "") // nobody knows yet
+		large := `causeway; fwd=uri-miss; fwd-status=200; ttl=60; detail="object_bytes"`
+		visit(large, "too-large")
+		said := fmt.Sprint(r.Explain(t.Context(), request("GET", "/a")))
+		if !strings.Contains(said, "the last one was larger than 1024 bytes") || strings.Contains(said, "given without asking") {
+			t.Errorf("explained: %s", said)
+		}
+		size = 100
+		visit(large, "too-large") // it is kept all the same
+		visit("causeway; hit; ttl=60", "")
+	})
 }

@@ -372,6 +372,10 @@ func (e *explaining) roomless(x *exchanged) Reason {
 		return whyNoRoom
 	}
 	draft.Discard()
+	if x.res.ContentLength < 0 && e.provesLarge() {
+		e.say("store", "policy object_bytes", "its length is not known yet, and the last one was larger than %d bytes: it is kept only if it is not", x.limit())
+		return whyTooLarge
+	}
 	if x.res.ContentLength < 0 {
 		e.say("store", "policy object_bytes", "its length is not known yet: not kept if it turns out larger than %d bytes", x.limit())
 	}

@@ -249,20 +249,26 @@ func (f *flight) copy(x *exchanged, v *verdict) {
 	meta := f.meta(x, v)
 	defer x.res.Body.Close()
 	f.most = x.limit()
+	large := false
 	f.c.remember(f.key.key, func(m *mark) {
 		switch {
 		case !v.shared:
-			m.uncacheable = x.received.Add(aloneFor)
+			m.uncacheable, m.large = x.received.Add(aloneFor), false
 		case x.res.ContentLength >= 0: // else it may turn out too large again
-			m.uncacheable = time.Time{}
+			m.uncacheable, m.large = time.Time{}, false
+		default:
+			large = m.tooLarge(x.received)
 		}
 	})
 	l := landing{
 		status: x.res.StatusCode, meta: meta, size: x.res.ContentLength, header: x.res.Header.Clone(),
 		shared: v.shared, own: v.facts.opaque,
 	}
-	if f.ring != nil {
+	switch {
+	case f.ring != nil:
 		l.reason = whyNoRoom
+	case large:
+		l.reason = whyTooLarge // as it seems: it is kept all the same if it is not
 	}
 	f.land(l)
 	buffer := chunks.Get().(*[]byte)
@@ -280,7 +286,7 @@ func (f *flight) copy(x *exchanged, v *verdict) {
 			err = f.whole(meta, x.res.ContentLength)
 		}
 		if err == nil && f.ring == nil && v.shared { // before who waits can come again
-			f.c.remember(f.key.key, func(m *mark) { m.uncacheable = time.Time{} })
+			f.c.remember(f.key.key, func(m *mark) { m.uncacheable, m.large = time.Time{}, false })
 		}
 		if keep := err == nil && f.ring == nil; keep && f.solo {
 			f.keep(meta) // nobody can join it, so who comes next must find it

@@ -265,6 +265,15 @@ func (a *ask) expectsAlone() bool {
 	return time.Now().Before(a.c.marks[a.key].uncacheable)
 }
 
+// provesLarge reports whether the last answer of unknown length turned out larger than is
+// kept, a while ago.
+func (a *ask) provesLarge() bool {
+	a.c.flights.Lock()
+	defer a.c.flights.Unlock()
+	m := a.c.marks[a.key]
+	return m.tooLarge(time.Now())
+}
+
 // fromStore gives the object that was found; nil when it can't be read.
 func (a *ask) fromStore(f *finding) *http.Response {
 	m := f.object.Meta

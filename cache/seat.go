@@ -127,7 +127,7 @@ func (f *flight) write(p []byte) bool {
 		f.ring = make([]byte, ringSize)
 		f.reads.Unlock()
 		if f.written+int64(len(p)-n) > f.most { // the next are not held back by who reads slowly
-			f.c.remember(f.key.key, func(m *mark) { m.uncacheable = time.Now().Add(aloneFor) })
+			f.c.remember(f.key.key, func(m *mark) { m.uncacheable, m.large = time.Now().Add(aloneFor), true })
 		}
 		p = p[n:]
 		f.c.flights.Lock()

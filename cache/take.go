@@ -101,7 +101,7 @@ func (a *ask) takeFirst(found *finding, f *flight, s *seat) (*http.Response, err
 	a.trace.Result, a.trace.Kept = Miss, string(l.reason)
 	a.status.fwdStatus, a.status.stored, a.status.note = l.status, l.reason == "", l.meta.Note
 	if l.reason != "" {
-		a.trace.Result, a.status.detail = Uncacheable, l.reason
+		a.trace.Result, a.status.detail = Uncacheable, f.detail(l.reason)
 	}
 	a.status.timed, a.status.ttl = true, l.meta.Until.Sub(l.meta.Received)
 	if l.own && !a.takesAsIs(l.meta, selectorValue(f.out.Header, "Accept-Encoding")) {

@@ -107,8 +107,10 @@ type Listen struct {
 	// their certificates from `pki`.
 	Link string `yaml:"link,omitempty" kind:"listen" example:":7443"`
 
-	// Health, readiness and metrics (`/healthz`, `/readyz`, `/metrics`). There
-	// is no password on it, so its host must be written out: `:9900` is
+	// Health, readiness and metrics (`/healthz`, `/readyz`, `/metrics`), and what
+	// the verbs ask of a running node: reload, drain, what is kept and letting go of
+	// it, ordering certificates. There is no password on it: whoever reaches it may
+	// all of that. So its host must be written out: `:9900` is
 	// refused, `127.0.0.1:9900` and, for those who mean it, `0.0.0.0:9900`
 	// are taken.
 	Admin string `yaml:"admin,omitempty" kind:"admin" example:"127.0.0.1:9900"`

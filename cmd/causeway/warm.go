@@ -36,7 +36,7 @@ func warmVerb() *cobra.Command {
 		Use:   "warm (--sitemap URL | --list FILE) [--at-once N] [--edge ADDRESS[:PORT]] [--json] [--config FILE] [--node NAME]",
 		Short: "Ask an edge for pages, so that its cache has them before visitors come",
 		Long: `Asks the edge on this machine for each URL of a sitemap, or of a file with one a
-line (- is standard input), once for every coding that browsers take, and says
+line (- is standard input), as browsers ask over TLS and over plain HTTP, and says
 how many are kept now, and why the others are not: of those, and of those that
 failed, the first 20 are named, each with its status and what the cache says of
 it. What has an error for a status (404 too) has failed, whether it is kept or
