@@ -197,6 +197,7 @@ func TestSticky(t *testing.T) {
 	for n := range 3 {
 		f.Targets = append(f.Targets, target(n+1, 80), target6(n+1, 80))
 	}
+	port := 20_000
 	where := func() map[string]string {
 		served := map[string]string{}
 		for _, client := range clients {
@@ -206,7 +207,8 @@ func TestSticky(t *testing.T) {
 					to = at(edge6, 80)
 				}
 				err := l.client.do(func() error {
-					dialer := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(client)}}
+					port++ // one that conntrack remembers would go where it went
+					dialer := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(client), Port: port}}
 					conn, err := dialer.Dial("udp", to)
 					if err != nil {
 						return err
