@@ -223,8 +223,8 @@ func (st *Stream) RemoteAddr() net.Addr { return addr{} }
 
 type addr struct{}
 
-func (addr) Network() string { return "link" }
-func (addr) String() string  { return "link" }
+func (addr) Network() string { return "mux" }
+func (addr) String() string  { return "mux" }
 
 // SetDeadline is both others.
 func (st *Stream) SetDeadline(t time.Time) error {
