@@ -686,9 +686,11 @@ func (f *Forward) compare(other *Forward, wrong func(string, ...any)) {
 
 // same says whether two listeners' addresses are of one kind and meet.
 func same(a, b netip.Addr) bool {
-	any := func(addr netip.Addr) bool { return !addr.IsValid() || addr.IsUnspecified() }
-	return a == b || (any(a) && any(b) && (!a.IsValid() || !b.IsValid()))
+	return a == b || (isAny(a) && isAny(b) && (!a.IsValid() || !b.IsValid()))
 }
+
+// isAny reports whether addr stands for every address of the host.
+func isAny(addr netip.Addr) bool { return !addr.IsValid() || addr.IsUnspecified() }
 
 // shares says whether two forwards have an address of a target in common.
 func (f *Forward) shares(other *Forward) bool {

@@ -171,8 +171,7 @@ func (r Range) takes(local netip.AddrPort) bool {
 	if local.Addr().IsLoopback() || local.Port() < r.From || local.Port() > max(r.From, r.To) {
 		return false
 	}
-	any := func(addr netip.Addr) bool { return !addr.IsValid() || addr.IsUnspecified() }
-	return any(r.Addr) || any(local.Addr()) || r.Addr == local.Addr()
+	return isAny(r.Addr) || isAny(local.Addr()) || r.Addr == local.Addr()
 }
 
 // listening are the sockets of a table of /proc/net that take what comes: those of TCP that
